@@ -1,0 +1,29 @@
+"""Errors a user can cause. Each message says what was wrong and what to do."""
+
+
+class ReproError(Exception):
+    """Base of all errors that are reported as one line, without a stack trace."""
+
+    def _render_traceback_(self) -> list[str]:
+        # IPython's hook for exceptions that print themselves: one line in a notebook too.
+        return [f"{type(self).__name__}: {self}"]
+
+
+class ConfigError(ReproError):
+    """An unknown name or an impossible value was asked for."""
+
+
+class DataError(ReproError):
+    """Facts are missing, truncated or not what their checksum promises."""
+
+
+class ModelError(ReproError):
+    """A model cannot be found, read or used."""
+
+
+class TrainingError(ReproError):
+    """Fine-tuning cannot start or cannot go on."""
+
+
+class StoreError(ReproError):
+    """A record or a cache folder cannot be read or written."""
