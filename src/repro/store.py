@@ -1,0 +1,178 @@
+"""One record per finished run, written atomically, with its provenance.
+
+A record's key is a hash of the complete parameters that produced it, so a setting can
+never be forgotten and two settings never share a file. Records are looked up first in the
+repository's `results/` (committed, one folder per model and profile), then in the cache.
+"""
+
+import hashlib
+import json
+import os
+import platform
+import subprocess
+import tempfile
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from functools import cache, lru_cache
+from importlib import metadata
+from pathlib import Path
+
+import pandas as pd
+import platformdirs
+
+from repro.errors import StoreError
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+PACKAGES = ("torch", "transformers", "accelerate", "tokenizers", "numpy", "pandas", "repro")
+
+
+@dataclass(frozen=True)
+class Record:
+    """What one run was asked to do (`params`), what came out, and where and when."""
+
+    kind: str
+    key: str
+    params: dict
+    result: dict
+    provenance: dict = field(default_factory=dict)
+
+
+def cache_dir() -> Path:
+    """Return the folder for large or regenerable files (`REPRO_CACHE` overrides it)."""
+    return Path(os.environ.get("REPRO_CACHE") or platformdirs.user_cache_dir("repro"))
+
+
+def results_dir() -> Path:
+    """Return the repository's folder of committed records (`REPRO_RESULTS` overrides it)."""
+    return Path(os.environ.get("REPRO_RESULTS") or REPOSITORY / "results")
+
+
+def key(kind: str, params: dict) -> str:
+    """Return the first 16 hex digits of the SHA-256 of the complete parameters."""
+    text = json.dumps([kind, params], sort_keys=True, ensure_ascii=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@contextmanager
+def atomic(path: Path):
+    """Yield a temporary path beside `path`, renamed to it only if the block succeeds.
+
+    Raises:
+        StoreError: the folder cannot be written or the disk is full.
+    """
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        os.close(handle)
+        temporary = Path(name)
+        yield temporary
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    except OSError as error:
+        hint = "check its permissions and free space, or set REPRO_CACHE to another folder"
+        raise StoreError(f"cannot write {path} ({error.strerror or error}): {hint}") from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def write_atomic(path: Path, content: str | bytes) -> None:
+    """Write a whole file or none of it."""
+    with atomic(path) as temporary:
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def save(record: Record, table: pd.DataFrame | None = None) -> None:
+    """Write a record to the cache, its table first: a record on disk is always complete."""
+    path = cache_dir() / "records" / record.kind / f"{record.key}.json"
+    if table is not None:
+        write_atomic(path.with_suffix(".csv"), table.to_csv(index=False))
+    write_atomic(path, json.dumps(asdict(record), indent=1, allow_nan=False) + "\n")
+
+
+def load(kind: str, params: dict) -> Record | None:
+    """Return the record of these parameters from `results/`, else from the cache, else None."""
+    wanted = key(kind, params)
+    if wanted in (committed := _committed(results_dir())):
+        return committed[wanted][0]
+    path = cache_dir() / "records" / kind / f"{wanted}.json"
+    return _parse(path.read_text(), path) if path.exists() else None
+
+
+def load_table(record: Record) -> pd.DataFrame:
+    """Return the table saved beside a record.
+
+    Raises:
+        StoreError: the table is missing.
+    """
+    committed = _committed(results_dir()).get(record.key)
+    folder = committed[1] if committed else cache_dir() / "records" / record.kind
+    name = f"{record.kind}-{record.key}.csv" if committed else f"{record.key}.csv"
+    if not (folder / name).exists():
+        raise StoreError(f"{folder / name} is missing: delete the record beside it and run again")
+    return pd.read_csv(folder / name)
+
+
+def export(records: list[Record], folder: Path) -> list[Path]:
+    """Copy records to a folder of `results/`: one JSON-lines file per kind, tables as CSV."""
+    written = []
+    for kind in sorted({record.kind for record in records}):
+        chosen = sorted((r for r in records if r.kind == kind), key=lambda r: r.key)
+        lines = [json.dumps(asdict(record), sort_keys=True) for record in chosen]
+        write_atomic(folder / f"{kind}.jsonl", "\n".join(lines) + "\n")
+        written.append(folder / f"{kind}.jsonl")
+        for record in (r for r in chosen if r.result.get("table")):
+            path = folder / f"{kind}-{record.key}.csv"
+            write_atomic(path, load_table(record).to_csv(index=False))
+            written.append(path)
+    _committed.cache_clear()
+    return written
+
+
+@lru_cache(maxsize=4)
+def _committed(folder: Path) -> dict[str, tuple[Record, Path]]:
+    found = {}
+    for path in sorted(folder.glob("*/*/*.jsonl")):
+        for line in path.read_text().splitlines():
+            record = _parse(line, path)
+            found[record.key] = (record, path.parent)
+    return found
+
+
+def _parse(text: str, path: Path) -> Record:
+    try:
+        record = Record(**json.loads(text))
+    except (ValueError, TypeError) as error:
+        raise StoreError(f"{path} is not a record ({error}): delete it and run again") from error
+    if record.key != key(record.kind, record.params):
+        raise StoreError(f"{path} does not match its own parameters: delete it and run again")
+    return record
+
+
+def provenance(**extra) -> dict:
+    """Return what traces a number: date, commit, machine, versions, and what the caller adds."""
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "git_commit": git_commit(),
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+        "python": platform.python_version(),
+        "versions": {name: metadata.version(name) for name in PACKAGES},
+        **extra,
+    }
+
+
+@cache
+def git_commit() -> str | None:
+    """Return the repository's commit, with `+` where tracked files differ from it."""
+    if not (REPOSITORY / ".git").exists():
+        return None
+    git = ["git", "-C", str(REPOSITORY)]
+    try:
+        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, check=True)
+        status = [*git, "status", "--porcelain", "--untracked-files=no"]
+        dirty = subprocess.run(status, capture_output=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return head.stdout.decode().strip() + ("+" if dirty.strip() else "")
