@@ -1,0 +1,102 @@
+"""What the paper publishes, as data: topics and templates, synonyms, and every table.
+
+Nothing here is computed. The topics are Tables 13–36, the synonyms Table 12, and the tables are
+tidy: one number a row, percentages as percentages.
+"""
+
+import functools
+import json
+from dataclasses import dataclass
+from importlib import resources
+
+import pandas as pd
+
+from repro.errors import ConfigError
+
+TABLES: dict[str, tuple[tuple[int, ...], str]] = {
+    "distribution": ((1, 8), "Facts per mastery level, five models"),
+    "accuracy_1920": ((2,), "Accuracy after fine-tuning on 1,920 facts of one level, LLaMA-3"),
+    "concentration": ((3,), "Share of the total change held by the most changed parameters"),
+    "restore": ((4,), "Accuracy after restoring a share of the parameters"),
+    "tasks": ((5,), "Restoration on summarization (XSum) and mathematics (GSM8K)"),
+    "restore_train": ((6,), "Restoration, measured on the training facts"),
+    "strategies": ((7,), "Restoration against other ways to fine-tune"),
+    "layers": ((9,), "Where the restored parameters lie, by layer"),
+    "modules": ((10,), "Where the restored parameters lie, by module"),
+    "layer_restore": ((11,), "Accuracy after restoring four layers at a time"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Topic:
+    """One relation of EntityQuestions with its 21 mapping templates (Tables 13–36).
+
+    `question` and every one of `mappings` hold `{subject}` once; a mapping is completed by the
+    object. `domain` is "in" (fine-tuning and test) or "out" (out-of-domain test only).
+    """
+
+    id: str
+    domain: str
+    table: int
+    question: str
+    mappings: tuple[str, ...]
+
+
+def _read(name: str) -> dict:
+    return json.loads((resources.files(__name__) / name).read_text(encoding="utf-8"))
+
+
+def _straight(text: str) -> str:
+    return text.replace("’", "'")
+
+
+TOPICS: dict[str, Topic] = {
+    key: Topic(key, t["domain"], t["table"], t["question"], tuple(t["mappings"]))
+    for key, t in _read("topics.json").items()
+}
+
+SYNONYMS: dict[str, tuple[str, ...]] = {
+    key: tuple(names) for key, names in _read("synonyms.json").items()
+}
+
+_BY_STRAIGHT_NAME = {_straight(key): names for key, names in SYNONYMS.items()}
+
+
+def names(obj: str) -> tuple[str, ...]:
+    """Every accepted name of an object: its synonyms of Table 12, else the object itself.
+
+    The paper prints ’ where the dataset has ', so both find an entry; and a name that holds an
+    apostrophe is followed by its other spelling, so a substring match accepts either.
+    """
+    listed = _BY_STRAIGHT_NAME.get(_straight(obj), (obj,))
+    spellings = (s for n in listed for s in (n, _straight(n), n.replace("'", "’")))
+    return tuple(dict.fromkeys(spellings))
+
+
+@functools.cache
+def _table(name: str) -> pd.DataFrame:
+    numbers = "_".join(f"{number:02d}" for number in TABLES[name][0])
+    path = resources.files(__name__) / "tables" / f"table{numbers}_{name}.csv"
+    with path.open(encoding="utf-8") as file:
+        return pd.read_csv(file)
+
+
+def table(name: str) -> pd.DataFrame:
+    """Return one published table as a tidy DataFrame, a fresh copy at each call.
+
+    `TABLES` lists the names with the paper's numbers. Columns by table:
+    distribution [75 rows]: model, split, level, count;
+    accuracy_1920 [120]: model, train_level, split, test_level (text: "0"–"4" and "mean"),
+    accuracy, spread;
+    concentration [70]: train_size, train_level, top_percent, share_of_change_percent;
+    restore [160] and restore_train [30]: split, train_size, train_level, restored_percent,
+    accuracy;
+    tasks [8]: restored_percent, xsum_rouge1, xsum_rouge2, xsum_rougeL, gsm8k_accuracy;
+    strategies [10]: split, strategy, accuracy;
+    layers [32]: layer, percent; modules [7]: module, percent;
+    layer_restore [40]: train_level, restored_layers, accuracy.
+    Accuracies, shares and spreads are in percent. Raises ConfigError for an unknown name.
+    """
+    if name not in TABLES:
+        raise ConfigError(f"the paper has no table {name!r}; there are: {', '.join(TABLES)}")
+    return _table(name).copy()
