@@ -1,0 +1,139 @@
+"""From counts of answers to the rows of the paper's tables: means, spreads, intervals.
+
+Two uncertainties are kept apart. `low` and `high` bound the accuracy of the runs given a finite
+number of test questions (95 %); all data samples answer the same questions, so averaging over
+samples does not narrow them. `spread` is the standard deviation between data samples (one degree
+of freedom taken for the mean, ddof = 1), which exists only with two samples or more.
+"""
+
+import numpy as np
+import pandas as pd
+
+from repro.evaluate import acc
+
+RUN = ["model", "train_level", "train_size", "size_label", "restored_percent"]
+LEVELS = range(5)
+Z = 1.96
+
+
+def means(accuracy: pd.DataFrame) -> pd.DataFrame:
+    """Return the paper's Acc (§3.3, mean over test levels) of every run, averaged over samples.
+
+    `accuracy` is `Study.accuracy()`. Columns: model, train_level, train_size, size_label,
+    restored_percent, split, accuracy, low, high, spread (percent), levels, correct, total, n
+    (data samples). A level without facts does not enter the mean.
+    """
+    by = [*_run(accuracy), "split"]
+    return _over_samples(acc(accuracy, by=[*by, "sample"]), by)
+
+
+def per_level(accuracy: pd.DataFrame) -> pd.DataFrame:
+    """Return what `means` returns with one row per `test_level`, as in Table 2."""
+    by = [*_run(accuracy), "split", "test_level"]
+    return _over_samples(acc(accuracy, by=[*by, "sample"]), by)
+
+
+def table_2(accuracy: pd.DataFrame) -> pd.DataFrame:
+    """Return rows shaped like the paper's Table 2: `test_level` is "0" to "4" or "mean"."""
+    levels = per_level(accuracy)
+    levels["test_level"] = levels["test_level"].astype(str)
+    return pd.concat([levels, means(accuracy).assign(test_level="mean")], ignore_index=True)
+
+
+def learning_rates(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return accuracy on the dev split by learning rate, averaged over samples."""
+    by = ["model", "learning_rate", "split"]
+    return _over_samples(acc(frame, by=[*by, "sample"]), by)
+
+
+def concentration(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return Table 3's share of the total relative change, averaged over samples, in percent."""
+    by = [*_run(frame), "top_percent"]
+    shares = frame.groupby(by, observed=True)["share_of_change_percent"]
+    return shares.agg(share_of_change_percent="mean", spread="std", n="size").reset_index()
+
+
+def divergence(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return the mean KL divergence in nats (§4.1) of every run, averaged over samples.
+
+    Columns: the run, test_level, kl, low, high (95 %, over topics), spread, n, facts. With facts
+    of a single topic the interval is unknown (NaN).
+    """
+    by = [*_run(frame), "test_level"]
+    rows = [dict(zip(by, key, strict=True)) | _kl(runs) for key, runs in frame.groupby(by)]
+    return pd.DataFrame(rows, columns=[*by, "kl", "low", "high", "spread", "n", "facts"])
+
+
+def best_share(mean: pd.DataFrame, chosen_on: str, reported_on: str = "test") -> pd.DataFrame:
+    """Return for every run the restored share with the highest Acc on one split.
+
+    `mean` comes from `means`. Columns: train_size, train_level, chosen_on, restored_percent, and
+    accuracy, low, high, spread, n on `reported_on`, with `gain` over restoring nothing. Between
+    equals the smaller share wins.
+    """
+    run = ["train_size", "train_level"]
+    ordered = mean[mean["split"] == chosen_on].sort_values("restored_percent", kind="stable")
+    chosen = ordered.loc[ordered.groupby(run)["accuracy"].idxmax(), [*run, "restored_percent"]]
+    reported = mean[mean["split"] == reported_on]
+    before = reported.loc[reported["restored_percent"] == 0, [*run, "accuracy"]]
+    found = chosen.merge(reported, on=[*run, "restored_percent"])
+    found = found.merge(before.rename(columns={"accuracy": "before"}), on=run)
+    found = found.assign(chosen_on=chosen_on, gain=found["accuracy"] - found["before"])
+    columns = [*run, "chosen_on", "restored_percent", "accuracy", "gain", "low", "high"]
+    return found[[*columns, "spread", "n"]]
+
+
+def base(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of the model before fine-tuning, asked with the same prompt."""
+    return frame[frame["train_level"] == -1]
+
+
+def tuned(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of fine-tuned models in which nothing is restored."""
+    rows = frame[frame["train_level"] >= 0]
+    return rows[rows["restored_percent"] == 0] if "restored_percent" in rows else rows
+
+
+def sizes(frame: pd.DataFrame) -> list[int]:
+    """Return the sampled training sizes in ascending order, without whole pools ("All")."""
+    rows = tuned(frame)
+    if "size_label" in rows:
+        rows = rows[rows["size_label"] != "All"]
+    return sorted(int(size) for size in rows["train_size"].unique())
+
+
+def size_names(frame: pd.DataFrame) -> pd.Series:
+    """Return each row's size as the paper writes it: "240" or "All"."""
+    known = "size_label" in frame
+    return frame["size_label" if known else "train_size"].astype(str)
+
+
+def _run(frame: pd.DataFrame) -> list[str]:
+    return [column for column in RUN if column in frame]
+
+
+def _over_samples(runs: pd.DataFrame, by: list[str]) -> pd.DataFrame:
+    groups = runs.groupby(by, observed=True)
+    columns = {c: (c, "mean") for c in ("accuracy", "low", "high")} | {
+        "spread": ("accuracy", "std"),
+        "levels": ("levels", "min"),
+        "correct": ("correct", "sum"),
+        "total": ("total", "sum"),
+        "n": ("sample", "nunique"),
+    }
+    return groups.agg(**columns).reset_index()
+
+
+def _kl(runs: pd.DataFrame) -> dict:
+    samples = runs.groupby("sample")[["kl_sum", "facts"]].sum()
+    topics = runs.groupby("topic")[["kl_sum", "facts"]].sum()
+    facts, count = topics["facts"].sum(), len(topics)
+    kl = topics["kl_sum"].sum() / facts
+    # The ratio estimator's variance with topics as clusters: facts of a topic share a template.
+    residuals = topics["kl_sum"] - kl * topics["facts"]
+    variance = (residuals**2).sum() * count / (count - 1) / facts**2 if count > 1 else np.nan
+    half = Z * np.sqrt(variance)
+    spread = (samples["kl_sum"] / samples["facts"]).std()
+    low = max(kl - half, 0.0) if count > 1 else np.nan
+    result = {"kl": kl, "low": low, "high": kl + half, "spread": spread}
+    return result | {"n": len(samples), "facts": int(facts / len(samples))}
