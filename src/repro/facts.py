@@ -1,0 +1,217 @@
+"""EntityQuestions as a table of facts, filtered to the 97,112 the paper studies (§3.1).
+
+Fine-tuning and the in-domain test use the ten location topics; `testood` is the other fourteen.
+"""
+
+import hashlib
+import json
+import numbers
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pandas as pd
+
+from repro import download, paper
+from repro.errors import ConfigError, DataError
+from repro.store import cache_dir
+
+SPLITS = ("train", "dev", "test", "testood")
+COLUMNS = ["fact_id", "topic", "split", "subject", "object", "question"]
+_SOURCES = {
+    "train": ("train", "in"),
+    "dev": ("dev", "in"),
+    "test": ("test", "in"),
+    "testood": ("test", "out"),
+}
+
+
+def _given_folder(data: Path | None) -> Path | None:
+    """Return the user's folder (argument, else `REPRO_DATA`), or None for the download."""
+    data = data or os.environ.get("REPRO_DATA")
+    if not data:
+        return None
+    folder = Path(data).expanduser()
+    if not folder.is_dir():
+        raise DataError(
+            f"the data folder {folder} does not exist; give REPRO_DATA (or the argument) a "
+            "folder that holds train/, dev/ and test/, or unset it to download EntityQuestions"
+        )
+    return folder
+
+
+def _files(folder: Path) -> Iterator[tuple[str, str, str, Path]]:
+    """Yield (split, raw split, topic, path) of the files that exist, in the paper's order."""
+    for split, (raw, domain) in _SOURCES.items():
+        for topic in paper.TOPICS.values():
+            paths = (folder / raw / f"{topic.id}.{raw}.json", folder / raw / f"{topic.id}.json")
+            found = next((p for p in paths if p.is_file()), None)
+            if topic.domain == domain and found:
+                yield split, raw, topic.id, found
+
+
+def _existing_files(folder: Path) -> list[tuple[str, str, str, Path]]:
+    try:
+        files = list(_files(folder))
+    except OSError as error:
+        raise DataError(f"cannot read {folder}: {error.strerror}") from None
+    if not files:
+        raise DataError(
+            f"{folder} has no P*.json of the paper's topics in train/, dev/ or test/ "
+            "(such as train/P17.train.json)"
+        )
+    return files
+
+
+def _read_rows(path: Path) -> list:
+    try:
+        rows = json.loads(path.read_bytes())
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path} is truncated or not JSON ({error}); get the file again") from None
+    if not isinstance(rows, list):
+        raise DataError(f"{path} holds a {type(rows).__name__}, not a list of questions")
+    return rows
+
+
+def _is_question(row: object) -> bool:
+    return (
+        isinstance(row, dict)
+        and isinstance(row.get("question"), str)
+        and isinstance(row.get("answers"), list)
+        and all(isinstance(a, str) and a.strip() for a in row["answers"])
+    )
+
+
+def _parse(path: Path, topic: str) -> Iterator[tuple[int, str, str, list[str]]]:
+    """Yield (row, question, subject, answers) of every row of one file, each checked."""
+    template = paper.TOPICS[topic].question
+    before, after = template.split("{subject}")
+    for number, row in enumerate(_read_rows(path)):
+        if not _is_question(row):
+            raise DataError(
+                f'{path}, row {number}: expected {{"question": text, "answers": [text, …]}}'
+            )
+        question = row["question"]
+        subject = question.removeprefix(before).removesuffix(after)
+        if not subject.strip() or question != before + subject + after:
+            raise DataError(
+                f"{path}, row {number}: the question {question!r} does not fit the template "
+                f"of {topic}, {template!r}"
+            )
+        yield number, question, subject, row["answers"]
+
+
+def load(data: Path | None = None, cache: Path | None = None) -> pd.DataFrame:
+    """Return the facts of §3.1: fact_id, topic, split, subject, object, question (all text).
+
+    `data` is a folder laid out train|dev|test/P*.json (default: `REPRO_DATA`; without either,
+    EntityQuestions is downloaded into `cache`, by default `repro.store.cache_dir()`). It may
+    lack topics and splits. Kept are the rows with exactly one answer, then the first of every
+    identical question within a split and domain, topics in the paper's order: 75,944 train,
+    9,555 test and 11,613 testood facts of EntityQuestions, the totals of Tables 1 and 8.
+    `fact_id` is topic-raw split-row, the row counted from 0 in the file.
+
+    Raises DataError for a missing folder, an unreadable file, a row that is not a question of
+    its topic, or a download that fails; StoreError for a cache that cannot be written.
+    """
+    folder = _given_folder(data) or download.fetch(cache or cache_dir())
+    seen: dict[str, set[str]] = {split: set() for split in SPLITS}
+    facts = []
+    for split, raw, topic, path in _existing_files(folder):
+        for row, question, subject, answers in _parse(path, topic):
+            if len(answers) == 1 and question not in seen[split]:
+                seen[split].add(question)
+                fact_id = f"{topic}-{raw}-{row:05d}"
+                facts.append((fact_id, topic, split, subject, answers[0], question))
+    if not facts:
+        raise DataError(f"{folder} has no question with exactly one answer")
+    return pd.DataFrame(facts, columns=COLUMNS)
+
+
+def data_hash(folder: Path | None = None) -> str:
+    """Return the SHA-256 (64 hex digits) that names the dataset in a record's provenance.
+
+    It covers the sums of the files that `load` reads from `folder` (default: `REPRO_DATA`),
+    under their usual names. Without a folder it is that of the pinned EntityQuestions, which
+    need not be present; a folder with the same files has the same hash. Repeated calls read
+    no file that did not change. Raises DataError for a missing or empty folder.
+    """
+    given = _given_folder(folder)
+    sums = (
+        download.pinned()
+        if given is None
+        else {
+            f"{raw}/{topic}.{raw}.json": download.file_sum(path)
+            for _, raw, topic, path in _existing_files(given)
+        }
+    )
+    lines = "".join(f"{digest}  {name}\n" for name, digest in sorted(sums.items()))
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def _check_count(n: object) -> None:
+    if isinstance(n, bool) or not isinstance(n, numbers.Integral) or n < 0:
+        raise ConfigError(f"a number of facts must be a whole number from 0, not {n!r}")
+
+
+def balanced(sizes: Mapping[str, int], n: int) -> dict[str, int]:
+    """Return how many of `n` facts to take from each topic that has `sizes[topic]` of them.
+
+    The same number from each; where a topic runs out, the rest is spread evenly over the
+    others, and what cannot be divided goes to the first by name. No topic's number falls when
+    `n` grows. Raises ConfigError for an `n` below 0, not whole or beyond the sum of `sizes`.
+    """
+    _check_count(n)
+    pool = sum(sizes.values())
+    if n > pool:
+        raise ConfigError(f"{n} facts were asked for, but there are {pool}")
+    taken, left = dict.fromkeys(sizes, 0), int(n)
+    while left:
+        open_topics = sorted(t for t in sizes if taken[t] < sizes[t])
+        each = max(left // len(open_topics), 1)
+        for topic in open_topics:
+            more = min(each, sizes[topic] - taken[topic], left)
+            taken[topic] += more
+            left -= more
+    return taken
+
+
+def _draw(seed: int, fact_id: str) -> bytes:
+    return hashlib.blake2b(f"{seed}:{fact_id}".encode(), digest_size=16).digest()
+
+
+def sample(facts: pd.DataFrame, n: int | str | None, seed: int) -> pd.DataFrame:
+    """Return `n` facts (None or "all": all), balanced over topics, ordered by fact_id.
+
+    Which facts depends only on (seed, fact_id), not on the order of rows; with one seed, a
+    larger sample contains the smaller one. Raises ConfigError as `balanced` does.
+    """
+    if n is None or n == "all":
+        return facts.sort_values("fact_id", ignore_index=True)
+    taken = balanced(facts["topic"].value_counts().to_dict(), n)
+    drawn = facts.assign(draw=[_draw(seed, fact_id) for fact_id in facts["fact_id"]])
+    drawn = drawn.sort_values("draw")
+    place = drawn.groupby("topic").cumcount()
+    chosen = drawn[place < drawn["topic"].map(taken)].drop(columns="draw")
+    return chosen.sort_values("fact_id", ignore_index=True)
+
+
+def select(facts: pd.DataFrame, counts: Mapping[str, int | str | None], seed: int) -> pd.DataFrame:
+    """Return a `sample` of each split named in `counts`; other splits are left out.
+
+    `counts` maps train, dev, test or testood to a number of facts, or to None or "all" for
+    every fact. Rows are ordered by split, then fact_id. Raises ConfigError for an unknown
+    split and for a number that the split cannot give.
+    """
+    for split in counts:
+        if split not in SPLITS:
+            raise ConfigError(f"unknown split {split!r}; there are: {', '.join(SPLITS)}")
+    parts = [facts.iloc[:0]]
+    for split in filter(counts.__contains__, SPLITS):
+        try:
+            parts.append(sample(facts[facts["split"] == split], counts[split], seed))
+        except ConfigError as error:
+            raise ConfigError(f"split {split!r}: {error}") from None
+    return pd.concat(parts, ignore_index=True)
