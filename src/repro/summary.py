@@ -6,6 +6,8 @@ samples does not narrow them. `spread` is the standard deviation between data sa
 of freedom taken for the mean, ddof = 1), which exists only with two samples or more.
 """
 
+import re
+
 import numpy as np
 import pandas as pd
 
@@ -62,6 +64,19 @@ def divergence(frame: pd.DataFrame) -> pd.DataFrame:
     by = [*_run(frame), "test_level"]
     rows = [dict(zip(by, key, strict=True)) | _kl(runs) for key, runs in frame.groupby(by)]
     return pd.DataFrame(rows, columns=[*by, "kl", "low", "high", "spread", "n", "facts"])
+
+
+def templates(mastery: pd.DataFrame) -> pd.DataFrame:
+    """Return the success rate in percent of every mapping template: topics × template number.
+
+    `mastery` is `Study.mastery()`; a column is named after the template's place, counted from 1,
+    in Tables 13–36. Templates that the profile does not use have no column.
+    """
+    columns = [c for c in mastery if re.fullmatch(r"t\d\d", str(c)) and mastery[c].notna().any()]
+    groups = mastery.groupby("topic", observed=True)
+    draws = groups["trials"].sum() / len(columns)
+    rates = 100 * groups[columns].sum().div(draws, axis=0)
+    return rates.rename(columns={c: int(c[1:]) + 1 for c in columns})
 
 
 def best_share(mean: pd.DataFrame, chosen_on: str, reported_on: str = "test") -> pd.DataFrame:
