@@ -1,0 +1,60 @@
+"""The Sphinx extension: run what is missing, write what is computed, bring MathJax along."""
+
+import os
+import shutil
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from sphinx.application import Sphinx
+from sphinx.config import Config
+from sphinx.errors import SphinxError
+from sphinx.util import logging
+
+from repro.book import pages, runs
+from repro.errors import ReproError
+
+MATHJAX = "tex-svg-full.js"  # one file: it draws glyphs itself and needs no fonts
+
+log = logging.getLogger(__name__)
+
+
+class BookError(SphinxError):
+    """A notebook failed, or what the book needs cannot be had; Sphinx shows the message alone."""
+
+    category = "The book cannot be built"
+
+
+def chosen(root: Path) -> runs.Book:
+    """Return what to build: `REPRO_MODEL` and `REPRO_PROFILE`, else the package's defaults."""
+    from repro import models, study
+
+    model = models.entry(os.environ.get("REPRO_MODEL") or models.DEFAULT_MODEL).name
+    profile = study.profile(os.environ.get("REPRO_PROFILE") or study.DEFAULT_PROFILE).name
+    return runs.Book(root, model, profile)
+
+
+def prepare(app: Sphinx, config: Config) -> None:
+    """Before Sphinx reads a page: run the notebooks, then fill in the computed text."""
+    try:
+        book = chosen(Path(app.srcdir).parent)
+        runs.refresh(book, lambda text: log.info(text))
+        config.myst_substitutions = pages.substitutions(book)
+    except ReproError as error:
+        raise BookError(str(error)) from error
+
+
+def copy_mathjax(app: Sphinx) -> None:
+    """Put MathJax among the site's own files, so that formulas need no network."""
+    if app.builder.format == "html":
+        folder = Path(app.outdir) / "_static" / "mathjax"
+        folder.mkdir(parents=True, exist_ok=True)
+        with resources.as_file(resources.files("mathjax") / "static/mathjax/es5" / MATHJAX) as file:
+            shutil.copyfile(file, folder / MATHJAX)
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    """Connect to Sphinx, before the table of contents and MyST are read."""
+    app.connect("config-inited", prepare, priority=100)
+    app.connect("builder-inited", copy_mathjax)
+    return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,0 +1,113 @@
+"""Numbers the book's prose quotes: the paper's from its tables, ours from the records."""
+
+import pandas as pd
+
+from repro import paper, study, summary
+
+SMALL, LARGE = 240, 1920  # the two training sizes of the paper's Tables 3, 4 and 6
+ABSENT = "–"
+
+
+def _range(values: pd.Series, decimals: int = 1) -> str:
+    low, high = f"{values.min():.{decimals}f}", f"{values.max():.{decimals}f}"
+    return low if low == high else f"{low} to {high}"
+
+
+def of_paper() -> dict[str, str]:
+    """Return the numbers quoted from the paper, derived from its published tables."""
+    topics = paper.TOPICS.values()
+    facts = paper.table("distribution").query("model == 'LLaMA-3-8B'")
+    totals = facts.groupby("split")["count"].sum()
+    return {
+        "topics": str(len(topics)),
+        "in_topics": str(sum(t.domain == "in" for t in topics)),
+        "out_topics": str(sum(t.domain == "out" for t in topics)),
+        "templates": str(len(next(iter(topics)).mappings)),
+        "models": str(paper.table("distribution")["model"].nunique()),
+        **{f"{split}_facts": f"{count:,}" for split, count in totals.items()},
+        "small": f"{SMALL:,}",
+        "large": f"{LARGE:,}",
+        **_of_levels(),
+        **_of_concentration(),
+        **_of_restoration(),
+    }
+
+
+def _of_levels() -> dict[str, str]:
+    rows = paper.table("accuracy_1920").query(
+        "model == 'LLaMA-3-8B' and split == 'test' and test_level == 'mean'"
+    )
+    by_level = rows.set_index("train_level")["accuracy"]
+    return {
+        "level_gap": f"{by_level.max() - by_level.min():.2f}",
+        "best_level": str(by_level.idxmax()),
+        "worst_level": str(by_level.idxmin()),
+    }
+
+
+def _of_concentration() -> dict[str, str]:
+    shares = paper.table("concentration").set_index("top_percent")["share_of_change_percent"]
+    return {"top_1_percent": _range(shares.loc[1]), "top_20_percent": _range(shares.loc[20])}
+
+
+def _of_restoration() -> dict[str, str]:
+    rows = paper.table("restore").query("split == 'test' and train_size == @LARGE")
+    table = rows.pivot(index="restored_percent", columns="train_level", values="accuracy")
+    gain = table - table.loc[0]
+    return {
+        "gain_20_d0": f"{gain.loc[20, 0]:.2f}",
+        "best_gain_d0": f"{gain[0].max():.2f}",
+        "best_share_d0": f"{gain[0].idxmax()}",
+        "best_gain_d4": f"{gain[4].max():.2f}",
+        "best_share_d4": f"{gain[4].idxmax()}",
+        "ruin": f"{table.loc[60].max():.2f}",
+    }
+
+
+def of_profile(name: str) -> dict[str, str]:
+    """Return what a profile asks for: sizes, samples, templates, draws, tokens."""
+    profile = study.profile(name)
+    return {
+        "sizes": ", ".join(str(size) for size in profile.sizes),
+        "samples": str(profile.samples),
+        "templates": str(profile.templates),
+        "draws": str(profile.draws),
+        "tokens": str(profile.max_new_tokens),
+    }
+
+
+def of_study(measured: "study.Study") -> dict[str, str]:
+    """Return our numbers for the model and profile the book is built for."""
+    facts = measured.distribution().groupby("split")["count"].sum()
+    rows = measured.mastery()
+    held = summary.concentration(measured.concentration()).query("top_percent == 1")
+    return {
+        **{f"{split}_facts": f"{count:,}" for split, count in facts.items()},
+        "level_0": f"{100 * (rows['level'] == 0).mean():.0f}",
+        "level_4": f"{100 * (rows['level'] == 4).mean():.1f}",
+        "learning_rate": f"{measured.model.learning_rate:g}",
+        "top_1_percent": _range(held["share_of_change_percent"]) if len(held) else ABSENT,
+        **_best_restoration(measured),
+    }
+
+
+def _best_restoration(measured: "study.Study") -> dict[str, str]:
+    rows = summary.means(measured.accuracy()).query("split == 'test' and train_level >= 0")
+    run = ["train_level", "train_size"]
+    table = rows.pivot_table(index="restored_percent", columns=run, values="accuracy")
+    gain = (table - table.loc[0]).dropna(axis="columns", thresh=2)
+    if gain.empty:
+        return {"best_gain": ABSENT, "best_share": ABSENT, "base": _base(measured)}
+    best = gain.max().idxmax()
+    return {
+        "best_gain": f"{gain.max().max():.2f}",
+        "best_share": f"{gain[best].idxmax():g}",
+        "best_level": str(best[0]),
+        "best_size": f"{best[1]:,}",
+        "base": _base(measured),
+    }
+
+
+def _base(measured: "study.Study") -> str:
+    rows = summary.means(measured.accuracy()).query("split == 'test' and train_level == -1")
+    return f"{rows['accuracy'].iloc[0]:.2f}" if len(rows) else ABSENT

@@ -1,0 +1,120 @@
+"""What the book's pages say that must not be typed by hand, as MyST substitutions.
+
+A page writes `{{ paper.train_facts }}` for a number and `{{ topics }}` for a whole section.
+"""
+
+import html
+from collections.abc import Iterable
+
+import nbformat
+import pandas as pd
+
+from repro import models, paper, study, tables
+from repro.book import numbers
+from repro.book.runs import Book
+
+
+def substitutions(book: Book) -> dict[str, object]:
+    """Return the value of every `{{ name }}` in the book's Markdown, by name."""
+    measured = study.open(book.model, book.profile)
+    return {
+        "paper": numbers.of_paper(),
+        "full": numbers.of_profile("full"),
+        "used": numbers.of_profile(book.profile),
+        "ours": numbers.of_study(measured),
+        "overview": overview(tables.overview(measured)),
+        "topics": "\n\n".join(topic(entry) for entry in paper.TOPICS.values()),
+        "model": models.entry(book.model).title,
+        "build_command": build_command(book),
+        "profile": book.profile,
+        "status_model": status_model(book, measured.records()),
+        "status_notebooks": status_notebooks(book),
+        "status_records": status_records(measured.records()),
+        "status_versions": status_versions(measured.records()),
+    }
+
+
+def html_table(frame: pd.DataFrame, code: Iterable[str] = ()) -> str:
+    """Return a frame as an HTML table in a box that scrolls by itself; `code` columns as code."""
+    cells = frame.map(lambda value: "–" if pd.isna(value) else html.escape(str(value)))
+    for name in code:
+        cells[name] = cells[name].map(lambda text: f"<code>{text}</code>" if text else "")
+    text = cells.to_html(index=False, border=0, escape=False, classes="generated")
+    return f'<div class="wide">\n{text}\n</div>'
+
+
+def overview(frame: pd.DataFrame) -> str:
+    """Return the index page's table: paper, ours, difference, command."""
+    return html_table(frame.rename(columns=str.capitalize), code=["Command"])
+
+
+def topic(entry: paper.Topic) -> str:
+    """Return one topic as a fold-out: its question and its mapping templates (Appendix F.2)."""
+    domain = "in-domain" if entry.domain == "in" else "out-of-domain"
+    templates = "\n".join(f"1. {text}" for text in entry.mappings)
+    title = f"{entry.id} · {entry.question}"
+    lead = f"{domain.capitalize()}, Table {entry.table} of the paper."
+    return f":::{{dropdown}} {title}\n{lead}\n\n{templates}\n:::"
+
+
+def status_model(book: Book, records: pd.DataFrame) -> str:
+    """Return what was measured: model, weights, data and seed."""
+    model = models.entry(book.model)
+    rows = {
+        "Model": f"{model.title} ({model.name})",
+        "Weights": models.weights_id(model),
+        "Licence": model.license,
+        "Profile": book.profile,
+        "Data": _distinct(records["data"]),
+        "Seed": _distinct(records["seed"]),
+        "Device and number format": _distinct(records["device"] + ", " + records["dtype"]),
+    }
+    return html_table(pd.DataFrame(rows.items(), columns=["What", "Value"]))
+
+
+def status_notebooks(book: Book) -> str:
+    """Return when and for how long each notebook ran, from papermill's own metadata."""
+    rows = []
+    for source in book.sources():
+        run = nbformat.read(book.executed(source), as_version=4).metadata.papermill
+        rows.append(
+            {
+                "Notebook": source.name,
+                "Run at (UTC)": run.end_time[:16].replace("T", " "),
+                "Seconds": f"{run.duration:.1f}",
+                "papermill": run.version,
+                "Command": book.command(source),
+            }
+        )
+    return html_table(pd.DataFrame(rows), code=["Command"])
+
+
+def status_records(records: pd.DataFrame) -> str:
+    """Return what the measurements took, by kind."""
+    rows = [
+        {
+            "Measurement": kind,
+            "Records": len(group),
+            "Minutes in all": f"{group['wall_seconds'].sum() / 60:.1f}",
+            "Measured (UTC)": f"{group['date'].min()[:10]} to {group['date'].max()[:10]}",
+            "Commit": _distinct(group["git_commit"].fillna("–").str[:10]),
+        }
+        for kind, group in records.groupby("kind", sort=True)
+    ]
+    return html_table(pd.DataFrame(rows))
+
+
+def status_versions(records: pd.DataFrame) -> str:
+    """Return the package versions the measurements were made with."""
+    pairs = {pair for versions in records["versions"] for pair in dict(versions).items()}
+    return html_table(pd.DataFrame(sorted(pairs), columns=["Package", "Version"]))
+
+
+def build_command(book: Book) -> str:
+    """Return the command that builds this book, as a block of code."""
+    settings = f"REPRO_MODEL={book.model} REPRO_PROFILE={book.profile}"
+    return f"```bash\n{settings} jupyter-book build book/\n```"
+
+
+def _distinct(values: pd.Series) -> str:
+    return "; ".join(sorted({str(value) for value in values.dropna()})) or "–"

@@ -1,0 +1,147 @@
+"""Execute the notebooks a book needs, through papermill, and only where something has changed.
+
+`book/_executed/<model>/<notebook>.ipynb` is papermill's output, stamped with a digest of
+everything the outcome depends on. `book/notebooks/` holds the same for the chosen model, each
+with a note on how to run it; these are the book's pages, so that its table of contents names no
+model.
+"""
+
+import hashlib
+import os
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import nbformat
+from nbclient.exceptions import DeadKernelError
+
+import repro
+from repro import store
+from repro.errors import ReproError
+
+STAMP = "repro_digest"
+DATA_FILES = {".py", ".yaml", ".json", ".jsonl", ".csv"}
+
+
+class NotebookError(ReproError):
+    """A notebook of the book failed; the message names it and the cell."""
+
+
+@dataclass(frozen=True)
+class Book:
+    """What a book is built from: the repository's folder, a model and a profile."""
+
+    root: Path
+    model: str
+    profile: str
+
+    def sources(self) -> list[Path]:
+        """Return the notebooks in their order of reading."""
+        return sorted((self.root / "notebooks").glob("[0-9]*.py"))
+
+    def executed(self, source: Path) -> Path:
+        """Return where the executed form of a notebook is kept."""
+        return self.root / "book" / "_executed" / self.model / f"{source.stem}.ipynb"
+
+    def page(self, source: Path) -> Path:
+        """Return the page of the book that shows a notebook."""
+        return self.root / "book" / "notebooks" / f"{source.stem}.ipynb"
+
+    def parameters(self) -> dict[str, str]:
+        """Return the parameters every notebook is run with."""
+        return {"model": self.model, "profile": self.profile}
+
+    def command(self, source: Path) -> str:
+        """Return the command that runs a notebook as the book does."""
+        options = " ".join(f"-p {name} {value}" for name, value in self.parameters().items())
+        return f"papermill notebooks/{source.name} {options}"
+
+
+def _files(folder: Path) -> Iterable[Path]:
+    return sorted(path for path in folder.rglob("*") if path.suffix in DATA_FILES)
+
+
+def digest(book: Book, source: Path) -> str:
+    """Return a hash of the notebook, the package, the committed results and the parameters."""
+    results = store.results_dir() / book.model / book.profile
+    summary = hashlib.sha256(repr(sorted(book.parameters().items())).encode())
+    for path in [source, *_files(Path(repro.__file__).parent), *_files(results)]:
+        summary.update(path.name.encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
+    return summary.hexdigest()
+
+
+def is_fresh(executed: Path, stamp: str) -> bool:
+    """Return whether `executed` exists and was made from exactly what `stamp` stands for."""
+    if not executed.is_file():
+        return False
+    return nbformat.read(executed, as_version=4).metadata.get(STAMP) == stamp
+
+
+def execute(book: Book, source: Path, stamp: str) -> None:
+    """Run one notebook and put it in place, whole or not at all.
+
+    Raises NotebookError where a cell fails or the kernel dies.
+    """
+    import papermill
+
+    try:
+        notebook = papermill.execute_notebook(
+            str(source.resolve()),
+            None,
+            parameters=book.parameters(),
+            cwd=str(source.parent),
+            progress_bar=False,
+            # What the kernel says of itself; the notebook's own output is kept.
+            extra_arguments=["--log-level=CRITICAL"],
+        )
+    except papermill.PapermillExecutionError as error:
+        cell = f"notebooks/{source.name}, cell {error.exec_count or error.cell_index}"
+        raise NotebookError(
+            f"{cell} failed with {error.ename}: {error.evalue}. To see more: {book.command(source)}"
+        ) from error
+    except DeadKernelError as error:
+        raise NotebookError(f"notebooks/{source.name}: the kernel died ({error})") from error
+    notebook.metadata[STAMP] = stamp
+    store.write_atomic(book.executed(source), nbformat.writes(notebook) + "\n")
+
+
+def _note(book: Book, source: Path, executed: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    run = executed.metadata.papermill
+    text = (
+        f":::{{admonition}} {source.stem} on {book.model}\n:class: tip how\n"
+        f"Source: `notebooks/{source.name}`. To run it as this page does, or on another model:\n"
+        f"```bash\n{book.command(source)}\n```\n"
+        f"Run on {run.end_time[:10]} in {run.duration:.0f} s from stored measurements.\n:::"
+    )
+    return nbformat.v4.new_markdown_cell(text, id="how-it-was-run")
+
+
+def publish(book: Book, source: Path) -> None:
+    """Copy an executed notebook to its page in the book, with a note on how it was run."""
+    executed = nbformat.read(book.executed(source), as_version=4)
+    executed.cells.insert(1, _note(book, source, executed))
+    text, page = nbformat.writes(executed) + "\n", book.page(source)
+    # An unchanged page keeps its time, so that Sphinx need not read it again.
+    if not page.is_file() or page.read_text(encoding="utf-8") != text:
+        store.write_atomic(page, text)
+
+
+def refresh(book: Book, say: Callable[[str], None]) -> None:
+    """Execute the notebooks that are missing or stale, telling `say` of each, and publish all."""
+    sources = book.sources()
+    for number, source in enumerate(sources, start=1):
+        stamp, place = digest(book, source), f"[{number}/{len(sources)}] notebooks/{source.name}"
+        if not is_fresh(book.executed(source), stamp):
+            say(f"{place}: running on {book.model}, profile {book.profile} ...")
+            started = time.monotonic()
+            execute(book, source, stamp)
+            say(f"{place}: done in {time.monotonic() - started:.0f} s")
+        publish(book, source)
+    _remove_others(book, {book.page(source) for source in sources})
+
+
+def _remove_others(book: Book, pages: set[Path]) -> None:
+    for path in (book.root / "book" / "notebooks").glob("*.ipynb"):
+        if path not in pages:
+            os.remove(path)
