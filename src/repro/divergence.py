@@ -1,0 +1,145 @@
+"""How far fine-tuning moved the first token: KL over ten logits (§4.1)."""
+
+from dataclasses import dataclass
+
+import pandas as pd
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from repro import paper
+from repro.decoding import Prompt, complete, first_logits
+from repro.mastery import template_columns
+from repro.models import bos_ids
+from repro.sft import prompt_ids
+
+CANDIDATES = 10
+NEAR = 5  # an answer is near the beginning if it starts within this many tokens
+
+
+@dataclass
+class Reference:
+    """The pre-trained side of §4.1: facts compared, prompts, and first-token logits."""
+
+    facts: pd.DataFrame
+    prompts: list[str]
+    logits: torch.Tensor
+
+
+def renormalised_kl(
+    tuned: torch.Tensor, base: torch.Tensor, candidates: int = CANDIDATES
+) -> dict[str, torch.Tensor]:
+    """Compute KL(p ∥ p′) over the fine-tuned model's highest logits (§4.1).
+
+    Args:
+        tuned: (facts, vocabulary) logits of the fine-tuned model.
+        base: (facts, vocabulary) logits of the pre-trained model.
+        candidates: how many of the highest logits enter both softmaxes.
+
+    Returns:
+        dict(ids, tuned, base, p, q of shape (facts, candidates); kl of shape (facts,), in
+        nats). Computed in float64; identical logits give exactly 0.
+    """
+    top, ids = tuned.double().topk(candidates, dim=-1)
+    same = base.double().gather(-1, ids)
+    log_p, log_q = top.log_softmax(-1), same.log_softmax(-1)
+    kl = (log_p.exp() * (log_p - log_q)).sum(-1).clamp(min=0)
+    return {"ids": ids, "tuned": top, "base": same, "p": log_p.exp(), "q": log_q.exp(), "kl": kl}
+
+
+def best_templates(mastery: pd.DataFrame) -> dict[str, int]:
+    """Return, per topic, the mapping template with the most hits (ties: the first)."""
+    sums = mastery.groupby("topic")[template_columns(mastery)].sum()
+    return {topic: int(row.to_numpy().argmax()) for topic, row in sums.iterrows()}
+
+
+def level_compared(mastery: pd.DataFrame, at_least: int) -> int:
+    """Return the level of §4.1's facts: 4, or the highest with `at_least` facts.
+
+    A small model masters hardly any fact at level 4; the paper's models all do.
+    """
+    sizes = mastery["level"].value_counts()
+    enough = [level for level in sizes.index if sizes[level] >= at_least]
+    return int(max(enough, default=mastery["level"].max()))
+
+
+def reference(
+    network: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    facts: pd.DataFrame,
+    max_new_tokens: int = 16,
+) -> Reference:
+    """Prepare the pre-trained side for facts of one level.
+
+    Args:
+        network: the pre-trained model.
+        tokenizer: its tokenizer.
+        facts: DataFrame[fact_id, topic, subject, object, question, t00 …].
+        max_new_tokens: length of the greedy completion searched for the answer.
+
+    Returns:
+        The facts whose answer starts near the beginning of the completion, with logits.
+    """
+    template = best_templates(facts)
+    texts = [
+        paper.TOPICS[f.topic].mappings[template[f.topic]].replace("{subject}", f.subject)
+        for f in facts.itertuples()
+    ]
+    bos = bos_ids(tokenizer)
+    prompts = [
+        Prompt(bos + ids, paper.names(obj))
+        for ids, obj in zip(
+            tokenizer(texts, add_special_tokens=False).input_ids, facts["object"], strict=True
+        )
+    ]
+    completions = complete(network, tokenizer, prompts, max_new_tokens)
+    near = [
+        i
+        for i, (c, prompt) in enumerate(zip(completions, prompts, strict=True))
+        if _starts_early(tokenizer, c[0], prompt.names)
+    ]
+    logits = first_logits(network, [prompts[i].ids for i in near])
+    return Reference(facts.iloc[near], [texts[i] for i in near], logits)
+
+
+def _starts_early(tokenizer, completion, names) -> bool:
+    text = completion.text.casefold()
+    starts = [at for name in names if (at := text.find(name.casefold())) >= 0]
+    if not starts:
+        return False
+    head = tokenizer.decode(completion.ids[:NEAR], clean_up_tokenization_spaces=False)
+    return min(starts) < len(head)
+
+
+def compare(
+    network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, base: Reference
+) -> tuple[pd.DataFrame, dict]:
+    """Compare a fine-tuned model's first answer token with the pre-trained model's.
+
+    Returns:
+        DataFrame[topic, facts, kl_sum] (nats; sums, so that runs can be pooled), and one
+        worked example, the fact of median divergence (Figure 3); empty if there are no facts.
+    """
+    if base.facts.empty:
+        return pd.DataFrame(columns=["topic", "facts", "kl_sum"]), {}
+    questions = [prompt_ids(tokenizer, q) for q in base.facts["question"]]
+    result = renormalised_kl(first_logits(network, questions), base.logits)
+    scored = base.facts[["topic"]].assign(kl=result["kl"].tolist())
+    table = scored.groupby("topic")["kl"].agg(facts="size", kl_sum="sum").reset_index()
+    middle = int(result["kl"].argsort()[len(scored) // 2])
+    return table, _example(tokenizer, base, result, middle)
+
+
+def _example(tokenizer, base: Reference, result: dict, i: int) -> dict:
+    fact = base.facts.iloc[i]
+    return {
+        "fact_id": fact["fact_id"],
+        "question": fact["question"],
+        "answer": fact["object"],
+        "template_prompt": base.prompts[i],
+        "tokens": [tokenizer.decode([token]) for token in result["ids"][i].tolist()],
+        "tuned_logits": result["tuned"][i].tolist(),
+        "base_logits": result["base"][i].tolist(),
+        "p": result["p"][i].tolist(),
+        "q": result["q"][i].tolist(),
+        "kl": result["kl"][i].item(),
+    }

@@ -1,0 +1,104 @@
+"""Closed-book question answering by topic and mastery level (§3.3)."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pandas as pd
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from repro import paper
+from repro.decoding import Completion, Prompt, complete
+from repro.sft import prompt_ids
+
+MAX_NEW_TOKENS = 16
+Z95 = 1.959963984540054
+
+
+def answer(
+    network: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    facts: pd.DataFrame,
+    *,
+    max_new_tokens: int = MAX_NEW_TOKENS,
+    rows: int = 256,
+    progress: Callable[[int], object] | None = None,
+) -> list[Completion]:
+    """Answer every question greedily, with the prompt of Appendix A.
+
+    Args:
+        network: a fine-tuned model, in evaluation mode.
+        tokenizer: its tokenizer.
+        facts: DataFrame[question, object, …].
+        max_new_tokens: the longest answer, in tokens.
+        rows: questions answered at a time.
+        progress: called with the number of questions of each finished batch.
+
+    Returns:
+        One completion per fact; `hit` says whether it contains a name of the object.
+    """
+    prompts = [
+        Prompt(prompt_ids(tokenizer, fact.question), paper.names(fact.object))
+        for fact in facts.itertuples()
+    ]
+    done = complete(network, tokenizer, prompts, max_new_tokens, rows=rows, progress=progress)
+    return [completions[0] for completions in done]
+
+
+def count(facts: pd.DataFrame, completions: Sequence[Completion]) -> pd.DataFrame:
+    """Count answers by topic and level: DataFrame[topic, test_level, correct, total].
+
+    A level without facts has no row: it is absent, not 0.
+    """
+    scored = facts[["topic", "level"]].assign(correct=[int(c.hit) for c in completions])
+    grouped = scored.groupby(["topic", "level"], sort=True)["correct"].agg(["sum", "size"])
+    names = {"level": "test_level", "sum": "correct", "size": "total"}
+    return grouped.reset_index().rename(columns=names)
+
+
+def wilson(correct, total, z: float = Z95) -> tuple[np.ndarray, np.ndarray]:
+    """Return the Wilson score interval of a proportion, (low, high) in [0, 1].
+
+    `correct` and `total` are numbers or arrays of one shape; total must be positive.
+    """
+    correct, total = np.asarray(correct, float), np.asarray(total, float)
+    p, scale = correct / total, 1 + z**2 / total
+    centre = (p + z**2 / (2 * total)) / scale
+    half = z / scale * np.sqrt(p * (1 - p) / total + z**2 / (4 * total**2))
+    return np.clip(centre - half, 0, 1), np.clip(centre + half, 0, 1)
+
+
+def acc(frame: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
+    """Return the paper's Acc, the mean over mastery levels, with a 95 % interval.
+
+    Counts are summed over topics and over whatever `by` does not name. The interval of the
+    mean combines the Wilson interval of each level (the MOVER method: squared distances to
+    the bounds add up), and treats answers as independent.
+
+    Args:
+        frame: DataFrame[*by, test_level, correct, total].
+        by: columns that tell the rows of the result apart.
+
+    Returns:
+        DataFrame[*by, accuracy, low, high (percent), levels, correct, total]; `levels` is
+        the number of levels that have facts and enter the mean.
+    """
+    by = list(by)
+    frame = frame[frame["total"] > 0]
+    sums = frame.groupby([*by, "test_level"])[["correct", "total"]].sum().reset_index()
+    low, high = wilson(sums["correct"], sums["total"])
+    p = sums["correct"] / sums["total"]
+    sums = sums.assign(p=p, below=(p - low) ** 2, above=(high - p) ** 2)
+    grouped = sums.groupby(by) if by else sums.groupby(lambda _: 0)
+    out = grouped.agg(
+        p=("p", "mean"),
+        below=("below", "sum"),
+        above=("above", "sum"),
+        levels=("p", "size"),
+        correct=("correct", "sum"),
+        total=("total", "sum"),
+    )
+    out["accuracy"] = 100 * out["p"]
+    out["low"] = 100 * (out["p"] - np.sqrt(out["below"]) / out["levels"]).clip(0, 1)
+    out["high"] = 100 * (out["p"] + np.sqrt(out["above"]) / out["levels"]).clip(0, 1)
+    columns = ["accuracy", "low", "high", "levels", "correct", "total"]
+    return out[columns].reset_index() if by else out[columns].reset_index(drop=True)

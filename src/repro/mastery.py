@@ -1,0 +1,154 @@
+"""How well a model masters each fact: R_k and the levels 0–4 (§3.1, Appendix F.1)."""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from repro import paper
+from repro.decoding import Prompt, complete
+from repro.models import bos_ids
+from repro.store import write_atomic
+
+LEVELS = (0, 1, 2, 3, 4)
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """Multi-template completion: templates × draws samples per fact (the paper: 21 × 10)."""
+
+    templates: int = 21
+    draws: int = 10
+    max_new_tokens: int = 32
+    temperature: float = 0.7
+    seed: int = 0
+
+    @property
+    def trials(self) -> int:
+        """Completions per fact."""
+        return self.templates * self.draws
+
+
+def level(hits: np.ndarray, trials: int) -> np.ndarray:
+    """Return the mastery level of each fact (Equation 1).
+
+    R = 0 is level 0 and R in (¼(i−1), ¼i] is level i, for R = hits / trials. Whole numbers
+    keep the boundaries exact: ceil(4·hits / trials).
+    """
+    return -(-4 * np.asarray(hits) // trials)
+
+
+def measure(
+    network: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    facts: pd.DataFrame,
+    protocol: Protocol,
+    *,
+    partial: Path | None = None,
+    block: int = 128,
+    rows: int = 256,
+    progress: Callable[[int], object] | None = None,
+) -> pd.DataFrame:
+    """Count, for every fact, the completions that contain its object.
+
+    Args:
+        network: the pre-trained model.
+        tokenizer: its tokenizer.
+        facts: DataFrame[fact_id, topic, split, subject, object, …].
+        protocol: templates, draws, tokens, temperature, seed.
+        partial: a folder that keeps finished blocks, so that an interrupted run resumes.
+        block: facts per block; rows: sequences computed at a time. Neither changes a count.
+        progress: called with the number of facts of each finished block.
+
+    Returns:
+        DataFrame[fact_id, topic, split, hits, trials, rate, level, t00 … t20], sorted by
+        fact_id; t00 … hold the hits of each template.
+    """
+    facts = facts.sort_values("fact_id", ignore_index=True)
+    done = []
+    for start in range(0, len(facts), block):
+        chunk = facts.iloc[start : start + block]
+        path = partial / f"{_fingerprint(chunk, protocol)}.csv" if partial else None
+        if path and path.exists():
+            done.append(pd.read_csv(path))
+        else:
+            done.append(_measure_block(network, tokenizer, chunk, protocol, rows))
+            if path:
+                write_atomic(path, done[-1].to_csv(index=False))
+        if progress:
+            progress(len(chunk))
+    table = add_levels(pd.concat(done, ignore_index=True), protocol.trials)
+    if partial:
+        shutil.rmtree(partial, ignore_errors=True)
+    return table
+
+
+def add_levels(hits: pd.DataFrame, trials: int) -> pd.DataFrame:
+    """Add hits, trials, rate R_k and level to the hits by template."""
+    templates = template_columns(hits)
+    total = hits[templates].sum(axis=1)
+    known = {"hits": total, "trials": trials, "rate": total / trials, "level": level(total, trials)}
+    return hits[["fact_id", "topic", "split"]].assign(**known).join(hits[templates])
+
+
+def template_columns(table: pd.DataFrame) -> list[str]:
+    """Return the columns that hold the hits of each template: t00, t01, …"""
+    return [c for c in table.columns if c[0] == "t" and c[1:].isdigit()]
+
+
+def prompts(
+    tokenizer: PreTrainedTokenizerBase, facts: pd.DataFrame, templates: int
+) -> list[Prompt]:
+    """Return facts × templates prompts, fact by fact: BOS where the family has one, then text."""
+    texts = [
+        mapping.replace("{subject}", row.subject)
+        for row in facts.itertuples()
+        for mapping in paper.TOPICS[row.topic].mappings[:templates]
+    ]
+    encoded = tokenizer(texts, add_special_tokens=False).input_ids
+    bos, made = bos_ids(tokenizer), []
+    for index, ids in enumerate(encoded):
+        row = facts.iloc[index // templates]
+        label = f"{row.fact_id}|{index % templates}"
+        made.append(Prompt(bos + ids, paper.names(row.object), label))
+    return made
+
+
+def _measure_block(network, tokenizer, facts, protocol, rows) -> pd.DataFrame:
+    completions = complete(
+        network,
+        tokenizer,
+        prompts(tokenizer, facts, protocol.templates),
+        protocol.max_new_tokens,
+        draws=protocol.draws,
+        temperature=protocol.temperature,
+        seed=protocol.seed,
+        rows=rows,
+    )
+    hits = [sum(c.hit for c in samples) for samples in completions]
+    grid = np.reshape(hits, (len(facts), protocol.templates))
+    columns = [f"t{i:02d}" for i in range(protocol.templates)]
+    found = pd.DataFrame(grid, columns=columns, index=facts.index)
+    return facts[["fact_id", "topic", "split"]].join(found).reset_index(drop=True)
+
+
+def _fingerprint(facts: pd.DataFrame, protocol: Protocol) -> str:
+    key = json.dumps([asdict(protocol), facts.fact_id.tolist()])
+    return hashlib.sha256(key.encode()).hexdigest()[:16]
+
+
+def distribution(table: pd.DataFrame, splits: Sequence[str] = ()) -> pd.DataFrame:
+    """Count facts by split and level (Tables 1 and 8): DataFrame[split, level, count].
+
+    Every level of every split is present; a level without facts has the count 0.
+    """
+    names = list(splits) or list(dict.fromkeys(table["split"]))
+    index = pd.MultiIndex.from_product([names, LEVELS], names=["split", "level"])
+    counts = table.groupby(["split", "level"]).size().reindex(index, fill_value=0)
+    return counts.rename("count").reset_index()

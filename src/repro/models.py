@@ -1,0 +1,259 @@
+"""The model registry, and one way to load any of its models (§3.2, Appendix B.1).
+
+Weights are read from safetensors or GGUF only; code inside a model folder never runs.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass, field
+from functools import cache
+from importlib import resources, util
+from pathlib import Path
+
+import torch
+import yaml
+from safetensors import SafetensorError
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from repro.errors import ConfigError, ModelError, StoreError
+from repro.store import cache_dir
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A model: where its weights come from and the settings that belong to it."""
+
+    name: str
+    title: str
+    family: str
+    learning_rate: float = 1e-5
+    license: str = "unknown"
+    hub: dict | None = None
+    gguf: dict | None = None
+    folder: Path | None = None
+    get: str = ""
+    note: str = field(default="", compare=False)
+
+
+@cache
+def _registry() -> dict:
+    return yaml.safe_load(resources.files("repro").joinpath("models.yaml").read_text())
+
+
+DEFAULT_MODEL: str = _registry()["default"]
+
+
+def entries() -> dict[str, Entry]:
+    """Return every model of the registry by name."""
+    return {name: Entry(name=name, **spec) for name, spec in _registry()["models"].items()}
+
+
+def entry(name: str | Path = "default") -> Entry:
+    """Return a registry entry, or one made for a local folder of safetensors.
+
+    `default` means the environment variable `REPRO_MODEL`, else the registry's default.
+
+    Raises:
+        ConfigError: no entry and no folder has this name.
+    """
+    name = str(name)
+    if name == "default":
+        name = os.environ.get("REPRO_MODEL") or DEFAULT_MODEL
+    if name in entries():
+        return entries()[name]
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        stem = folder.resolve().name
+        return Entry(name=stem, title=stem, family="local folder", folder=folder.resolve())
+    known = ", ".join(entries())
+    raise ConfigError(f"unknown model {name!r}: give a folder of safetensors, or one of {known}")
+
+
+def weights_id(model: Entry) -> str:
+    """Return what pins the weights: a Hub revision or a SHA-256. It needs no download."""
+    if model.hub:
+        return f"{model.hub['id']}@{model.hub['revision']}"
+    if model.gguf:
+        return f"sha256:{model.gguf['sha256']}"
+    digest = hashlib.sha256()
+    for path in _safetensors(model.folder):
+        digest.update(f"{path.name}:{_sha256(path)}\n".encode())
+    return f"sha256:{digest.hexdigest()}"
+
+
+def load(
+    name: str | Path | Entry = "default", dtype: torch.dtype = torch.float32, device=None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load a model in evaluation mode, and its tokenizer.
+
+    Args:
+        name: a registry name, a local folder, or an `Entry`.
+        dtype: of the parameters; float32 for training, `inference_dtype` for decoding.
+        device: where to put it; by default `best_device()`.
+
+    Raises:
+        ModelError: the weights are missing, unreadable or in a pickle; the message says
+            how to get them.
+    """
+    model = name if isinstance(name, Entry) else entry(name)
+    source = locate(model)
+    options = {"trust_remote_code": False}
+    if model.hub and not source.exists():
+        source, options["revision"] = model.hub["id"], model.hub["revision"]
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, **options)
+        network = AutoModelForCausalLM.from_pretrained(
+            source, dtype=dtype, use_safetensors=True, **options
+        )
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        raise ModelError(f"cannot load {model.name} from {source}: {_line(error)}") from error
+    if network.get_input_embeddings().num_embeddings < len(tokenizer):
+        raise ModelError(f"{model.name}: the tokenizer has more tokens than the model")
+    return network.to(device or best_device()).eval(), tokenizer
+
+
+def locate(model: Entry) -> Path:
+    """Return the local folder of a model's safetensors, converting GGUF on first use.
+
+    For a Hub model it is the folder named after it under `REPRO_MODELS`, if that exists.
+
+    Raises:
+        ModelError: nothing usable is there.
+    """
+    if model.gguf:
+        return _converted(model)
+    if model.hub:
+        return Path(os.environ.get("REPRO_MODELS", "models")) / model.name
+    _safetensors(model.folder)
+    return model.folder
+
+
+def available(model: Entry) -> bool:
+    """Tell whether a model can be loaded without a download."""
+    if model.gguf:
+        return _cached_folder(model).exists() or all(_part(*p) for p in model.gguf["parts"])
+    return locate(model).exists()
+
+
+def best_device() -> torch.device:
+    """Return the accelerator if there is one, else the CPU."""
+    return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+
+
+def inference_dtype(device: torch.device | None = None) -> torch.dtype:
+    """Return bfloat16 where the processor is faster in it than in float32, else float32.
+
+    On a CPU that needs AMX tiles: with the AVX-512 instructions alone a bfloat16 matrix
+    product takes about twice as long as a float32 one.
+    """
+    device = device or best_device()
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+    if device.type == "cpu" and torch.cpu.get_capabilities().get("amx_bf16"):
+        return torch.bfloat16
+    return torch.float32
+
+
+def bos_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Return the ids this family puts before every text: `[bos]`, or nothing (SmolLM2)."""
+    with_special = tokenizer("a").input_ids
+    return [tokenizer.bos_token_id] if with_special[:1] == [tokenizer.bos_token_id] else []
+
+
+def stop_ids(network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    """Return the ids that end a completion: the tokenizer's EOS and the model's own."""
+    own = network.generation_config.eos_token_id
+    own = own if isinstance(own, list) else [own]
+    return {i for i in (*own, tokenizer.eos_token_id) if i is not None}
+
+
+def _safetensors(folder: Path) -> list[Path]:
+    if files := sorted(folder.glob("*.safetensors")):
+        return files
+    if pickles := sorted([*folder.glob("*.bin"), *folder.glob("*.pt"), *folder.glob("*.pth")]):
+        raise ModelError(
+            f"{folder} holds a pickle checkpoint ({pickles[0].name}), which can run code when"
+            " read: convert it to safetensors where you trust it"
+        )
+    raise ModelError(f"{folder} holds no *.safetensors: point to a Hugging Face model folder")
+
+
+def _sha256(path: Path) -> str:
+    stat = path.stat()
+    return _sha256_cached(str(path.resolve()), stat.st_mtime_ns, stat.st_size)
+
+
+@cache
+def _sha256_cached(path: str, mtime: int, size: int) -> str:
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _part(module: str, name: str) -> Path | None:
+    # find_spec, not import: the wheel's own code is neither needed nor run.
+    spec = util.find_spec(module)
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    path = Path(spec.submodule_search_locations[0]) / name
+    return path if path.exists() else None
+
+
+def _cached_folder(model: Entry) -> Path:
+    return cache_dir() / "models" / f"{model.name}-{model.gguf['sha256'][:12]}"
+
+
+def _converted(model: Entry) -> Path:
+    target = _cached_folder(model)
+    if target.exists():
+        return target
+    parts = [_part(*part) for part in model.gguf["parts"]]
+    if None in parts:
+        raise ModelError(f"{model.name} is not installed: {model.get}")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        work = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    except OSError as error:
+        raise StoreError(
+            f"cannot write {target.parent} ({error.strerror}): set REPRO_CACHE to another folder"
+        ) from error
+    try:
+        _dequantise(model, parts, work)
+        work.rename(target)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return target
+
+
+def _dequantise(model: Entry, parts: list[Path], work: Path) -> None:
+    gguf = work / model.gguf["name"]
+    with gguf.open("wb") as whole:
+        for part in parts:
+            with part.open("rb") as piece:
+                shutil.copyfileobj(piece, whole, 1 << 20)
+    if _sha256(gguf) != model.gguf["sha256"]:
+        raise ModelError(f"{model.name}: {gguf.name} has a wrong checksum; reinstall: {model.get}")
+    read = AutoModelForCausalLM.from_pretrained(work, gguf_file=gguf.name, dtype=torch.float32)
+    AutoTokenizer.from_pretrained(work, gguf_file=gguf.name).save_pretrained(work)
+    # A model read from GGUF keeps its quantisation settings and then refuses to be saved or
+    # trained, so its weights move into a fresh model of the same architecture.
+    config = {k: v for k, v in read.config.to_dict().items() if k != "quantization_config"}
+    fresh = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config))
+    fresh.load_state_dict(read.state_dict())
+    fresh.generation_config = read.generation_config
+    fresh.to(torch.float32).save_pretrained(work)
+    origin = {"name": model.name, "gguf": model.gguf["name"], "sha256": model.gguf["sha256"]}
+    (work / "origin.json").write_text(json.dumps(origin, indent=1) + "\n")
+    gguf.unlink()
+
+
+def _line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
