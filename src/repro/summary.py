@@ -6,16 +6,14 @@ samples does not narrow them. `spread` is the standard deviation between data sa
 of freedom taken for the mean, ddof = 1), which exists only with two samples or more.
 """
 
-import re
-
 import numpy as np
 import pandas as pd
 
-from repro.evaluate import acc
+from repro.evaluate import Z95, acc, wilson
+from repro.mastery import template_columns
 
 RUN = ["model", "train_level", "train_size", "size_label", "restored_percent"]
 LEVELS = range(5)
-Z = 1.96
 
 
 def means(accuracy: pd.DataFrame) -> pd.DataFrame:
@@ -31,8 +29,9 @@ def means(accuracy: pd.DataFrame) -> pd.DataFrame:
 
 def per_level(accuracy: pd.DataFrame) -> pd.DataFrame:
     """Return what `means` returns with one row per `test_level`, as in Table 2."""
-    by = [*_run(accuracy), "split", "test_level"]
-    return _over_samples(acc(accuracy, by=[*by, "sample"]), by)
+    by = [*_run(accuracy), "split", "level"]
+    rows = acc(accuracy.assign(level=accuracy["test_level"]), by=[*by, "sample"])
+    return _over_samples(rows, by).rename(columns={"level": "test_level"})
 
 
 def table_2(accuracy: pd.DataFrame) -> pd.DataFrame:
@@ -66,17 +65,48 @@ def divergence(frame: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=[*by, "kl", "low", "high", "spread", "n", "facts"])
 
 
+def level_shares(distribution: pd.DataFrame) -> pd.DataFrame:
+    """Return the share of facts at every level in percent, with its 95 % Wilson interval.
+
+    `distribution` has model, split, level, count; share, low and high are added. A split
+    without facts is left out.
+    """
+    total = distribution.groupby(["model", "split"])["count"].transform("sum")
+    rows = distribution.assign(total=total)[total > 0]
+    low, high = wilson(rows["count"], rows["total"])
+    share = 100 * rows["count"] / rows["total"]
+    return rows.assign(share=share, low=100 * low, high=100 * high).drop(columns="total")
+
+
 def templates(mastery: pd.DataFrame) -> pd.DataFrame:
     """Return the success rate in percent of every mapping template: topics × template number.
 
     `mastery` is `Study.mastery()`; a column is named after the template's place, counted from 1,
     in Tables 13–36. Templates that the profile does not use have no column.
     """
-    columns = [c for c in mastery if re.fullmatch(r"t\d\d", str(c)) and mastery[c].notna().any()]
+    columns = template_columns(mastery)
     groups = mastery.groupby("topic", observed=True)
     draws = groups["trials"].sum() / len(columns)
     rates = 100 * groups[columns].sum().div(draws, axis=0)
     return rates.rename(columns={c: int(c[1:]) + 1 for c in columns})
+
+
+def best_templates(success: pd.DataFrame, texts: dict[str, tuple[str, ...]]) -> pd.DataFrame:
+    """Return each topic's most successful mapping template and how much it matters.
+
+    `success` comes from `templates`, `texts` holds every topic's templates. Columns: topic,
+    template, best, mean, worst (success rates in percent).
+    """
+    best = success.idxmax(axis=1)
+    return pd.DataFrame(
+        {
+            "topic": success.index,
+            "template": [texts[topic][number - 1] for topic, number in best.items()],
+            "best": success.max(axis=1).to_numpy(),
+            "mean": success.mean(axis=1).to_numpy(),
+            "worst": success.min(axis=1).to_numpy(),
+        }
+    ).sort_values("best", ascending=False, kind="stable", ignore_index=True)
 
 
 def best_share(mean: pd.DataFrame, chosen_on: str, reported_on: str = "test") -> pd.DataFrame:
@@ -107,6 +137,13 @@ def tuned(frame: pd.DataFrame) -> pd.DataFrame:
     """Return the rows of fine-tuned models in which nothing is restored."""
     rows = frame[frame["train_level"] >= 0]
     return rows[rows["restored_percent"] == 0] if "restored_percent" in rows else rows
+
+
+def restored(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of the runs of which some share was restored, the share 0 included."""
+    run = ["train_size", "train_level"]
+    most = frame.groupby(run)["restored_percent"].transform("max")
+    return frame[(frame["train_level"] >= 0) & (most > 0)]
 
 
 def sizes(frame: pd.DataFrame) -> list[int]:
@@ -147,7 +184,7 @@ def _kl(runs: pd.DataFrame) -> dict:
     # The ratio estimator's variance with topics as clusters: facts of a topic share a template.
     residuals = topics["kl_sum"] - kl * topics["facts"]
     variance = (residuals**2).sum() * count / (count - 1) / facts**2 if count > 1 else np.nan
-    half = Z * np.sqrt(variance)
+    half = Z95 * np.sqrt(variance)
     spread = (samples["kl_sum"] / samples["facts"]).std()
     low = max(kl - half, 0.0) if count > 1 else np.nan
     result = {"kl": kl, "low": low, "high": kl + half, "spread": spread}

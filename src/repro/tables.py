@@ -17,7 +17,8 @@ import numpy as np
 import pandas as pd
 from pandas.io.formats.style import Styler
 
-from repro.summary import LEVELS, size_names
+from repro.overview import overview as overview
+from repro.summary import LEVELS, size_names, tuned
 
 ABSENT = "–"
 FULL_SHADE = 20.0  # points of difference at which the shading is darkest, in every table
@@ -82,6 +83,20 @@ def restoration(frame: pd.DataFrame, title: str, mark: float | None = None) -> H
     rows["column"] = rows["train_level"].map(_trained_on)
     rows["text"] = _texts(rows.assign(difference=difference))
     return _pivot(rows, map(_trained_on, LEVELS), ("Training facts", "Restored"), title, frame)
+
+
+def scale(frame: pd.DataFrame, title: str) -> Html:
+    """Return what Figures 2 and 6 draw, for one split: data size by training level.
+
+    `frame` has train_level, train_size, accuracy (percent), and where known size_label, spread,
+    low, high. The best size of every training level is bold.
+    """
+    rows = _by_size(tuned(frame), ["train_level"])
+    best = rows.groupby("train_level")["accuracy"].transform("max")
+    rows["css"] = np.where((rows["accuracy"] == best) & (best > 0), "font-weight:bold;", "")
+    rows["column"] = rows["train_level"].map(_trained_on)
+    rows = rows.assign(row=rows["group"], group="Trained on", text=_texts(rows))
+    return _pivot(rows, map(_trained_on, LEVELS), ("", "facts"), title, frame)
 
 
 def accuracy(frame: pd.DataFrame, title: str) -> Html:
