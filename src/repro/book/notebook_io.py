@@ -1,4 +1,4 @@
-"""Teach papermill to read notebooks written as `.py` files, through its `papermill.io` entry points.
+"""Teach papermill to read notebooks written as `.py` files, through its entry points.
 
 papermill picks a handler by the first characters of a path, so the entry points in
 `pyproject.toml` name beginnings that are always local: `notebooks/`, `./`, `../`, `/` and, for

@@ -7,7 +7,6 @@ model.
 """
 
 import hashlib
-import os
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -144,4 +143,4 @@ def refresh(book: Book, say: Callable[[str], None]) -> None:
 def _remove_others(book: Book, pages: set[Path]) -> None:
     for path in (book.root / "book" / "notebooks").glob("*.ipynb"):
         if path not in pages:
-            os.remove(path)
+            path.unlink()
