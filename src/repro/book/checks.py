@@ -30,6 +30,6 @@ def check_parameters(parameters: Mapping[str, Any]) -> None:
 
         models.entry(parameters["model"])
     if "profile" in parameters:
-        from repro import study
+        from repro import profiles
 
-        study.profile(parameters["profile"])
+        profiles.profile(parameters["profile"])

@@ -1,6 +1,5 @@
 """The Sphinx extension: run what is missing, write what is computed, bring MathJax along."""
 
-import os
 import shutil
 from importlib import resources
 from pathlib import Path
@@ -11,6 +10,7 @@ from sphinx.config import Config
 from sphinx.errors import SphinxError
 from sphinx.util import logging
 
+from repro import models, profiles
 from repro.book import pages, runs
 from repro.errors import ReproError
 
@@ -27,11 +27,7 @@ class BookError(SphinxError):
 
 def chosen(root: Path) -> runs.Book:
     """Return what to build: `REPRO_MODEL` and `REPRO_PROFILE`, else the package's defaults."""
-    from repro import models, study
-
-    model = models.entry(os.environ.get("REPRO_MODEL") or models.DEFAULT_MODEL).name
-    profile = study.profile(os.environ.get("REPRO_PROFILE") or study.DEFAULT_PROFILE).name
-    return runs.Book(root, model, profile)
+    return runs.Book(root, models.entry().name, profiles.profile().name)
 
 
 def prepare(app: Sphinx, config: Config) -> None:

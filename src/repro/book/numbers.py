@@ -2,7 +2,8 @@
 
 import pandas as pd
 
-from repro import paper, study, summary
+from repro import paper, profiles, study, summary
+from repro.paper.quoted import quoted
 
 SMALL, LARGE = 240, 1920  # the two training sizes of the paper's Tables 3, 4 and 6
 ABSENT = "–"
@@ -27,10 +28,15 @@ def of_paper() -> dict[str, str]:
         **{f"{split}_facts": f"{count:,}" for split, count in totals.items()},
         "small": f"{SMALL:,}",
         "large": f"{LARGE:,}",
+        "fall_level_0": f"{-_quoted('level_0'):.2f}",
         **_of_levels(),
         **_of_concentration(),
         **_of_restoration(),
     }
+
+
+def _quoted(name: str) -> float:
+    return float(quoted().set_index("name").loc[name, "value"])
 
 
 def _of_levels() -> dict[str, str]:
@@ -66,7 +72,7 @@ def _of_restoration() -> dict[str, str]:
 
 def of_profile(name: str) -> dict[str, str]:
     """Return what a profile asks for: sizes, samples, templates, draws, tokens."""
-    profile = study.profile(name)
+    profile = profiles.profile(name)
     return {
         "sizes": ", ".join(str(size) for size in profile.sizes),
         "samples": str(profile.samples),

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 import nbformat
 import pandas as pd
 
-from repro import models, paper, study, tables
+from repro import models, overview, paper, study
 from repro.book import numbers
 from repro.book.runs import Book
 
@@ -22,7 +22,7 @@ def substitutions(book: Book) -> dict[str, object]:
         "full": numbers.of_profile("full"),
         "used": numbers.of_profile(book.profile),
         "ours": numbers.of_study(measured),
-        "overview": overview(tables.overview(measured)),
+        "overview": paper_against_ours(overview.overview(measured)),
         "topics": "\n\n".join(topic(entry) for entry in paper.TOPICS.values()),
         "model": models.entry(book.model).title,
         "build_command": build_command(book),
@@ -43,7 +43,7 @@ def html_table(frame: pd.DataFrame, code: Iterable[str] = ()) -> str:
     return f'<div class="wide">\n{text}\n</div>'
 
 
-def overview(frame: pd.DataFrame) -> str:
+def paper_against_ours(frame: pd.DataFrame) -> str:
     """Return the index page's table: paper, ours, difference, command."""
     return html_table(frame.rename(columns=str.capitalize), code=["Command"])
 

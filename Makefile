@@ -1,0 +1,40 @@
+# make book   install, run every notebook, build the site
+# make test   install, then lint and tests
+VENV ?= .venv
+BIN := $(VENV)/bin
+PYTHON ?= $(firstword $(foreach p,python3.11 python3.12 python3.13 python3,$(shell \
+  $(p) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $(p))))
+SITE := book/_build/html/index.html
+
+.PHONY: help install book test lint clean
+
+help:
+	@echo "make book   install, run what is missing or stale, build the site, print its path"
+	@echo "make test   install, lint, run the tests"
+	@echo "make lint   install, check style and formatting"
+	@echo "make clean  remove the site, the executed notebooks and the virtual environment"
+
+install: $(VENV)/installed
+
+# The second pip call adds what PyTorch's build for this machine needs, such as CUDA libraries.
+$(VENV)/installed: requirements.lock pyproject.toml
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed: install it or set PYTHON" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --no-deps -r requirements.lock
+	$(BIN)/python -m pip install --quiet -c requirements.lock torch
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
+	@touch $@
+
+book: install
+	$(BIN)/jupyter-book build book/ --all -W --keep-going
+	@echo "$(CURDIR)/$(SITE)"
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+test: lint
+	$(BIN)/python -m pytest -q
+
+clean:
+	rm -rf $(VENV) book/_build book/_executed book/notebooks notebooks/_executed
