@@ -1,0 +1,60 @@
+"""How much a study runs: `smoke`, `quick` or `full` (`profiles.yaml`)."""
+
+import os
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+
+import yaml
+
+from repro.errors import ConfigError
+from repro.mastery import Protocol
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Sizes of a study; `profiles.yaml` says what each field means."""
+
+    name: str
+    about: str
+    facts: dict
+    templates: int
+    draws: int
+    max_new_tokens: int
+    sizes: tuple
+    samples: int
+    percents: tuple
+    restore_sizes: tuple
+    restore_samples: int
+    rates: tuple
+    rate_size: int
+    rate_samples: int
+
+    def protocol(self, seed: int) -> Protocol:
+        """Return the mastery protocol of this profile."""
+        return Protocol(self.templates, self.draws, self.max_new_tokens, seed=seed)
+
+
+@cache
+def _read() -> dict:
+    return yaml.safe_load(resources.files("repro").joinpath("profiles.yaml").read_text())
+
+
+DEFAULT_PROFILE: str = _read()["default"]
+PROFILES: tuple[str, ...] = tuple(_read()["profiles"])
+
+
+def profile(name: str = "default") -> Profile:
+    """Return a profile; `default` means `REPRO_PROFILE`, else the package's default.
+
+    Raises:
+        ConfigError: there is no such profile.
+    """
+    if name == "default":
+        name = os.environ.get("REPRO_PROFILE") or DEFAULT_PROFILE
+    if name not in PROFILES:
+        raise ConfigError(f"unknown profile {name!r}: use one of {', '.join(PROFILES)}")
+    spec = _read()["profiles"][name]
+    return Profile(
+        name=name, **{k: tuple(v) if isinstance(v, list) else v for k, v in spec.items()}
+    )

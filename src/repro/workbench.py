@@ -1,0 +1,213 @@
+"""Computes a study's missing records, loading the model once (§3.3).
+
+All records of one fine-tuned model are computed while its weights are in memory. Each is on
+disk as soon as it is finished, so an interrupted study goes on where it stopped.
+"""
+
+import time
+from functools import cached_property
+from itertools import groupby
+
+import pandas as pd
+import torch
+from tqdm import tqdm
+
+from repro import divergence, evaluate, facts, mastery, models, restore, sft, store
+from repro.errors import ModelError
+from repro.study import MIXED, Run, Study, Task
+
+
+def compute(study: Study, tasks: list[Task]) -> None:
+    """Compute and store tasks, run by run, with a progress bar.
+
+    Raises:
+        ReproError: the model, the facts or the cache folder cannot be used.
+    """
+    bench = Workbench(study)
+    with tqdm(total=len(tasks), desc=f"{study.model.name} {study.profile.name}", unit="rec") as bar:
+        for run, group in groupby(tasks, key=lambda task: task.run):
+            bench.prepare(run, tasks := list(group))
+            for task in tasks:
+                bar.set_postfix_str(_describe(task))
+                bench.save(task)
+                bar.update()
+
+
+def _describe(task: Task) -> str:
+    if task.run is None:
+        return task.kind
+    level = "all levels" if task.run.level == MIXED else f"level {task.run.level}"
+    return f"{task.kind}, {level}, {task.run.size or 'all'} facts, sample {task.run.sample}"
+
+
+class Workbench:
+    """A model in memory: float32 weights to train, and a copy in the fastest dtype to decode."""
+
+    def __init__(self, study: Study):
+        """Load the facts; the weights are loaded on first use."""
+        self.study = study
+        self.run: Run | None = None
+        self.training: dict = {}
+
+    @cached_property
+    def facts(self) -> pd.DataFrame:
+        """The profile's facts."""
+        loaded = facts.load(self.study.data)
+        return facts.select(loaded, self.study.source["facts"], self.study.seed)
+
+    @cached_property
+    def known(self) -> pd.DataFrame:
+        """The profile's facts with their mastery."""
+        return self.facts.merge(
+            self.study.mastery().drop(columns=["topic", "split"]), on="fact_id", validate="1:1"
+        )
+
+    @cached_property
+    def _loaded(self):
+        return models.load(self.study.model)
+
+    @property
+    def network(self):
+        """The float32 network that is trained."""
+        return self._loaded[0]
+
+    @property
+    def tokenizer(self):
+        """Its tokenizer."""
+        return self._loaded[1]
+
+    @cached_property
+    def decoder(self):
+        """The network that decodes: the trained one itself where float32 is fastest."""
+        dtype = models.inference_dtype(self.network.device)
+        if dtype is torch.float32:
+            return self.network
+        return models.load(self.study.model, dtype)[0]
+
+    @cached_property
+    def base(self) -> dict[str, torch.Tensor]:
+        """The pre-trained weights."""
+        return restore.snapshot(self.network)
+
+    @cached_property
+    def reference(self) -> divergence.Reference:
+        """The pre-trained side of §4.1; must be built while the decoder holds `base`."""
+        level = self.study.compared_level()
+        chosen = self.known[(self.known["split"] == "test") & (self.known["level"] == level)]
+        return divergence.reference(self.decoder, self.tokenizer, chosen)
+
+    @cached_property
+    def tuned(self) -> dict[str, torch.Tensor]:
+        """The fine-tuned weights of the current run."""
+        return restore.snapshot(self.network)
+
+    @cached_property
+    def ranking(self) -> restore.Ranking:
+        """One ranking of the current run serves every restored share."""
+        return restore.rank(self.base, self.tuned)
+
+    def prepare(self, run: Run | None, tasks: list[Task]) -> None:
+        """Bring the weights of a run into memory (None: the pre-trained model)."""
+        if any(task.kind == "divergence" for task in tasks):
+            self._reset()
+            self.reference  # noqa: B018 - built here, while the decoder holds the base weights
+        if all(task.kind == "mastery" for task in tasks):
+            return
+        self._reset()
+        if run is not None:
+            self._finetune(run)
+
+    def _reset(self) -> None:
+        for name in ("tuned", "ranking"):
+            self.__dict__.pop(name, None)
+        for network in {self.network, self.decoder}:
+            restore.write(network, self.base)
+
+    def _finetune(self, run: Run) -> None:
+        recipe = sft.Recipe(**self.study.finetune_task(run).params["recipe"])
+        chosen = self.training_facts(run)
+        steps = -(-len(chosen) // recipe.batch_size)
+        with tqdm(total=steps, desc="fine-tuning", unit="step", leave=False) as bar:
+
+            def show(loss: float) -> None:
+                bar.set_postfix_str(f"loss {loss:.3f}")
+                bar.update()
+
+            self.training = sft.finetune(self.network, self.tokenizer, chosen, recipe, show)
+        restore.write(self.decoder, self.tuned)
+
+    def training_facts(self, run: Run) -> pd.DataFrame:
+        """Return the facts a run is fine-tuned on."""
+        pool = self.known[self.known["split"] == "train"]
+        if run.level != MIXED:
+            pool = pool[pool["level"] == run.level]
+        return sft.choose(pool, run.size, run.sample, self.study.seed)
+
+    def save(self, task: Task) -> None:
+        """Compute one record and write it."""
+        start = time.perf_counter()
+        result, table = getattr(self, task.kind)(task)
+        where = store.provenance(
+            wall_seconds=round(time.perf_counter() - start, 3),
+            model=self.study.model.name,
+            profile=self.study.profile.name,
+            device=str(self.network.device),
+            dtype=str(models.inference_dtype(self.network.device)).removeprefix("torch."),
+        )
+        key = store.key(task.kind, task.params)
+        store.save(store.Record(task.kind, key, task.params, result, where), table)
+
+    # --- one method per kind of record; each returns (result, table beside it) ---------------
+
+    def mastery(self, task: Task) -> tuple[dict, pd.DataFrame]:
+        """Measure R_k of every fact."""
+        protocol = mastery.Protocol(**task.params["protocol"])
+        partial = store.cache_dir() / "partial" / store.key(task.kind, task.params)
+        with tqdm(total=len(self.facts), desc="mastery", unit="fact") as bar:
+            options = {"partial": partial, "progress": bar.update}
+            measured = mastery.measure(
+                self.decoder, self.tokenizer, self.facts, protocol, **options
+            )
+        counts = mastery.distribution(measured, facts.SPLITS).to_dict("records")
+        columns = ["fact_id", "topic", "split", *mastery.template_columns(measured)]
+        return {"counts": counts, "table": True}, measured[columns]
+
+    def finetune(self, task: Task) -> tuple[dict, None]:
+        """Report the training that `prepare` did."""
+        losses = [{"step": i + 1, "loss": x} for i, x in enumerate(self.training["loss"])]
+        rest = {k: v for k, v in self.training.items() if k != "loss"}
+        topics = self.training_facts(task.run)["topic"].value_counts().sort_index().to_dict()
+        return {"losses": losses, "topics": topics, **rest}, None
+
+    def accuracy(self, task: Task) -> tuple[dict, None]:
+        """Answer the questions of a split."""
+        split, restoration = task.params["split"], task.params["restore"]
+        asked = self.known[self.known["split"] == split]
+        if split == "train":
+            asked = self.training_facts(task.run)
+        if restoration is None:
+            return self._answer(asked, task), None
+        with restore.restored(
+            self.decoder, self.base, self.tuned, self.ranking, restoration["percent"]
+        ) as count:
+            return {"restored": count, **self._answer(asked, task)}, None
+
+    def _answer(self, asked: pd.DataFrame, task: Task) -> dict:
+        limit = task.params["max_new_tokens"]
+        done = evaluate.answer(self.decoder, self.tokenizer, asked, max_new_tokens=limit)
+        tokens = sum(len(completion.ids) for completion in done)
+        return {"counts": evaluate.count(asked, done).to_dict("records"), "tokens": tokens}
+
+    def divergence(self, task: Task) -> tuple[dict, None]:
+        """Compare first-token logits with the pre-trained model's."""
+        table, example = divergence.compare(self.decoder, self.tokenizer, self.reference)
+        considered = {"test_level": task.params["level"]}
+        rows = table.assign(**considered).to_dict("records")
+        return {"table": rows, "example": example, "facts": len(self.reference.facts)}, None
+
+    def concentration(self, task: Task) -> tuple[dict, None]:
+        """Measure how concentrated the changes are."""
+        if self.ranking.size == 0:
+            raise ModelError("the region to restore has no parameters")
+        table = restore.concentration(self.ranking, task.params["percents"])
+        return {"table": table.to_dict("records")}, None

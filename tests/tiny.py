@@ -1,0 +1,78 @@
+"""A two-layer LLaMA and its tokenizer, pre-trained for seconds on made-up facts."""
+
+from pathlib import Path
+
+import pandas as pd
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from repro import paper
+
+
+def tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
+    """Train a byte-level BPE tokenizer with separate BOS and EOS and no padding token."""
+    made = Tokenizer(models.BPE())
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    options = {"vocab_size": 700, "initial_alphabet": alphabet, "show_progress": False}
+    made.train_from_iterator(
+        texts, trainers.BpeTrainer(special_tokens=["<s>", "</s>"], **options)
+    )
+    return PreTrainedTokenizerFast(tokenizer_object=made, bos_token="<s>", eos_token="</s>")
+
+
+def network(vocabulary: int, seed: int = 0) -> LlamaForCausalLM:
+    """Return a random float32 LLaMA with grouped-query attention and tied embeddings."""
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=vocabulary,
+        hidden_size=48,
+        intermediate_size=96,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=128,
+        bos_token_id=0,
+        eos_token_id=1,
+        tie_word_embeddings=True,
+        initializer_range=0.1,
+    )
+    return LlamaForCausalLM(config).eval()
+
+
+def statements(facts: pd.DataFrame) -> list[str]:
+    """Return each fact in each of the paper's mapping templates of its topic."""
+    return [
+        f"{mapping.replace('{subject}', fact.subject)} {fact.object}."
+        for fact in facts.itertuples()
+        for mapping in paper.TOPICS[fact.topic].mappings
+    ]
+
+
+def pretrain(model, tokens, texts: list[str], steps: int = 150, seed: int = 0) -> None:
+    """Train on random batches of statements: enough to know some facts and not others."""
+    encoded = tokens(texts).input_ids
+    optimizer = torch.optim.AdamW(model.parameters(), 5e-3)
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(steps):
+        batch = [encoded[i] for i in torch.randint(len(encoded), (16,), generator=generator)]
+        width = max(map(len, batch))
+        ids = torch.tensor([b + [1] * (width - len(b)) for b in batch])
+        labels = torch.tensor([b + [-100] * (width - len(b)) for b in batch])
+        model(input_ids=ids, labels=labels).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    model.eval()
+
+
+def build(folder: Path, facts: pd.DataFrame) -> Path:
+    """Write a tiny model that knows half of the training and test facts."""
+    texts = statements(facts)
+    tokens = tokenizer(texts + facts["question"].tolist())
+    model = network(len(tokens))
+    pretrain(model, tokens, statements(facts.iloc[::2]))
+    model.save_pretrained(folder)
+    tokens.save_pretrained(folder)
+    return folder
