@@ -7,7 +7,6 @@ from typing import Any
 
 from sphinx.application import Sphinx
 from sphinx.config import Config
-from sphinx.errors import SphinxError
 from sphinx.util import logging
 
 from repro import models, profiles
@@ -17,12 +16,6 @@ from repro.errors import ReproError
 MATHJAX = "tex-svg-full.js"  # one file: it draws glyphs itself and needs no fonts
 
 log = logging.getLogger(__name__)
-
-
-class BookError(SphinxError):
-    """A notebook failed, or what the book needs cannot be had; Sphinx shows the message alone."""
-
-    category = "The book cannot be built"
 
 
 def chosen(root: Path) -> runs.Book:
@@ -37,7 +30,8 @@ def prepare(app: Sphinx, config: Config) -> None:
         runs.refresh(book, lambda text: log.info(text))
         config.myst_substitutions = pages.substitutions(book)
     except ReproError as error:
-        raise BookError(str(error)) from error
+        # Sphinx and jupyter-book would bury an exception in three traces.
+        raise SystemExit(f"The book cannot be built: {error}") from None
 
 
 def copy_mathjax(app: Sphinx) -> None:
