@@ -35,6 +35,7 @@ class Entry:
     name: str
     title: str
     family: str
+    parameters: int | None = None
     learning_rate: float = 1e-5
     license: str = "unknown"
     hub: dict | None = None
@@ -140,7 +141,7 @@ def locate(model: Entry) -> Path:
 def available(model: Entry) -> bool:
     """Tell whether a model can be loaded without a download."""
     if model.gguf:
-        return _cached_folder(model).exists() or all(_part(*p) for p in model.gguf["parts"])
+        return converted_folder(model).exists() or all(_part(*p) for p in model.gguf["parts"])
     return locate(model).exists()
 
 
@@ -207,12 +208,13 @@ def _part(module: str, name: str) -> Path | None:
     return path if path.exists() else None
 
 
-def _cached_folder(model: Entry) -> Path:
+def converted_folder(model: Entry) -> Path:
+    """Return where in the cache a GGUF model's safetensors are, or will be."""
     return cache_dir() / "models" / f"{model.name}-{model.gguf['sha256'][:12]}"
 
 
 def _converted(model: Entry) -> Path:
-    target = _cached_folder(model)
+    target = converted_folder(model)
     if target.exists():
         return target
     parts = [_part(*part) for part in model.gguf["parts"]]

@@ -1,0 +1,106 @@
+"""The command line: `repro models | data | plan | run | export`."""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from repro import __version__
+from repro.errors import ReproError
+
+EPILOG = "REPRO_DATA: folder of EntityQuestions. REPRO_CACHE: where weights and records are kept."
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command and return its exit status: 0, 1 for a user's error, 130 if interrupted."""
+    # Loading prints one bar per weight file; the study's own bars say more.
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    options = _parser().parse_args(arguments)
+    try:
+        return options.command(options) or 0
+    except ReproError as error:
+        print(f"repro: {type(error).__name__}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("repro: interrupted; the same command goes on where it stopped", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="repro", description=__doc__, epilog=EPILOG)
+    parser.add_argument("--version", action="version", version=f"repro {__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    _add(commands, "models", _models, "list the models, and which are here")
+    data = _add(commands, "data", _data, "find or download the facts, check them and count them")
+    data.add_argument("--data", type=Path, help="folder with train/, dev/ and test/")
+    for name, command, text in (
+        ("plan", _plan, "say what a study would compute, and how long it would take"),
+        ("run", _run, "compute what is missing of a study; safe to interrupt and to repeat"),
+        ("export", _export, "copy a study's records to the repository's results/"),
+    ):
+        study = _add(commands, name, command, text)
+        study.add_argument("model", metavar="MODEL", help="a name from `repro models`, or a folder")
+        study.add_argument("--profile", default="default", help="smoke, quick or full")
+        study.add_argument("--data", type=Path, help="folder with train/, dev/ and test/")
+        study.add_argument("--learning-rate", type=float, help="instead of the model's own")
+    return parser
+
+
+def _add(commands, name: str, command, text: str) -> argparse.ArgumentParser:
+    added = commands.add_parser(name, help=text, description=text.capitalize() + ".", epilog=EPILOG)
+    added.set_defaults(command=command)
+    return added
+
+
+def _open(options):
+    from repro import study
+
+    return study.open(options.model, options.profile, options.data, options.learning_rate)
+
+
+def _models(options) -> None:
+    from repro import models
+
+    for entry in models.entries().values():
+        here = "here" if models.available(entry) else entry.get or "from the Hub, with its licence"
+        mark = "*" if entry.name == models.DEFAULT_MODEL else " "
+        size = f"{entry.parameters / 1e6:,.0f} M"
+        print(f"{mark} {entry.name:20} {size:>9}  {entry.title:30} {here}")
+    print("* default. A folder of safetensors is a model too. REPRO_MODELS: a folder of folders.")
+
+
+def _data(options) -> None:
+    from repro import facts
+
+    loaded = facts.load(options.data)
+    for split in facts.SPLITS:
+        print(f"{split:8} {(loaded['split'] == split).sum():7,d} facts")
+    print(f"hash     {facts.data_hash(options.data)[:16]}")
+
+
+def _plan(options) -> None:
+    from repro import plan
+
+    study = _open(options)
+    print(f"{study.model.title}, profile {study.profile.name}: {study.profile.about}")
+    table = plan.plan(study, plan.calibrate(study))
+    print(table.to_string(index=False, float_format="{:,.0f}".format))
+    seconds, size = table["seconds"].sum(), table["bytes"].sum() + plan.model_bytes(study)
+    print(f"missing: {table['missing'].sum():,} of {table['records'].sum():,} records,", end=" ")
+    print(f"{table['tokens'].sum():,} tokens, {seconds / 60:.1f} min, {size / 1e6:,.0f} MB of disk")
+
+
+def _run(options) -> None:
+    study = _open(options)
+    made = study.run()
+    print(f"{study.model.name} {study.profile.name}: {made} new records, all are there")
+
+
+def _export(options) -> None:
+    study = _open(options)
+    for path in study.export():
+        print(path)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
