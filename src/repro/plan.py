@@ -95,9 +95,8 @@ def _split_sizes(study: Study) -> dict[str, int]:
 def _cost(study, task: Task, sizes: dict, speed: Speed | None, lacking: bool, trains: bool) -> dict:
     work = _work(study, task, sizes) if lacking or trains else {}
     tokens = work.pop("tokens", 0)
-    seconds = (
-        sum(getattr(speed, f.name) * work.get(f.name, 0) for f in fields(Speed)) if speed else 0
-    )
+    timed = asdict(speed) if speed else {}
+    seconds = sum(each * work.get(name, 0) for name, each in timed.items())
     counted = {"records": 1, "missing": int(lacking), "tokens": tokens, "seconds": seconds}
     return {"kind": task.kind, **counted, "bytes": RECORD_BYTES * lacking}
 
