@@ -39,13 +39,47 @@ def tiny_rows(topic: str, raw: str) -> list[dict]:
     return [*rows, two, dict(rows[0])]
 
 
-@pytest.fixture
-def tiny_data(tmp_path) -> Path:
-    """Return a made-up dataset folder: 3 topics in and 2 out of domain, 12 facts per file."""
-    folder = tmp_path / "tiny"
+def write_tiny(folder: Path) -> Path:
+    """Write the made-up dataset: 3 topics in and 2 out of domain, 12 facts per file."""
     for raw in LAST:
         (folder / raw).mkdir(parents=True)
         for topic in TINY_TOPICS:
             path = folder / raw / f"{topic}.{raw}.json"
             path.write_text(json.dumps(tiny_rows(topic, raw)), encoding="utf-8")
     return folder
+
+
+@pytest.fixture
+def tiny_data(tmp_path) -> Path:
+    """Return a made-up dataset folder of the test's own, to change at will."""
+    return write_tiny(tmp_path / "tiny")
+
+
+@pytest.fixture(scope="session")
+def tiny_facts_folder(tmp_path_factory) -> Path:
+    """Return the made-up dataset folder that the tests share; leave it as it is."""
+    return write_tiny(tmp_path_factory.mktemp("facts") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def tiny_facts(tiny_facts_folder):
+    """Return the facts of the shared folder; take a copy before a change."""
+    from repro import facts
+
+    return facts.load(tiny_facts_folder)
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory, tiny_facts) -> Path:
+    """Return the folder of a tiny LLaMA that knows some of the tiny facts and not others."""
+    import tiny  # here, so that tests without a model need not wait for torch
+
+    return tiny.build(tmp_path_factory.mktemp("model") / "tiny-llama", tiny_facts)
+
+
+@pytest.fixture(scope="session")
+def tiny_loaded(tiny_model):
+    """Return (network, tokenizer) of `tiny_model`, shared: a test that trains takes a copy."""
+    from repro import models
+
+    return models.load(tiny_model, device="cpu")

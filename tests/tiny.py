@@ -1,4 +1,4 @@
-"""A two-layer LLaMA and its tokenizer, pre-trained for seconds on made-up facts."""
+"""A two-layer LLaMA and its tokenizer, pre-trained for a second on made-up facts."""
 
 from pathlib import Path
 
@@ -17,9 +17,7 @@ def tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
     made.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     options = {"vocab_size": 700, "initial_alphabet": alphabet, "show_progress": False}
-    made.train_from_iterator(
-        texts, trainers.BpeTrainer(special_tokens=["<s>", "</s>"], **options)
-    )
+    made.train_from_iterator(texts, trainers.BpeTrainer(special_tokens=["<s>", "</s>"], **options))
     return PreTrainedTokenizerFast(tokenizer_object=made, bos_token="<s>", eos_token="</s>")
 
 
@@ -51,8 +49,8 @@ def statements(facts: pd.DataFrame) -> list[str]:
     ]
 
 
-def pretrain(model, tokens, texts: list[str], steps: int = 150, seed: int = 0) -> None:
-    """Train on random batches of statements: enough to know some facts and not others."""
+def pretrain(model, tokens, texts: list[str], steps: int = 50, seed: int = 0) -> None:
+    """Train on random batches of statements, and stop before every one is known by heart."""
     encoded = tokens(texts).input_ids
     optimizer = torch.optim.AdamW(model.parameters(), 5e-3)
     generator = torch.Generator().manual_seed(seed)
@@ -68,7 +66,7 @@ def pretrain(model, tokens, texts: list[str], steps: int = 150, seed: int = 0) -
 
 
 def build(folder: Path, facts: pd.DataFrame) -> Path:
-    """Write a tiny model that knows half of the training and test facts."""
+    """Write a tiny model that has seen every second fact: it is at level 0 for the others."""
     texts = statements(facts)
     tokens = tokenizer(texts + facts["question"].tolist())
     model = network(len(tokens))
