@@ -5,10 +5,10 @@ import pandas as pd
 
 from repro import paper, summary, verdicts
 from repro.paper.quoted import quoted
+from repro.verdicts import MANY, PEAK
 
 COLUMNS = ["item", "quantity", "paper", "ours", "difference", "command"]
 IMAGE = "image only"
-LARGE = 1920  # the size of the paper's Tables 2, 3, 4 and 6 that we set ours against
 SHARE = 20  # the restored share (%) that improves every model trained on 1,920 facts (§5.2)
 
 
@@ -18,16 +18,18 @@ def overview(measured) -> pd.DataFrame:
     Where the paper used 1,920 facts, ours is the profile's largest sampled size of the same
     level, named in `quantity`. A dash stands for what does not exist.
     """
-    means = summary.means(measured.accuracy())
+    accuracy = measured.accuracy()
+    means = summary.means(accuracy)
+    restored = summary.means(summary.restored(accuracy))
     rows = [
         *_mastery(measured.distribution()),
         *_scale(means),
         _table_2(means),
         _figure_3(measured),
-        *_divergence(measured),
+        *_divergence(measured, accuracy),
         _concentration(measured),
-        _restore("Table 4", means, "test", paper.table("restore")),
-        _restore("Table 6", means, "train", paper.table("restore_train")),
+        _restore("Table 4", restored, "test", paper.table("restore")),
+        _restore("Table 6", restored, "train", paper.table("restore_train")),
     ]
     options = f"-p model {measured.model.name} -p profile {measured.profile.name}"
     frame = pd.DataFrame([_texts(*row) for row in rows], columns=COLUMNS)
@@ -38,14 +40,15 @@ def text_numbers(means: pd.DataFrame) -> pd.DataFrame:
     """Return the changes of accuracy that §3.4 states, as quoted, as tabled, and as ours.
 
     Columns: quantity, unit, quoted, table_4 (the paper's own Table 4), ours, low, high. Our
-    sizes stand in for 240 and 1,920 as `verdicts.three_sizes` says.
+    sizes stand in for 1,920 (the largest that two levels have) and, where that is not above 240,
+    for 240 (the one below it).
     """
     rows = quoted()
     large = verdicts.largest_common(means)
-    peak = _peak(means, 0)
+    peak = _peak(means, 0, large)
     ours = _changes(means, peak, large)
     table = paper.table("restore").assign(low=np.nan, high=np.nan)
-    tabled = _changes(table, verdicts.PEAK, LARGE)
+    tabled = _changes(table, PEAK, MANY)
     rows = rows.rename(columns={"value": "quoted"}).drop(columns="section")
     rows["table_4"] = [tabled[name][0] for name in rows["name"]]
     for place, column in enumerate(("ours", "low", "high")):
@@ -95,7 +98,8 @@ def _share(frame: pd.DataFrame, split: str, level: int) -> float:
 
 
 def _scale(means: pd.DataFrame) -> list[tuple]:
-    peak, large = _peak(means, 0), _largest(means, 0)
+    large = _largest(means, 0)
+    peak = _peak(means, 0, large)
     text = "Change of {} Acc from {:,} to {:,} facts of level 0{}, points"
     theirs = quoted().set_index("name")["value"]["level_0"]
     note = " (paper, §3.4: 240 to 1,920)"
@@ -109,7 +113,7 @@ def _scale(means: pd.DataFrame) -> list[tuple]:
 
 def _change(means: pd.DataFrame, split: str, first: int, second: int) -> float:
     found = [_value(means, split=split, train_size=size) for size in (first, second)]
-    return found[1] - found[0] if first < second else np.nan
+    return found[1] - found[0]
 
 
 def _table_2(means: pd.DataFrame) -> tuple:
@@ -131,16 +135,17 @@ def _figure_3(measured) -> tuple:
     return "Figure 3", "KL divergence of the worked example, nats", IMAGE, ours, "04_divergence"
 
 
-def _divergence(measured) -> list[tuple]:
+def _divergence(measured, accuracy: pd.DataFrame) -> list[tuple]:
     kl = summary.divergence(measured.divergence())
     if kl.empty:
         return [
             (item, "No facts to compare", IMAGE, np.nan, "04_divergence")
             for item in ("Figure 4", "Figure 5")
         ]
-    level = int(kl["test_level"].iloc[0])
-    levels = summary.per_level(measured.accuracy()).query("test_level == @level")
-    size, peak = _largest(kl, 0), _peak(kl, 0)
+    level = measured.compared_level()
+    levels = summary.per_level(accuracy).query("test_level == @level")
+    size = _largest(kl, 0)
+    peak = _peak(kl, 0, size)
     ours = _value(levels, split="test", train_size=size)
     where = f"Accuracy on level-{level} facts (paper: level 4, from Table 2)"
     quantity = f"{where} after {_instead(size)} facts of level 0, %"
@@ -148,7 +153,7 @@ def _divergence(measured) -> list[tuple]:
     growth = f"KL after {size:,} facts of level 0 over KL after {peak:,}, ratio"
     return [
         ("Figure 4", quantity, _paper_table_2("4"), ours, "04_divergence"),
-        ("Figure 5", growth, IMAGE, ratio if size > peak else np.nan, "04_divergence"),
+        ("Figure 5", growth, IMAGE, ratio, "04_divergence"),
     ]
 
 
@@ -156,7 +161,7 @@ def _concentration(measured) -> tuple:
     ours = summary.concentration(measured.concentration())
     size = _largest(ours, 0)
     at = {"train_level": 0, "top_percent": 1}
-    theirs = _value(paper.table("concentration"), "share_of_change_percent", train_size=LARGE, **at)
+    theirs = _value(paper.table("concentration"), "share_of_change_percent", train_size=MANY, **at)
     found = _value(ours, "share_of_change_percent", train_size=size, **at)
     quantity = (
         f"Share of the change in the top 1% of parameters, {_instead(size)} facts of level 0, %"
@@ -165,10 +170,10 @@ def _concentration(measured) -> tuple:
 
 
 def _restore(item: str, means: pd.DataFrame, split: str, published: pd.DataFrame) -> tuple:
-    size = _largest(summary.restored(means), 0)
+    size = _largest(means, 0)
     where = {"test": "in-domain Acc", "train": "accuracy on the training facts"}[split]
     text = f"Gain in {where} from restoring {SHARE}%, {_instead(size)} facts of level 0, points"
-    return item, text, _gain(published, split, LARGE), _gain(means, split, size), "05_restore"
+    return item, text, _gain(published, split, MANY), _gain(means, split, size), "05_restore"
 
 
 def _gain(frame: pd.DataFrame, split: str, size: int) -> float:
@@ -189,13 +194,15 @@ def _largest(frame: pd.DataFrame, level: int) -> int:
     return found[-1] if found else 0
 
 
-def _peak(frame: pd.DataFrame, level: int) -> int:
-    rows = frame[frame["train_level"] == level]
-    return verdicts.three_sizes(rows)[1] if summary.sizes(rows) else 0
+def _peak(frame: pd.DataFrame, level: int, large: int) -> int:
+    """240 where the level has it below `large`, else the size before `large` (0: none)."""
+    found = summary.sizes(frame[frame["train_level"] == level])
+    smaller = [size for size in found if size < large]
+    return PEAK if PEAK in smaller else max(smaller, default=0)
 
 
 def _instead(size: int) -> str:
-    return f"{LARGE:,}" if size == LARGE else f"{size:,} (paper: {LARGE:,})"
+    return f"{MANY:,}" if size == MANY else f"{size:,} (paper: {MANY:,})"
 
 
 def _texts(item: str, quantity: str, theirs, ours: float, notebook: str) -> tuple:

@@ -45,8 +45,8 @@ def scale(means: pd.DataFrame, value: str = "accuracy", label: str = "Accuracy (
     marker is a level's whole pool ("All"); the dashed line is the model before fine-tuning.
     """
     shown = [split for split in ("test", "testood") if (means["split"] == split).any()]
-    figure, axes = _panels(len(shown))
-    for axis, split in zip(axes, shown, strict=True):
+    figure, axes = _panels(max(len(shown), 1))
+    for axis, split in zip(axes, shown, strict=False):
         rows = means[means["split"] == split]
         _curves(axis, tuned(rows), "train_size", value)
         _before(axis, rows, value)
@@ -135,7 +135,8 @@ def restoration(means: pd.DataFrame, split: str, mark: float | None = None) -> F
     for axis, name in zip(axes, shown, strict=False):
         _curves(axis, rows[names == name], "restored_percent", "accuracy", mark=mark)
         _share_axis(axis, rows["restored_percent"])
-        axis.set(title=f"{SPLITS[split]}, {name} training facts", ylabel="Accuracy (%)")
+        title = f"{SPLITS[split]}, {_thousands(name)} training facts"
+        axis.set(title=title, ylabel="Accuracy (%)")
     axes[-1].set_xlabel("Restored parameters (%, square-root scale)")
     return _finish(figure, rows)
 
@@ -294,6 +295,9 @@ def _bars(shares: pd.DataFrame, print_shares: bool = True) -> Figure:
 
 
 def _finish(figure: Figure, rows: pd.DataFrame, extra=(), title="Trained on level") -> Figure:
+    if rows.empty:
+        where = {"ha": "center", "va": "center", "transform": figure.axes[0].transAxes}
+        figure.axes[0].text(0.5, 0.5, "No such runs", **where)
     present = sorted(level for level in rows["train_level"].unique() if level >= 0)
     handles = [Line2D([], [], color=COLOURS[i], marker=MARKERS[i], label=str(i)) for i in present]
     if (rows["train_level"] == -1).any():
@@ -303,6 +307,10 @@ def _finish(figure: Figure, rows: pd.DataFrame, extra=(), title="Trained on leve
         columns = {"ncols": min(len(handles), 6), "columnspacing": 1.2, "handlelength": 1.6}
         figure.legend(handles=handles, loc="outside lower center", title=title, **columns)
     return _closed(figure)
+
+
+def _thousands(name: str) -> str:
+    return f"{int(name):,}" if name.isdecimal() else name
 
 
 def _closed(figure: Figure) -> Figure:

@@ -43,13 +43,15 @@ def table_2(accuracy: pd.DataFrame) -> pd.DataFrame:
 
 def learning_rates(frame: pd.DataFrame) -> pd.DataFrame:
     """Return accuracy on the dev split by learning rate, averaged over samples."""
-    by = ["model", "learning_rate", "split"]
+    by = [name for name in ("model", "learning_rate", "split") if name in frame]
     return _over_samples(acc(frame, by=[*by, "sample"]), by)
 
 
 def concentration(frame: pd.DataFrame) -> pd.DataFrame:
     """Return Table 3's share of the total relative change, averaged over samples, in percent."""
     by = [*_run(frame), "top_percent"]
+    if frame.empty:
+        return pd.DataFrame(columns=[*RUN[:3], "top_percent", "share_of_change_percent", "spread"])
     shares = frame.groupby(by, observed=True)["share_of_change_percent"]
     return shares.agg(share_of_change_percent="mean", spread="std", n="size").reset_index()
 
@@ -57,11 +59,12 @@ def concentration(frame: pd.DataFrame) -> pd.DataFrame:
 def divergence(frame: pd.DataFrame) -> pd.DataFrame:
     """Return the mean KL divergence in nats (§4.1) of every run, averaged over samples.
 
-    Columns: the run, test_level, kl, low, high (95 %, over topics), spread, n, facts. With facts
-    of a single topic the interval is unknown (NaN).
+    Columns: the run, kl, low, high (95 %, over topics), spread, n, facts. With facts of a single
+    topic the interval is unknown (NaN).
     """
-    by = [*_run(frame), "test_level"]
-    rows = [dict(zip(by, key, strict=True)) | _kl(runs) for key, runs in frame.groupby(by)]
+    by = _run(frame) if len(frame) else RUN[:3]
+    groups = frame.groupby(by) if len(frame) else []
+    rows = [dict(zip(by, key, strict=True)) | _kl(runs) for key, runs in groups]
     return pd.DataFrame(rows, columns=[*by, "kl", "low", "high", "spread", "n", "facts"])
 
 
@@ -139,11 +142,15 @@ def tuned(frame: pd.DataFrame) -> pd.DataFrame:
     return rows[rows["restored_percent"] == 0] if "restored_percent" in rows else rows
 
 
-def restored(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows of the runs of which some share was restored, the share 0 included."""
-    run = ["train_size", "train_level"]
-    most = frame.groupby(run)["restored_percent"].transform("max")
-    return frame[(frame["train_level"] >= 0) & (most > 0)]
+def restored(accuracy: pd.DataFrame) -> pd.DataFrame:
+    """Return the counts of the runs of which some share was restored, the share 0 included.
+
+    Taken before averaging: fewer data samples may be restored than are trained, and a restored
+    model must be set against itself, not against other samples.
+    """
+    run = ["train_level", "train_size", "sample"]
+    most = accuracy.groupby(run)["restored_percent"].transform("max")
+    return accuracy[(accuracy["train_level"] >= 0) & (most > 0)]
 
 
 def sizes(frame: pd.DataFrame) -> list[int]:

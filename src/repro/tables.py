@@ -240,10 +240,13 @@ def _plain(value: object, decimals: int) -> str:
 def _pivot(rows, columns, corner: tuple[str, str], title: str, source: pd.DataFrame) -> Html:
     """Lay out rows (group, row, column, text, css) with every one of `columns`, empty or not."""
     order = pd.MultiIndex.from_frame(rows[["group", "row"]].drop_duplicates())
-    wide = rows.pivot(index=["group", "row"], columns="column", values=["text", "css"])
     labels = list(columns)
-    cells = wide["text"].reindex(index=order, columns=labels).fillna(ABSENT)
-    style = wide["css"].reindex(index=order, columns=labels).fillna("")
+    place = {"index": ["group", "row"], "columns": "column"}
+    cells, style = (
+        rows.astype({name: object}).pivot(values=name, **place) for name in ("text", "css")
+    )
+    cells = cells.reindex(index=order, columns=labels).astype(object).fillna(ABSENT)
+    style = style.reindex(index=order, columns=labels).astype(object).fillna("")
     if labels and isinstance(labels[0], tuple):
         cells.columns = style.columns = pd.MultiIndex.from_tuples(labels)
     cells.columns = style.columns = cells.columns.set_names([None] * cells.columns.nlevels)

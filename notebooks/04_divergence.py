@@ -1,0 +1,112 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Token level: how far the predictions move
+#
+# Reproduces Section 4 of the paper with its Figures 3, 4 and 5. To run it on another model:
+#
+# ```bash
+# papermill notebooks/04_divergence.py -p model MODEL -p profile PROFILE
+# ```
+
+# %% tags=["parameters"]
+model = "default"
+profile = "default"
+
+# %%
+from IPython.display import Markdown
+
+from repro import plots, study, summary, tables, verdicts
+
+s = study.open(model, profile)
+kl = summary.divergence(s.divergence())
+test_level = s.compared_level()
+Markdown(
+    f"**{s.model.title}**, profile `{s.profile.name}`. Compared are in-domain test facts of level "
+    f"{test_level} (the paper: level 4) whose answer comes early: {kl['facts'].max() if len(kl) else 0:,} facts."
+)
+
+# %% [markdown]
+# ## Figure 3: re-normalising ten logits
+#
+# The fine-tuned model answers the question, the pre-trained model completes the topic's best
+# sentence. Only the fine-tuned model's ten highest logits count, and the pre-trained model's logits
+# of the same tokens; a softmax over those ten gives $p$ and $p'$. A fact the run compared:
+
+# %%
+example = s.logits_example()
+text = "Question: {question} Answer: {answer}.\n\nThe pre-trained model reads: “{template_prompt}”"
+Markdown(text.format(**example) if example else "Not one fact of this level could be compared.")
+
+# %% mystnb={"image": {"alt": "Ten tokens with their logits and re-normalised probabilities in both models"}}
+plots.logits(example) if example else None
+
+# %% [markdown]
+# Their divergence is $s_{KL}(p \parallel p') = -\sum_i p_i \log (p'_i / p_i)$:
+
+# %%
+Markdown(f"{example['kl']:.3f} nats for this fact." if example else tables.ABSENT)
+
+# %% [markdown]
+# ## Figure 5: divergence against data size
+#
+# The mean over facts. Bands are 95 % intervals over topics, since the facts of a topic share a
+# sentence. The paper's Figure 5 is an image without printed values, so only shapes can be compared.
+
+# %% mystnb={"image": {"alt": "KL divergence against the number of training facts, one line per training level"}}
+plots.divergence(kl)
+
+# %%
+columns = ["train_level", "train_size", "kl", "low", "high", "spread", "n", "facts"]
+tables.show(kl[columns], "KL divergence in nats, with 95 % intervals", decimals=3)
+
+# %% [markdown]
+# ## Figure 4: accuracy on the same level
+
+# %% mystnb={"image": {"alt": "Accuracy on the compared level against the number of training facts, one line per training level"}}
+levels = summary.per_level(s.accuracy())
+plots.level_accuracy(levels, test_level)
+
+# %%
+rows = levels[(levels["test_level"] == test_level) & (levels["split"] == "test")]
+tables.scale(rows, f"Accuracy (%) on in-domain facts of level {test_level}")
+
+# %% [markdown]
+# ## Finding 1
+#
+# *The divergence first falls, then rises, as the data grows.*
+
+# %%
+first = verdicts.falls_then_rises(kl)
+Markdown(verdicts.sentence("Finding 1", first))
+
+# %%
+tables.show(first, "Finding 1: differences in nats", decimals=3)
+
+# %% [markdown]
+# ## Finding 2
+#
+# *The larger the divergence, the lower the accuracy.* One point is one run, averaged over data
+# samples.
+
+# %%
+runs = ["train_level", "train_size"]
+joined = kl.merge(summary.tuned(rows)[[*runs, "accuracy"]], on=runs)
+second = verdicts.divergence_hurts(joined)
+Markdown(verdicts.sentence("Finding 2", second))
+
+# %% mystnb={"image": {"alt": "Accuracy against KL divergence, one point per run"}}
+plots.divergence_against_accuracy(joined)
+
+# %%
+tables.show(second, "Finding 2: rank correlation with 95 % interval")

@@ -1,0 +1,227 @@
+"""Verdicts: the rule, the interval of a difference, and what counts as a run."""
+
+import made_up
+import numpy as np
+import pandas as pd
+import pytest
+
+from repro import overview, paper, summary, verdicts
+from repro.evaluate import wilson
+
+
+def row(accuracy, low, high, **more):
+    return pd.Series({"accuracy": accuracy, "low": low, "high": high} | more)
+
+
+@pytest.mark.parametrize(
+    "low, high, expected, verdict",
+    [
+        (-3, -1, "below", "supported"),
+        (1, 3, "below", "contradicted"),
+        (1, 3, "above", "supported"),
+        (-3, -1, "above", "contradicted"),
+        (-1, 1, "below", "undecided"),
+        (0, 2, "above", "undecided"),
+        (np.nan, np.nan, "above", "undecided"),
+    ],
+)
+def test_the_rule(low, high, expected, verdict):
+    assert verdicts.judge(low, high, expected) == verdict
+
+
+def test_difference_of_proportions_is_newcombes():
+    # Newcombe (1998), method 10, example (a): 56/70 − 48/80 has the interval 0.0524 to 0.3339.
+    rows = [row(100 * c / n, *(100 * b for b in wilson(c, n))) for c, n in ((56, 70), (48, 80))]
+    estimate, low, high = verdicts.contrast(zip((1, -1), rows, strict=True), "accuracy")
+    assert estimate == pytest.approx(20)
+    assert (low, high) == pytest.approx((5.24, 33.39), abs=0.01)
+
+
+def test_spread_between_samples_widens_the_interval():
+    tight = [(1, row(50, 45, 55, n=4, spread=0.0)), (-1, row(40, 35, 45, n=4, spread=0.0))]
+    loose = [(1, row(50, 45, 55, n=4, spread=6.0)), (-1, row(40, 35, 45, n=4, spread=6.0))]
+    alone = [(1, row(50, 45, 55, n=1, spread=np.nan)), (-1, row(40, 35, 45, n=1, spread=np.nan))]
+    width = {k: np.diff(verdicts.contrast(t, "accuracy")[1:])[0] for k, t in
+             {"tight": tight, "loose": loose, "alone": alone}.items()}  # fmt: skip
+    assert width["tight"] == pytest.approx(width["alone"]) and width["loose"] > width["tight"]
+
+
+def test_the_interval_covers_the_truth():
+    generator = np.random.default_rng(0)
+    inside = 0
+    for _ in range(400):
+        rows = []
+        for chance in (0.05, 0.12):
+            correct = generator.binomial(150, chance)
+            rows.append(row(100 * correct / 150, *(100 * b for b in wilson(correct, 150))))
+        _, low, high = verdicts.contrast(zip((1, -1), rows, strict=True), "accuracy")
+        inside += low <= -7 <= high
+    assert 0.92 <= inside / 400 <= 0.99
+
+
+def means(values, split="test", half=1.0):
+    """Acc by (level, size, share) with an interval of one half-width."""
+    frame = pd.DataFrame(
+        [(split, *key, value) for key, value in values.items()],
+        columns=["split", "train_level", "train_size", "restored_percent", "accuracy"],
+    )
+    return frame.assign(
+        low=frame["accuracy"] - half, high=frame["accuracy"] + half, n=1, spread=np.nan
+    )
+
+
+def test_phenomenon_1_appears_in_numbers_that_have_it():
+    frame = means({(0, 60, 0): 30, (0, 240, 0): 40, (0, 1920, 0): 30})
+    found = verdicts.more_is_worse(frame)
+    assert list(found["verdict"]) == ["supported", "supported"]
+    assert list(found["estimate"]) == [-10, -10]
+    assert verdicts.overall(found) == "supported"
+
+
+def test_phenomenon_1_is_contradicted_where_more_helps():
+    frame = means({(0, 60, 0): 30, (0, 240, 0): 40, (0, 1920, 0): 50})
+    assert verdicts.overall(verdicts.more_is_worse(frame)) == "contradicted"
+
+
+def test_a_size_that_was_not_run_leaves_the_phenomenon_undecided():
+    found = verdicts.more_is_worse(means({(0, 60, 0): 30, (0, 240, 0): 40}))
+    assert list(found["verdict"]) == ["supported", "undecided"]
+    assert np.isnan(found["estimate"].iloc[1])
+    assert verdicts.overall(found) == "undecided"
+    none = verdicts.more_is_worse(means({(0, 6, 0): 30, (0, 12, 0): 40}))
+    assert set(none["verdict"]) == {"undecided"}
+
+
+def test_no_comparison_is_undecided_and_says_so():
+    empty = verdicts.more_is_worse(means({}))
+    assert verdicts.overall(empty) == "undecided"
+    assert "Of 0 comparisons" in verdicts.sentence("Phenomenon 1", empty)
+
+
+def test_level_0_is_worst_on_the_papers_table_4():
+    table = paper.table("restore").assign(n=1, spread=np.nan)
+    table = table.assign(low=table["accuracy"] - 1, high=table["accuracy"] + 1)
+    found = verdicts.level_matters(table)
+    assert len(found) == 4 and verdicts.overall(found) == "supported"
+    # The text's 1,920 against 240, which Table 4 contradicts for level 4.
+    first = verdicts.more_is_worse(table).set_index("claim")["verdict"]
+    assert first["level 4: 1,920 facts are worse than 240"] != "supported"
+    assert first["level 0: 1,920 facts are worse than 240"] == "supported"
+
+
+def test_restoring_helps_names_every_restored_run():
+    frame = means({(0, 240, 0): 30, (0, 240, 20): 36, (1, 240, 0): 30, (1, 240, 20): 24})
+    assert list(verdicts.restoring_helps(frame, 20)["verdict"]) == ["supported", "contradicted"]
+
+
+def test_larger_gain_uses_the_share_chosen_on_dev():
+    values = {(0, 240, 0): 30, (0, 240, 5): 31, (0, 240, 20): 33}
+    values |= {(0, 1920, 0): 20, (0, 1920, 5): 26, (0, 1920, 20): 40}
+    dev = {key: value if key[2] != 20 else 0 for key, value in values.items()}
+    found = verdicts.larger_gain(pd.concat([means(values), means(dev, "dev")]))
+    assert list(found["estimate"]) == [5.0]  # gains of 6 and 1 at 5 %, not 20 and 3 at 20 %
+
+
+def test_balance_compares_levels_on_what_they_know():
+    def levels(values):
+        frame = means({(trained, 240, 0): 0 for trained, _ in values})
+        return pd.concat(
+            frame[frame["train_level"] == trained].assign(
+                test_level=tested, accuracy=value, low=value - 1, high=value + 1
+            )
+            for (trained, tested), value in values.items()
+        )
+
+    whole = means({(0, 240, 0): 30, (2, 240, 0): 45, (4, 240, 0): 40})
+    by_level = levels({(0, 4): 50, (4, 4): 90, (4, 1): 10, (0, 1): 20})
+    found = verdicts.balance(by_level, whole, 240)
+    assert list(found["verdict"]) == ["supported", "undecided", "supported", "supported"]
+    assert verdicts.balance(by_level, whole, 9).empty
+
+
+def test_divergence_falls_then_rises():
+    frame = pd.DataFrame({"train_level": 0, "train_size": [60, 240, 1920], "kl": [0.9, 0.2, 0.8]})
+    frame = frame.assign(low=frame["kl"] - 0.1, high=frame["kl"] + 0.1, spread=np.nan, n=1)
+    assert verdicts.overall(verdicts.falls_then_rises(frame)) == "supported"
+    unknown = frame.assign(low=np.nan, high=np.nan)
+    assert verdicts.overall(verdicts.falls_then_rises(unknown)) == "undecided"
+
+
+def test_rank_correlation_needs_runs_and_variation():
+    kl = np.arange(10) / 10
+    joined = pd.DataFrame({"kl": kl, "accuracy": 50 - 30 * kl})
+    assert verdicts.divergence_hurts(joined)["verdict"].item() == "supported"
+    assert verdicts.divergence_hurts(joined.iloc[:3])["verdict"].item() == "undecided"
+    flat = joined.assign(accuracy=1.0)
+    assert verdicts.divergence_hurts(flat)["verdict"].item() == "undecided"
+
+
+class Measured:
+    """The frames of a study that was never run, and no example."""
+
+    def __init__(self, name, **options):
+        self.model = self.profile = type("Named", (), {"name": name})
+        self.frame = made_up.accuracy(percents=(0, 20), **options)
+
+    def accuracy(self):
+        return self.frame
+
+    def distribution(self):
+        return made_up.distribution()
+
+    def divergence(self):
+        return made_up.divergence()
+
+    def concentration(self):
+        return made_up.concentration()
+
+    def logits_example(self):
+        return {}
+
+    def compared_level(self):
+        return 2
+
+
+ITEMS = (
+    "Table 1,Table 8,Figure 2,Figure 6,Table 2,Figure 3,Figure 4,Figure 5,Table 3,Table 4,Table 6"
+)
+
+
+def test_overview_has_a_row_per_table_and_figure():
+    frame = overview.overview(Measured("x"))
+    assert list(frame["item"]) == ITEMS.split(",")
+    assert (
+        frame["command"]
+        .str.match(r"papermill notebooks/0\d_\w+\.py -p model x -p profile x$")
+        .all()
+    )
+    by_item = frame.set_index("item")
+    assert by_item.loc["Table 1", "ours"] == f"{100 * 30 / 45:.2f}"
+    assert by_item.loc["Table 4", "paper"] == "9.85"
+    assert by_item.loc["Figure 3", ["paper", "ours", "difference"]].tolist() == [
+        "image only",
+        "–",
+        "–",
+    ]
+    assert "960 (paper: 1,920)" in by_item.loc["Table 2", "quantity"]
+
+
+def test_overview_difference_is_ours_minus_the_papers():
+    frame = overview.overview(Measured("x")).set_index("item")
+    theirs, ours, difference = (
+        float(frame.loc["Table 2", column].replace("−", "-"))
+        for column in ("paper", "ours", "difference")
+    )
+    assert difference == pytest.approx(ours - theirs, abs=0.011)
+
+
+def test_overview_without_level_0_or_restoration_has_dashes():
+    frame = overview.overview(Measured("x", levels=(1, 2))).set_index("item")
+    assert frame.loc["Table 2", "ours"] == frame.loc["Table 4", "ours"] == "–"
+
+
+def test_text_numbers_repeat_the_papers_own_table():
+    frame = overview.text_numbers(summary.means(made_up.accuracy()))
+    by = frame.set_index("quantity")
+    assert by.loc["level 0: 1,920 facts against 240", "table_4"] == pytest.approx(44.96 - 55.33)
+    assert len(frame) == 4 and frame["ours"].notna().all()
