@@ -51,7 +51,7 @@ def measure(
     protocol: Protocol,
     *,
     partial: Path | None = None,
-    block: int = 128,
+    block: int = 256,
     rows: int = 256,
     progress: Callable[[int], object] | None = None,
 ) -> pd.DataFrame:

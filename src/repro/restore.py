@@ -165,7 +165,12 @@ def masks(ranking: Ranking, flat: np.ndarray) -> Iterator[tuple[str, torch.Tenso
 
 @contextmanager
 def restored(
-    network: torch.nn.Module, base: Weights, tuned: Weights, ranking: Ranking, percent: float
+    network: torch.nn.Module,
+    base: Weights,
+    tuned: Weights,
+    ranking: Ranking,
+    percent: float,
+    threshold: float | None = None,
 ):
     """Give the most changed parameters their pre-trained values, and take them back on exit.
 
@@ -174,11 +179,12 @@ def restored(
         base: weights before fine-tuning; tuned: after. Left as they are.
         ranking: of this pair, from `rank`; one ranking serves all percentages.
         percent: of the ranked parameters, 0 to 100.
+        threshold: from `thresholds`, to find it once for several uses.
 
     After the block the network has the bits of `tuned` in its own dtype again.
     """
     parameters = dict(network.named_parameters())
-    flat = selected(ranking, percent)
+    flat = selected(ranking, percent, threshold)
     try:
         with torch.no_grad():
             for name, mask in masks(ranking, flat):

@@ -48,6 +48,7 @@ class Workbench:
         self.study = study
         self.run: Run | None = None
         self.training: dict = {}
+        self.thresholds: dict[float, float] = {}
 
     @cached_property
     def facts(self) -> pd.DataFrame:
@@ -120,6 +121,7 @@ class Workbench:
     def _reset(self) -> None:
         for name in ("tuned", "ranking"):
             self.__dict__.pop(name, None)
+        self.thresholds = {}
         for network in {self.network, self.decoder}:
             restore.write(network, self.base)
 
@@ -187,10 +189,18 @@ class Workbench:
             asked = self.training_facts(task.run)
         if restoration is None:
             return self._answer(asked, task), None
+        percent = restoration["percent"]
         with restore.restored(
-            self.decoder, self.base, self.tuned, self.ranking, restoration["percent"]
+            self.decoder, self.base, self.tuned, self.ranking, percent, self._threshold(percent)
         ) as count:
             return {"restored": count, **self._answer(asked, task)}, None
+
+    def _threshold(self, percent: float) -> float:
+        # Finding a threshold sorts all scores in part, so all shares of a run share one search.
+        if percent not in self.thresholds:
+            wanted = {*self.study.profile.percents, percent}
+            self.thresholds = restore.thresholds(self.ranking, sorted(map(float, wanted)))
+        return self.thresholds[percent]
 
     def _answer(self, asked: pd.DataFrame, task: Task) -> dict:
         limit = task.params["max_new_tokens"]
