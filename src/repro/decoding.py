@@ -1,12 +1,11 @@
 """Batched completion of token prompts: sampled (Appendix F.1) or greedy (§3.3).
 
-Prompts of one length share a batch, so there is no padding. A prompt is computed once and
-then branches into its samples. A row leaves the batch when it has ended or when its answer
-has appeared, because what follows can no longer change whether it is a hit.
+Prompts are batched by length, padded on the left where lengths in a batch differ. A prompt is
+computed once and then branches into its samples. A row leaves the batch when it has ended or
+when its answer has appeared, because what follows can no longer change whether it is a hit.
 """
 
 import hashlib
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -138,22 +137,44 @@ def complete(
 
 
 def _batches(prompts: Sequence[Prompt], size: int) -> Iterator[list[int]]:
-    by_length = defaultdict(list)
-    for i, prompt in enumerate(prompts):
-        by_length[len(prompt.ids)].append(i)
-    for length in sorted(by_length, reverse=True):
-        group = by_length[length]
-        yield from (group[i : i + size] for i in range(0, len(group), size))
+    # Longest first: the batch that needs the most memory fails at once, not after hours.
+    order = sorted(range(len(prompts)), key=lambda i: (-len(prompts[i].ids), i))
+    yield from (order[i : i + size] for i in range(0, len(order), size))
+
+
+def _prefill(network, prompts: Sequence[Prompt], cache=None):
+    """Return the logits after each prompt, and the mask of its columns (None: no padding)."""
+    width = max(len(prompt.ids) for prompt in prompts)
+    device = network.device
+    ids = [[0] * (width - len(prompt.ids)) + prompt.ids for prompt in prompts]
+    options = {"past_key_values": cache, "use_cache": cache is not None, "logits_to_keep": 1}
+    mask = None
+    if min(len(prompt.ids) for prompt in prompts) < width:
+        rows = [[0] * (width - len(p.ids)) + [1] * len(p.ids) for p in prompts]
+        mask = torch.tensor(rows, device=device)
+        positions = (mask.cumsum(-1) - 1).clamp(min=0)
+        options |= {"attention_mask": mask, "position_ids": positions}
+    logits = network(torch.tensor(ids, device=device), **options).logits[:, -1]
+    return logits, mask
+
+
+def _next(network, chosen: torch.Tensor, cache, mask):
+    """Return the logits after one more token of each row, and the longer mask."""
+    options = {"past_key_values": cache}
+    if mask is not None:
+        mask = torch.nn.functional.pad(mask, (0, 1), value=1)
+        options |= {"attention_mask": mask, "position_ids": mask.sum(-1, keepdim=True) - 1}
+    return network(chosen[:, None], **options).logits[:, -1], mask
 
 
 def _complete_batch(network, tokenizer, prompts, draws, max_new_tokens, pick):
     stop = torch.tensor(sorted(stop_ids(network, tokenizer)), device=network.device)
     cache = DynamicCache(config=network.config)
-    ids = torch.tensor([prompt.ids for prompt in prompts], device=network.device)
-    logits = network(ids, past_key_values=cache, logits_to_keep=1).logits[:, -1]
+    logits, mask = _prefill(network, prompts, cache)
     if draws > 1:
         cache.batch_repeat_interleave(draws)
         logits = logits.repeat_interleave(draws, 0)
+        mask = None if mask is None else mask.repeat_interleave(draws, 0)
     out = [Completion() for _ in range(len(prompts) * draws)]
     names = [prompt.names for prompt in prompts for _ in range(draws)]
     alive = list(range(len(out)))
@@ -168,17 +189,17 @@ def _complete_batch(network, tokenizer, prompts, draws, max_new_tokens, pick):
             open_ &= ~_answered(tokenizer, out, names, alive).to(open_.device)
         if last or not open_.any():
             break
-        alive, chosen = _drop_finished(cache, alive, chosen, open_)
-        logits = network(chosen[:, None], past_key_values=cache).logits[:, -1]
+        if not open_.all():
+            alive, chosen, mask = _drop_finished(cache, alive, chosen, mask, open_)
+        logits, mask = _next(network, chosen, cache, mask)
     _answered(tokenizer, out, names, range(len(out)))
     return out
 
 
-def _drop_finished(cache, alive, chosen, open_):
-    if open_.all():
-        return alive, chosen
+def _drop_finished(cache, alive, chosen, mask, open_):
     cache.batch_select_indices(open_.nonzero()[:, 0])
-    return [r for r, keep in zip(alive, open_.tolist(), strict=True) if keep], chosen[open_]
+    alive = [row for row, keep in zip(alive, open_.tolist(), strict=True) if keep]
+    return alive, chosen[open_], None if mask is None else mask[open_]
 
 
 def _answered(tokenizer, out, names, rows) -> torch.Tensor:
@@ -205,7 +226,8 @@ def first_logits(
 ) -> torch.Tensor:
     """Return the logits of the first new token, float32 on the CPU: (prompts, vocabulary)."""
     out = torch.empty(len(prompts), network.config.get_text_config().vocab_size)
-    for batch in _batches([Prompt(ids) for ids in prompts], rows):
-        ids = torch.tensor([prompts[i] for i in batch], device=network.device)
-        out[batch] = network(ids, logits_to_keep=1, use_cache=False).logits[:, -1].float().cpu()
+    wrapped = [Prompt(ids) for ids in prompts]
+    for batch in _batches(wrapped, rows):
+        logits, _ = _prefill(network, [wrapped[i] for i in batch])
+        out[batch] = logits.float().cpu()
     return out
