@@ -20,7 +20,8 @@ log = logging.getLogger(__name__)
 
 def chosen(root: Path) -> runs.Book:
     """Return what to build: `REPRO_MODEL` and `REPRO_PROFILE`, else the package's defaults."""
-    return runs.Book(root, models.entry().name, profiles.profile().name)
+    model = models.entry()
+    return runs.Book(root, str(model.folder or model.name), profiles.profile().name)
 
 
 def prepare(app: Sphinx, config: Config) -> None:

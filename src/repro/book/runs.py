@@ -16,7 +16,7 @@ import nbformat
 from nbclient.exceptions import DeadKernelError
 
 import repro
-from repro import store
+from repro import models, store
 from repro.errors import ReproError
 
 STAMP = "repro_digest"
@@ -29,11 +29,19 @@ class NotebookError(ReproError):
 
 @dataclass(frozen=True)
 class Book:
-    """What a book is built from: the repository's folder, a model and a profile."""
+    """What a book is built from: the repository's folder, a model and a profile.
+
+    `model` is a registry name or a folder of safetensors; `name` is what its files are kept under.
+    """
 
     root: Path
     model: str
     profile: str
+
+    @property
+    def name(self) -> str:
+        """Return the model's own name, also where `model` is a folder."""
+        return models.entry(self.model).name
 
     def sources(self) -> list[Path]:
         """Return the notebooks in their order of reading."""
@@ -41,7 +49,7 @@ class Book:
 
     def executed(self, source: Path) -> Path:
         """Return where the executed form of a notebook is kept."""
-        return self.root / "book" / "_executed" / self.model / f"{source.stem}.ipynb"
+        return self.root / "book" / "_executed" / self.name / f"{source.stem}.ipynb"
 
     def page(self, source: Path) -> Path:
         """Return the page of the book that shows a notebook."""
@@ -63,7 +71,7 @@ def _files(folder: Path) -> Iterable[Path]:
 
 def digest(book: Book, source: Path) -> str:
     """Return a hash of the notebook, the package, the committed results and the parameters."""
-    results = store.results_dir() / book.model / book.profile
+    results = store.results_dir() / book.name / book.profile
     summary = hashlib.sha256(repr(sorted(book.parameters().items())).encode())
     for path in [source, *_files(Path(repro.__file__).parent), *_files(results)]:
         summary.update(path.name.encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
@@ -108,7 +116,7 @@ def execute(book: Book, source: Path, stamp: str) -> None:
 def _note(book: Book, source: Path, executed: nbformat.NotebookNode) -> nbformat.NotebookNode:
     run = executed.metadata.papermill
     text = (
-        f":::{{admonition}} {source.stem} on {book.model}\n:class: tip how\n"
+        f":::{{admonition}} {source.stem} on {book.name}\n:class: tip how\n"
         f"Source: `notebooks/{source.name}`. To run it as this page does, or on another model:\n"
         f"```bash\n{book.command(source)}\n```\n"
         f"Run on {run.end_time[:10]} in {run.duration:.0f} s from stored measurements.\n:::"
@@ -132,7 +140,7 @@ def refresh(book: Book, say: Callable[[str], None]) -> None:
     for number, source in enumerate(sources, start=1):
         stamp, place = digest(book, source), f"[{number}/{len(sources)}] notebooks/{source.name}"
         if not is_fresh(book.executed(source), stamp):
-            say(f"{place}: running on {book.model}, profile {book.profile} ...")
+            say(f"{place}: running on {book.name}, profile {book.profile} ...")
             started = time.monotonic()
             execute(book, source, stamp)
             say(f"{place}: done in {time.monotonic() - started:.0f} s")
