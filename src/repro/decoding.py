@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
+from repro.errors import ModelError
 from repro.models import stop_ids
 
 BLOCK = 256  # vocabulary entries per block of the two-level sampler
@@ -120,6 +121,9 @@ def complete(
 
     Returns:
         P lists of `draws` completions, in the order of the prompts.
+
+    Raises:
+        ModelError: the model's logits are NaN.
     """
     done: list[list[Completion]] = [[] for _ in prompts]
     for batch in _batches(prompts, max(1, rows // draws)):
@@ -155,6 +159,8 @@ def _prefill(network, prompts: Sequence[Prompt], cache=None):
         positions = (mask.cumsum(-1) - 1).clamp(min=0)
         options |= {"attention_mask": mask, "position_ids": positions}
     logits = network(torch.tensor(ids, device=device), **options).logits[:, -1]
+    if logits.isnan().any():  # argmax would take NaN for a token, a broken model for an ignorant
+        raise ModelError("the model's logits are NaN: its weights are damaged")
     return logits, mask
 
 
@@ -224,7 +230,11 @@ def contains(text: str, names: Sequence[str]) -> bool:
 def first_logits(
     network: PreTrainedModel, prompts: Sequence[list[int]], rows: int = 256
 ) -> torch.Tensor:
-    """Return the logits of the first new token, float32 on the CPU: (prompts, vocabulary)."""
+    """Return the logits of the first new token, float32 on the CPU: (prompts, vocabulary).
+
+    Raises:
+        ModelError: the model's logits are NaN.
+    """
     out = torch.empty(len(prompts), network.config.get_text_config().vocab_size)
     wrapped = [Prompt(ids) for ids in prompts]
     for batch in _batches(wrapped, rows):
