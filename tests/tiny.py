@@ -1,5 +1,6 @@
 """A two-layer LLaMA and its tokenizer, pre-trained for a second on made-up facts."""
 
+from itertools import pairwise
 from pathlib import Path
 
 import pandas as pd
@@ -74,3 +75,41 @@ def build(folder: Path, facts: pd.DataFrame) -> Path:
     model.save_pretrained(folder)
     tokens.save_pretrained(folder)
     return folder
+
+
+def bigram(table: torch.Tensor) -> LlamaForCausalLM:
+    """Return a LLaMA whose next-token logits after token i are row i of `table`.
+
+    Embeddings are one-hot and its only layer writes nothing, so each answer can be worked out
+    by hand while the cache and the attention run as in any other model.
+    """
+    size = len(table)
+    config = LlamaConfig(
+        vocab_size=size,
+        hidden_size=size,
+        intermediate_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=1,
+        head_dim=8,
+        max_position_embeddings=128,
+        rms_norm_eps=0.0,
+        bos_token_id=0,
+        eos_token_id=1,
+        tie_word_embeddings=False,
+    )
+    model = LlamaForCausalLM(config).eval()
+    with torch.no_grad():
+        model.model.embed_tokens.weight.copy_(torch.eye(size))
+        model.model.layers[0].self_attn.o_proj.weight.zero_()
+        model.model.layers[0].mlp.down_proj.weight.zero_()
+        model.lm_head.weight.copy_(table.T / size**0.5)  # the last norm scales one-hot by √size
+    return model
+
+
+def walk(tokens, *paths: list[int], sure: float = 60.0) -> LlamaForCausalLM:
+    """Return a bigram model that goes from each token of a path to the next for certain."""
+    table = torch.zeros(len(tokens), len(tokens))
+    for path in paths:
+        for before, after in pairwise(path):
+            table[before, after] = sure
+    return bigram(table)

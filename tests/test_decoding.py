@@ -1,0 +1,313 @@
+"""Sampling from the full distribution, greedy decoding, and stopping early."""
+
+import copy
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from scipy import stats
+
+from repro.decoding import (
+    CHECK_EVERY,
+    Prompt,
+    complete,
+    contains,
+    draw,
+    first_logits,
+    uniforms,
+)
+from repro.errors import ModelError
+
+T = 0.7
+EOS = 1
+ALMOST_ONE = np.nextafter(1.0, 0.0)
+STARTS = (
+    "Ovavale P17 is located in",
+    "The place Brennwick",
+    "Cali",
+    "where Dor was born is",
+    "Esk",
+)
+
+
+@pytest.fixture(scope="module")
+def toy(tiny_loaded):
+    """A random bigram model over the tiny vocabulary, and its tokenizer."""
+    tokens = tiny_loaded[1]
+    generator = torch.Generator().manual_seed(3)
+    return tiny.bigram(1.5 * torch.randn(len(tokens), len(tokens), generator=generator)), tokens
+
+
+def prompts_of(tokens, names=()) -> list[Prompt]:
+    encoded = tokens(list(STARTS) * 2).input_ids
+    return [Prompt(ids, names, f"fact{i}") for i, ids in enumerate(encoded)]
+
+
+def ids_of(done) -> list[list[list[int]]]:
+    return [[completion.ids for completion in completions] for completions in done]
+
+
+def word(tokens, text: str) -> int:
+    [token] = tokens(text).input_ids
+    return token
+
+
+# --- one draw ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("vocabulary", [5, 256, 257, 700, 1000])
+def test_draw_inverts_the_cumulative_distribution(vocabulary):
+    generator = torch.Generator().manual_seed(vocabulary)
+    logits = 2 * torch.randn(1, vocabulary, generator=generator)
+    u = torch.rand(4000, dtype=torch.float64, generator=generator)
+    upto = logits[0].double().softmax(-1).cumsum(-1)
+    ids = draw(logits.expand(len(u), -1), u)
+    assert ids.min() >= 0 and ids.max() < vocabulary
+    before = torch.where(ids > 0, upto[ids - 1], 0.0)
+    assert (before - 1e-6 <= u).all() and (u <= upto[ids] + 1e-6).all()
+
+
+@pytest.mark.parametrize("u", [0.0, 1e-300, 0.5, ALMOST_ONE])
+@pytest.mark.parametrize("token", [0, 255, 256, 511, 999])
+def test_one_hot_is_drawn_for_every_number(token, u):
+    logits = torch.full((1, 1000), -torch.inf)
+    logits[0, token] = 3.0
+    assert draw(logits, torch.tensor([u], dtype=torch.float64)).tolist() == [token]
+
+
+def test_ends_of_the_interval_give_the_first_and_last_possible_token():
+    logits = torch.full((3, 1000), -torch.inf)
+    logits[:, [17, 300, 990]] = 0.0
+    u = torch.tensor([0.0, 0.5, ALMOST_ONE], dtype=torch.float64)
+    assert draw(logits, u).tolist() == [17, 300, 990]
+
+
+def test_impossible_tokens_are_never_drawn():
+    logits = torch.zeros(1, 700)
+    logits[0, ::2] = -torch.inf
+    u = torch.linspace(0, ALMOST_ONE, 3000, dtype=torch.float64)
+    ids = draw(logits.expand(len(u), -1), u)
+    assert (ids % 2 == 1).all()
+    assert set(ids.tolist()) == set(range(1, 700, 2))
+
+
+def test_large_logits_do_not_overflow():
+    logits = torch.tensor([[3e38, 0.0, 3e38], [-3e38, -3e38, 0.0]])
+    u = torch.tensor([0.75, 0.1], dtype=torch.float64)
+    assert draw(logits, u).tolist() == [2, 2]
+
+
+def test_random_numbers_belong_to_seed_and_label():
+    numbers = uniforms(0, "P17-train-00001|3|7", 2000)
+    assert (numbers[:5] == uniforms(0, "P17-train-00001|3|7", 5)).all()
+    assert (numbers != uniforms(1, "P17-train-00001|3|7", 2000)).all()
+    assert (numbers != uniforms(0, "P17-train-00001|3|8", 2000)).all()
+    assert stats.kstest(numbers, "uniform").pvalue > 0.001
+    across = [uniforms(0, f"fact{i}", 1)[0] for i in range(2000)]
+    assert stats.kstest(across, "uniform").pvalue > 0.001
+
+
+# --- frequencies ------------------------------------------------------------------------------
+
+
+def fit(counts: np.ndarray, probabilities: np.ndarray) -> float:
+    """Return the p-value of a chi-squared test; tokens expected < 5 times share one bin."""
+    expected = counts.sum() * probabilities / probabilities.sum()
+    common = expected >= 5
+    expected = np.append(expected[common], expected[~common].sum())
+    return stats.chisquare(np.append(counts[common], counts[~common].sum()), expected).pvalue
+
+
+def test_frequencies_are_the_full_softmax_at_its_temperature(toy):
+    network, tokens = toy
+    ids = tokens(STARTS[0]).input_ids
+    [done] = complete(network, tokens, [Prompt(ids, (), "x")], 1, draws=20_000, temperature=T)
+    counts = np.bincount([c.ids[0] if c.ids else EOS for c in done], minlength=len(tokens))
+    logits = network(torch.tensor([ids])).logits[0, -1].detach().double()
+    full = (logits / T).softmax(-1).numpy()
+    assert fit(counts, full) > 0.001
+    # The test has the power to tell: other temperatures and a cut after 50 tokens do not fit.
+    for wrong in (1.0, 0.75, 0.65):
+        assert fit(counts, (logits / wrong).softmax(-1).numpy()) < 1e-6
+    cut = np.where(full >= np.sort(full)[-50], full, 0)
+    generator = np.random.default_rng(0)
+    assert fit(generator.multinomial(20_000, cut / cut.sum()), full) < 1e-9
+    share, outside = counts[cut == 0].sum(), full[cut == 0].sum()
+    assert outside > 0.1
+    assert stats.binomtest(int(share), 20_000, outside).pvalue > 0.001
+
+
+def test_second_token_is_drawn_given_the_first(tiny_loaded):
+    tokens = tiny_loaded[1]
+    chosen = [word(tokens, text) for text in (" city", " born", " with", " find")]
+    generator = torch.Generator().manual_seed(0)
+    table = torch.full((len(tokens), len(tokens)), -40.0)
+    table[:, chosen] = torch.randn(len(tokens), len(chosen), generator=generator)
+    prompt = Prompt([word(tokens, " place")], (), "x")
+    [done] = complete(tiny.bigram(table), tokens, [prompt], 2, draws=5000, temperature=T)
+    assert all(len(c.ids) == 2 for c in done)
+    first, second = np.searchsorted(order := sorted(chosen), [c.ids for c in done]).T
+    counts = np.bincount(first * 4 + second, minlength=16)
+    p = (table[:, order].double() / T).softmax(-1)
+    joint = (p[prompt.ids[0]][:, None] * p[order]).flatten().numpy()
+    assert fit(counts, joint) > 0.001
+    assert fit(counts, np.outer(p[prompt.ids[0]], p[prompt.ids[0]]).ravel()) < 1e-6
+
+
+# --- batches ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("draws", [1, 3])
+def test_completions_do_not_depend_on_the_batch(tiny_loaded, draws):
+    network, tokens = tiny_loaded
+    prompts = prompts_of(tokens)
+    options = {"draws": draws, "temperature": T, "seed": 5}
+    results = [
+        ids_of(complete(network, tokens, prompts, 10, rows=rows, **options)) for rows in (1, 7, 64)
+    ]
+    assert results[0] == results[1] == results[2]
+    backwards = complete(network, tokens, prompts[::-1], 10, **options)
+    assert ids_of(backwards)[::-1] == results[0]
+    flat = [tuple(ids) for completions in results[0] for ids in completions]
+    assert len(set(flat)) > len(flat) // 2  # the samples do differ from one another
+
+
+def test_seed_changes_the_samples(tiny_loaded):
+    network, tokens = tiny_loaded
+    one, other, again = (
+        ids_of(complete(network, tokens, prompts_of(tokens), 8, temperature=T, seed=seed))
+        for seed in (0, 1, 0)
+    )
+    assert one == again != other
+
+
+def test_rows_that_finish_early_leave_the_others_alone(tiny_loaded):
+    network, tokens = tiny_loaded
+    prompts = prompts_of(tokens, names=(" a", "Arvenia"))
+    options = {"draws": 4, "temperature": T}
+    together = complete(network, tokens, prompts, 16, **options)
+    alone = [complete(network, tokens, [prompt], 16, **options)[0] for prompt in prompts]
+    endless = complete(network, tokens, prompts_of(tokens), 16, **options)
+    assert ids_of(together) == ids_of(alone)
+    rows = [
+        (stopped, full)
+        for some, all_ in zip(together, endless, strict=True)
+        for stopped, full in zip(some, all_, strict=True)
+    ]
+    # Stopping early cuts a completion short; it changes neither its start nor whether it hits.
+    assert all(full.ids[: len(stopped.ids)] == stopped.ids for stopped, full in rows)
+    assert all(stopped.hit == contains(full.text, prompts[0].names) for stopped, full in rows)
+    assert {len(stopped.ids) < len(full.ids) for stopped, full in rows} == {True, False}
+
+
+def test_progress_counts_every_prompt(tiny_loaded):
+    network, tokens = tiny_loaded
+    seen = []
+    complete(network, tokens, prompts_of(tokens), 1, rows=3, progress=seen.append)
+    assert sum(seen) == 10 and max(seen) <= 3
+
+
+def test_nothing_to_complete(tiny_loaded):
+    assert complete(*tiny_loaded, [], 4) == []
+    assert first_logits(tiny_loaded[0], []).shape == (0, len(tiny_loaded[1]))
+
+
+# --- stopping ---------------------------------------------------------------------------------
+
+
+def test_completion_ends_before_eos(tiny_loaded):
+    tokens = tiny_loaded[1]
+    place, city, born = (word(tokens, text) for text in (" place", " city", " born"))
+    network = tiny.walk(tokens, [place, city, born, EOS, city])
+    for temperature in (None, T):
+        done = complete(
+            network, tokens, [Prompt([place]), Prompt([born])], 9, temperature=temperature
+        )
+        assert ids_of(done) == [[[city, born]], [[]]]
+        assert [completions[0].text for completions in done] == [" city born", ""]
+
+
+def test_the_models_own_end_tokens_stop_too(tiny_loaded):
+    tokens = tiny_loaded[1]
+    place, city, born = (word(tokens, text) for text in (" place", " city", " born"))
+    network = tiny.walk(tokens, [place, city, born, city])
+    network.generation_config.eos_token_id = [EOS, born]
+    assert ids_of(complete(network, tokens, [Prompt([place])], 9)) == [[[city]]]
+
+
+def test_completion_stops_once_its_answer_is_found(tiny_loaded):
+    tokens = tiny_loaded[1]
+    place, city, born = (word(tokens, text) for text in (" place", " city", " born"))
+    network = tiny.walk(tokens, [place, city, born, city])
+    named, other = Prompt([place], ("BORN",)), Prompt([place], ("Paris",))
+    found, sought = (done[0] for done in complete(network, tokens, [named, other], 32))
+    assert found.hit and len(found.ids) == CHECK_EVERY
+    assert not sought.hit and len(sought.ids) == 32
+
+
+@pytest.mark.parametrize(("limit", "hit"), [(4, False), (5, True), (6, True)])
+def test_an_answer_counts_up_to_the_last_token(tiny_loaded, limit, hit):
+    tokens = tiny_loaded[1]
+    texts = (" place", " city", " born", " with", " find", " Arvenia", " city")
+    network = tiny.walk(tokens, [word(tokens, text) for text in texts])
+    [[done]] = complete(network, tokens, [Prompt([word(tokens, " place")], ("arvenia",))], limit)
+    assert done.hit is hit
+
+
+def test_contains_ignores_case_and_takes_any_name():
+    assert contains("It is in the UNITED states.", ("USA", "United States"))
+    assert contains("die STRASSE", ("Straße",))
+    assert not contains("Pari", ("Paris",))
+    assert not contains("Paris", ())
+
+
+# --- against transformers ---------------------------------------------------------------------
+
+
+def generated(network, ids: list[int], limit: int) -> list[int]:
+    options = {"do_sample": False, "max_new_tokens": limit, "pad_token_id": EOS}
+    given = torch.tensor([ids])
+    made = network.generate(given, attention_mask=torch.ones_like(given), **options)
+    return made[0, len(ids) :].tolist()
+
+
+def test_greedy_equals_generate(tiny_loaded):
+    network, tokens = copy.deepcopy(tiny_loaded[0]), tiny_loaded[1]
+    prompts = prompts_of(tokens)[: len(STARTS)]
+    plain = ids_of(complete(network, tokens, prompts, 12))
+    assert [ids for [ids] in plain] == [generated(network, prompt.ids, 12) for prompt in prompts]
+    # Again with a token as an end that the model does write, so that rows end at their own time.
+    end = plain[0][0][5]
+    network.generation_config.eos_token_id = [EOS, end]
+    ended = []
+    for prompt, [done] in zip(prompts, complete(network, tokens, prompts, 12), strict=True):
+        made = generated(network, prompt.ids, 12)
+        ended.append(made[-1] == end)
+        assert done.ids == (made[:-1] if ended[-1] else made)
+        assert done.text == tokens.decode(done.ids)
+    assert ended[0]
+
+
+@pytest.mark.parametrize("rows", [1, 3, 64])
+def test_first_logits_in_the_order_of_the_prompts(tiny_loaded, rows):
+    network, tokens = tiny_loaded
+    prompts = tokens(list(STARTS)).input_ids
+    assert len({len(ids) for ids in prompts}) > 2
+    with torch.no_grad():
+        plain = torch.stack([network(torch.tensor([ids])).logits[0, -1] for ids in prompts])
+    torch.testing.assert_close(first_logits(network, prompts, rows), plain, rtol=1e-4, atol=1e-4)
+
+
+# --- damaged weights --------------------------------------------------------------------------
+
+
+def test_damaged_weights_are_an_error_not_a_wrong_answer(tiny_loaded):
+    network, tokens = copy.deepcopy(tiny_loaded[0]), tiny_loaded[1]
+    with torch.no_grad():
+        network.model.layers[1].mlp.down_proj.weight[0, 0] = torch.nan
+    for temperature in (None, T):
+        with pytest.raises(ModelError, match="NaN"):
+            complete(network, tokens, prompts_of(tokens), 4, temperature=temperature)
+    with pytest.raises(ModelError, match="NaN"):
+        first_logits(network, tokens(list(STARTS)).input_ids)
