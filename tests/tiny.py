@@ -5,20 +5,25 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from repro import paper
 
 
-def tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
-    """Train a byte-level BPE tokenizer with separate BOS and EOS and no padding token."""
+def tokenizer(texts: list[str], bos: bool = False) -> PreTrainedTokenizerFast:
+    """Train a byte-level BPE tokenizer with separate BOS and EOS and no padding token.
+
+    `bos`: of a family that puts BOS before every text, as LLaMA does.
+    """
     made = Tokenizer(models.BPE())
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     made.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     options = {"vocab_size": 700, "initial_alphabet": alphabet, "show_progress": False}
     made.train_from_iterator(texts, trainers.BpeTrainer(special_tokens=["<s>", "</s>"], **options))
+    if bos:
+        made.post_processor = processors.TemplateProcessing("<s> $A", None, [("<s>", 0)])
     return PreTrainedTokenizerFast(tokenizer_object=made, bos_token="<s>", eos_token="</s>")
 
 
