@@ -20,7 +20,7 @@ def answer(
     facts: pd.DataFrame,
     *,
     max_new_tokens: int = MAX_NEW_TOKENS,
-    rows: int = 256,
+    rows: int = 96,
     progress: Callable[[int], object] | None = None,
 ) -> list[Completion]:
     """Answer every question greedily, with the prompt of Appendix A.

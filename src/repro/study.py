@@ -13,7 +13,7 @@ import pandas as pd
 
 from repro import evaluate, facts, mastery, models, profiles, sft, store
 from repro.divergence import CANDIDATES, NEAR, level_compared
-from repro.errors import ConfigError
+from repro.errors import ConfigError, StoreError
 from repro.profiles import DEFAULT_PROFILE, Profile, profile
 
 __all__ = ["DEFAULT_PROFILE", "Run", "Study", "Task", "open", "profile", "profiles"]
@@ -127,7 +127,7 @@ class Study:
         percents = self.profile.percents if percents is None else percents
         tasks = [self.accuracy_task(None, split) for split in ("dev", "test", "testood")]
         for run in self.rate_runs():
-            tasks += [self.finetune_task(run), self.accuracy_task(run, "dev")]
+            tasks += self.rate_tasks(run)
         restore_runs = self.restore_runs()
         for run in self.runs():
             tasks += [self.finetune_task(run)]
@@ -136,6 +136,10 @@ class Study:
             if run in restore_runs:
                 tasks += [self.concentration_task(run), *self.restore_tasks(run, percents)]
         return list({store.key(t.kind, t.params): t for t in tasks}.values())
+
+    def rate_tasks(self, run: Run) -> list[Task]:
+        """Return the tasks that try one learning rate."""
+        return [self.finetune_task(run), self.accuracy_task(run, "dev")]
 
     def restore_tasks(self, run: Run, percents: Iterable[float]) -> list[Task]:
         """Return the tasks of Tables 4 and 6 for one run."""
@@ -201,6 +205,7 @@ class Study:
 
     def learning_rates(self) -> pd.DataFrame:
         """Return dev answers by learning rate, and the columns of `accuracy`."""
+        self.compute(t for run in self.rate_runs() for t in self.rate_tasks(run))
         frame = self._accuracies([self.accuracy_task(run, "dev") for run in self.rate_runs()])
         rates = {self._run_columns(run)["run"]: run.learning_rate for run in self.rate_runs()}
         return frame.assign(learning_rate=frame["run"].map(rates) if len(frame) else [])
@@ -255,12 +260,21 @@ class Study:
         return len(first) + len(todo)
 
     def export(self, folder: Path | None = None) -> list[Path]:
-        """Copy all records to `results/<model>/<profile>/` and return the files."""
+        """Copy all records to `results/<model>/<profile>/` and return the files.
+
+        Raises:
+            StoreError: there is no record yet.
+        """
         folder = (folder or store.results_dir()) / self.model.name / self.profile.name
-        return store.export([r for r in (t.record() for t in self._all_tasks()) if r], folder)
+        records = [r for r in (t.record() for t in self._all_tasks()) if r]
+        if not records:
+            raise StoreError(f"nothing to export: run {self.model.name} {self.profile.name} first")
+        return store.export(records, folder)
 
     def _all_tasks(self) -> list[Task]:
-        return [self.mastery_task(), *self.tasks()]
+        # What comes after mastery depends on it: to look at records must not compute it.
+        first = self.mastery_task()
+        return [first, *self.tasks()] if first.record() else [first]
 
     def _accuracies(self, tasks: list[Task]) -> pd.DataFrame:
         frame = self._frames(tasks, "counts")
@@ -306,9 +320,11 @@ def open(
         learning_rate: instead of the model's own.
 
     Raises:
-        ConfigError: an unknown model or profile.
+        ConfigError: an unknown model or profile, or an impossible learning rate.
     """
     entry = models.entry(model)
     if learning_rate is not None:
+        if not 0 < learning_rate < float("inf"):
+            raise ConfigError(f"learning rate {learning_rate} is not a positive number")
         entry = replace(entry, learning_rate=learning_rate)
     return Study(entry, profiles.profile(profile), data)
