@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 import yaml
+from huggingface_hub import HfApi, try_to_load_from_cache
 from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
@@ -108,18 +109,53 @@ def load(
     model = name if isinstance(name, Entry) else entry(name)
     source = locate(model)
     options = {"trust_remote_code": False}
-    if model.hub and not source.exists():
+    if model.hub and not source.is_dir():
+        _check_hub(model)
         source, options["revision"] = model.hub["id"], model.hub["revision"]
+    else:
+        _safetensors(source)
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, **options)
-        network = AutoModelForCausalLM.from_pretrained(
-            source, dtype=dtype, use_safetensors=True, **options
+        network, found = AutoModelForCausalLM.from_pretrained(
+            source,
+            dtype=dtype,
+            use_safetensors=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            **options,
         )
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise ModelError(f"cannot load {model.name} from {source}: {_line(error)}") from error
+    except Exception as error:  # a damaged file makes the libraries raise almost anything
+        hint = "; delete that folder and load again" if model.gguf else ""
+        raise ModelError(f"cannot load {model.name} from {source}: {_line(error)}{hint}") from error
+    _check_complete(source, found)
     if network.get_input_embeddings().num_embeddings < len(tokenizer):
         raise ModelError(f"{model.name}: the tokenizer has more tokens than the model")
     return network.to(device or best_device()).eval(), tokenizer
+
+
+def _check_complete(source: Path | str, found: dict) -> None:
+    # transformers warns of a tensor that is missing or misshapen, and goes on with random numbers.
+    wrong = sorted({*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])})
+    if wrong:
+        raise ModelError(
+            f"{source} is damaged: {wrong[0]} is missing from the weights, or has another shape"
+            " than config.json says; get the folder again"
+        )
+
+
+def _check_hub(model: Entry) -> None:
+    hub, url = model.hub, f"https://huggingface.co/{model.hub['id']}"
+    if isinstance(try_to_load_from_cache(hub["id"], "config.json", revision=hub["revision"]), str):
+        return
+    try:
+        # One request that fails at once: a download would repeat a failing one for a minute.
+        HfApi().auth_check(hub["id"])
+    except Exception as error:  # the Hub's client has changed its HTTP library more than once
+        raise ModelError(
+            f"cannot get {model.name} from the Hub ({_line(error)}): accept the licence at {url}"
+            f" and log in with `hf auth login`, or set REPRO_MODELS to a folder that holds"
+            f" {model.name}/"
+        ) from error
 
 
 def locate(model: Entry) -> Path:
@@ -222,20 +258,20 @@ def _converted(model: Entry) -> Path:
         raise ModelError(f"{model.name} is not installed: {model.get}")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    except OSError as error:
-        raise StoreError(
-            f"cannot write {target.parent} ({error.strerror}): set REPRO_CACHE to another folder"
-        ) from error
-    try:
-        _dequantise(model, parts, work)
-        work.rename(target)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+        with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as work:
+            _dequantise(model, parts, Path(work, "model"))
+            Path(work, "model").rename(target)
+    except (OSError, SafetensorError) as error:
+        if not target.exists():  # else a second process has finished first
+            raise StoreError(
+                f"cannot write {target} ({_line(error)}): check its permissions and free space,"
+                " or set REPRO_CACHE to another folder"
+            ) from error
     return target
 
 
 def _dequantise(model: Entry, parts: list[Path], work: Path) -> None:
+    work.mkdir()
     gguf = work / model.gguf["name"]
     with gguf.open("wb") as whole:
         for part in parts:
@@ -258,4 +294,4 @@ def _dequantise(model: Entry, parts: list[Path], work: Path) -> None:
 
 
 def _line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
+    return " ".join(str(error).split())[:300] or type(error).__name__
