@@ -98,7 +98,7 @@ def load(kind: str, params: dict) -> Record | None:
     if wanted in (committed := _committed(results_dir())):
         return committed[wanted][0]
     path = cache_dir() / "records" / kind / f"{wanted}.json"
-    return _parse(path.read_text(), path) if path.exists() else None
+    return _parse(path.read_bytes(), path) if path.exists() else None
 
 
 def load_table(record: Record) -> pd.DataFrame:
@@ -135,18 +135,19 @@ def export(records: list[Record], folder: Path) -> list[Path]:
 def _committed(folder: Path) -> dict[str, tuple[Record, Path]]:
     found = {}
     for path in sorted(folder.glob("*/*/*.jsonl")):
-        for line in path.read_text().splitlines():
+        for line in path.read_bytes().splitlines():
             record = _parse(line, path)
             found[record.key] = (record, path.parent)
     return found
 
 
-def _parse(text: str, path: Path) -> Record:
+def _parse(text: bytes, path: Path) -> Record:
     try:
         record = Record(**json.loads(text))
+        wanted = key(record.kind, record.params)
     except (ValueError, TypeError) as error:
         raise StoreError(f"{path} is not a record ({error}): delete it and run again") from error
-    if record.key != key(record.kind, record.params):
+    if record.key != wanted:
         raise StoreError(f"{path} does not match its own parameters: delete it and run again")
     return record
 
