@@ -24,6 +24,7 @@ def compute(study: Study, tasks: list[Task]) -> None:
         ReproError: the model, the facts or the cache folder cannot be used.
     """
     bench = Workbench(study)
+    bench.facts, bench.network  # noqa: B018 - what cannot be read is said before a bar is drawn
     with tqdm(total=len(tasks), desc=f"{study.model.name} {study.profile.name}", unit="rec") as bar:
         for run, group in groupby(tasks, key=lambda task: task.run):
             bench.prepare(run, tasks := list(group))
