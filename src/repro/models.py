@@ -28,6 +28,8 @@ from transformers import (
 from repro.errors import ConfigError, ModelError, StoreError
 from repro.store import cache_dir
 
+PINNED = (".safetensors", ".json", ".model", ".txt")  # what a folder's results depend on
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -81,13 +83,17 @@ def entry(name: str | Path = "default") -> Entry:
 
 
 def weights_id(model: Entry) -> str:
-    """Return what pins the weights: a Hub revision or a SHA-256. It needs no download."""
+    """Return what pins a model: a Hub revision or a SHA-256. It needs no download.
+
+    For a folder it covers the weights, the configuration and the tokenizer.
+    """
     if model.hub:
         return f"{model.hub['id']}@{model.hub['revision']}"
     if model.gguf:
         return f"sha256:{model.gguf['sha256']}"
     digest = hashlib.sha256()
-    for path in _safetensors(model.folder):
+    _safetensors(model.folder)
+    for path in sorted(p for p in model.folder.iterdir() if p.suffix in PINNED):
         digest.update(f"{path.name}:{_sha256(path)}\n".encode())
     return f"sha256:{digest.hexdigest()}"
 
