@@ -93,12 +93,21 @@ def save(record: Record, table: pd.DataFrame | None = None) -> None:
 
 
 def load(kind: str, params: dict) -> Record | None:
-    """Return the record of these parameters from `results/`, else from the cache, else None."""
+    """Return the record of these parameters from `results/`, else from the cache, else None.
+
+    Raises:
+        StoreError: the file cannot be read, is not a record, or is one of other parameters.
+    """
     wanted = key(kind, params)
     if wanted in (committed := _committed(results_dir())):
         return committed[wanted][0]
     path = cache_dir() / "records" / kind / f"{wanted}.json"
-    return _parse(path.read_bytes(), path) if path.exists() else None
+    try:
+        return _parse(path.read_bytes(), path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise StoreError(f"cannot read {path} ({error.strerror}): check its permissions") from error
 
 
 def load_table(record: Record) -> pd.DataFrame:
