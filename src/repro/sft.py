@@ -49,8 +49,11 @@ def encode(tokenizer: PreTrainedTokenizerBase, question: str, answer: str) -> tu
     those the model sees at evaluation, so training and evaluation agree token for token.
 
     Raises:
-        TrainingError: the tokenizer would merge the prompt's end with the answer's start.
+        TrainingError: the tokenizer would merge the prompt's end with the answer's start, or
+            has no EOS.
     """
+    if tokenizer.eos_token_id is None:
+        raise TrainingError("this tokenizer has no end-of-text token: set its eos_token")
     prompt = prompt_ids(tokenizer, question)
     text = f"<|question|> {question.strip()} <|answer|> {answer.strip()} "
     ids = bos_ids(tokenizer) + tokenizer(text, add_special_tokens=False).input_ids
@@ -98,30 +101,40 @@ def finetune(
         TrainingError: no facts, an example without an answer token, or a loss that is not finite.
     """
     examples = [encode(tokenizer, f.question, f.object) for f in facts.itertuples()]
-    accelerator, network_, optimizer, loader, schedule = _prepare(network, examples, recipe)
-    network_.train()
-    losses, start = [], time.perf_counter()
-    for _ in range(recipe.epochs):
-        for batch in loader:
-            loss = _loss(network_, batch)
-            accelerator.backward(loss)
-            accelerator.clip_grad_norm_(network_.parameters(), recipe.clip)
-            optimizer.step()
-            schedule.step()
-            optimizer.zero_grad(set_to_none=True)
-            losses.append(_finite(loss.item(), len(losses), recipe))
-            if progress:
-                progress(losses[-1])
-    # Undo accelerate's wrapping of `forward`: the network is the caller's and is used again.
-    accelerator.unwrap_model(network_, keep_fp32_wrapper=False)
-    accelerator.free_memory()
-    network.eval()
+    start, prepared = time.perf_counter(), _prepare(network, examples, recipe)
+    try:
+        losses = _train(*prepared, recipe, progress)
+    finally:
+        # The network is the caller's and is used again, also after an error or an interrupt.
+        # accelerate wraps its `forward` and on unwrapping leaves it one without transformers'
+        # decorators: without either, the class's own is back.
+        prepared[0].unwrap_model(prepared[1], keep_fp32_wrapper=False)
+        prepared[0].free_memory()
+        vars(network).pop("forward", None)
+        network.eval()
     return {
         "loss": losses,
         "steps": len(losses),
         "tokens": sum(len(ids) for ids, _ in examples) * recipe.epochs,
         "seconds": time.perf_counter() - start,
     }
+
+
+def _train(accelerator, network, optimizer, loader, schedule, recipe, progress) -> list[float]:
+    losses = []
+    network.train()
+    for _ in range(recipe.epochs):
+        for batch in loader:
+            loss = _loss(network, batch)
+            accelerator.backward(loss)
+            accelerator.clip_grad_norm_(network.parameters(), recipe.clip)
+            optimizer.step()
+            schedule.step()
+            optimizer.zero_grad(set_to_none=True)
+            losses.append(_finite(loss.item(), len(losses), recipe))
+            if progress:
+                progress(losses[-1])
+    return losses
 
 
 def _prepare(network, examples, recipe):
