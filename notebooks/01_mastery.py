@@ -27,13 +27,10 @@ profile = "default"
 import pandas as pd
 from IPython.display import Markdown
 
-from repro import models, paper, plots, study, summary, tables
+from repro import paper, plots, study, summary, tables
 
 s = study.open(model, profile)
-Markdown(
-    f"**{s.model.title}**, profile `{s.profile.name}`. Weights: `{models.weights_id(s.model)}`. "
-    f"{s.model.note}"
-)
+Markdown(f"**{s.model.title}**, profile `{s.profile.name}`. {s.model.note}")
 
 # %% [markdown]
 # ## How well a fact is known
@@ -92,7 +89,8 @@ tables.show(shares[columns], f"Shares (%) with 95 % intervals, {s.model.title}")
 # them the model does not know at all.
 
 # %% mystnb={"image": {"alt": "Bars: share of facts per mastery level for each in-domain topic"}}
-names = {topic.id: f"{topic.id} {topic.question}" for topic in paper.TOPICS.values()}
+questions = {topic.id: topic.question.replace("{subject}", "…") for topic in paper.TOPICS.values()}
+names = {topic: f"{topic}: {question}" for topic, question in questions.items()}
 outside = mastery["split"] == "testood"
 plots.topics(mastery[~outside], names)
 

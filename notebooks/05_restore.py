@@ -33,7 +33,7 @@ from repro import book, paper, plots, study, summary, tables, verdicts
 
 share = round(100 * book.fraction(frac), 6)
 s = study.open(model, profile)
-Markdown(f"**{s.model.title}**, profile `{s.profile.name}`, restoring {share:g} % too.")
+Markdown(f"**{s.model.title}**, profile `{s.profile.name}`; `frac` is {share:g} %.")
 
 # %% [markdown]
 # ## Table 3: few parameters hold most of the change

@@ -166,3 +166,11 @@ def test_nothing_to_draw_is_said_not_raised(name):
     figure = EMPTY[name]()
     figure.draw_without_rendering()
     assert figure.axes
+
+
+def test_topics_with_the_same_question_keep_their_own_bars():
+    mastery = made_up.mastery()
+    names = {topic: f"{topic}: Where is it?" for topic in made_up.TOPICS}
+    assert len(plots.topics(mastery, names).axes[0].get_yticks()) == len(made_up.TOPICS)
+    with pytest.raises(ValueError, match="same name"):
+        plots.topics(mastery, dict.fromkeys(made_up.TOPICS, "Where is it?"))

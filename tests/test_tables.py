@@ -222,9 +222,9 @@ def test_tables_are_the_same_every_time_and_have_different_names():
 
 
 def test_show_escapes_text_and_marks_what_is_missing():
-    frame = pd.DataFrame({"text": ["<b>&", None], "x": [1.234, np.nan], "n": [12345, 0]})
+    frame = pd.DataFrame({"text": ["<b>&", None], "x": [-1.234, np.nan], "n": [12345, 0]})
     table = tables.show(frame, "any <frame>")
-    assert rows(table)[1:] == [["<b>&", "1.23", "12,345"], [tables.ABSENT, tables.ABSENT, "0"]]
+    assert rows(table)[1:] == [["<b>&", "−1.23", "12,345"], [tables.ABSENT, tables.ABSENT, "0"]]
     assert "any &lt;frame&gt;" in table.html and "<b>&" not in table.html
 
 
@@ -331,3 +331,10 @@ def test_level_shares_have_intervals():
     assert shares["share"].sum() == pytest.approx(100)
     assert ((shares["low"] <= shares["share"]) & (shares["share"] <= shares["high"])).all()
     assert shares.query("count == 0")["high"].gt(0).all()
+
+
+@pytest.mark.parametrize(
+    "value, text", [(3e-5, "3e-05"), (1e-17, "0.00"), (0.0, "0.00"), (1e-3, "0.001")]
+)
+def test_show_keeps_small_rates_and_drops_rounding_noise(value, text):
+    assert rows(tables.show(pd.DataFrame({"rate": [value]}), "t"))[1] == [text]

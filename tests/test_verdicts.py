@@ -137,6 +137,8 @@ def test_balance_compares_levels_on_what_they_know():
     found = verdicts.balance(by_level, whole, 240)
     assert list(found["verdict"]) == ["supported", "undecided", "supported", "supported"]
     assert verdicts.balance(by_level, whole, 9).empty
+    two = whole[whole["train_level"] != 2]
+    assert len(verdicts.balance(by_level, two, 240)) == 2  # no middle, no claim about it
 
 
 def test_divergence_falls_then_rises():

@@ -49,11 +49,12 @@ def text_numbers(means: pd.DataFrame) -> pd.DataFrame:
     ours = _changes(means, peak, large)
     table = paper.table("restore").assign(low=np.nan, high=np.nan)
     tabled = _changes(table, PEAK, MANY)
-    rows = rows.rename(columns={"value": "quoted"}).drop(columns="section")
+    rows = rows.rename(columns={"value": "quoted"})[["name", "quantity", "unit", "quoted"]]
     rows["table_4"] = [tabled[name][0] for name in rows["name"]]
     for place, column in enumerate(("ours", "low", "high")):
         rows[column] = [ours[name][place] for name in rows["name"]]
-    return rows.drop(columns="name").assign(sizes=f"{large:,} for 1,920; {peak:,} for 240")
+    instead = f"{large:,} for {MANY:,}; {peak or 'none'} for {PEAK}"
+    return rows.drop(columns="name").assign(our_sizes=instead)
 
 
 def _changes(means: pd.DataFrame, peak: int, large: int) -> dict[str, tuple]:

@@ -5,6 +5,8 @@ so that they read on a dark page. Mastery levels have an ordered palette of fall
 one marker each, so neither colour vision nor a screen is needed to tell them apart.
 """
 
+import textwrap
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -175,11 +177,18 @@ def distribution(frame: pd.DataFrame, split: str = "train") -> Figure:
 
 @plt.rc_context(STYLE)
 def topics(mastery: pd.DataFrame, names: dict[str, str]) -> Figure:
-    """Draw the share of facts per mastery level, one bar per topic; `names` labels topic ids."""
+    """Draw the share of facts per mastery level, one bar per topic; `names` labels topic ids.
+
+    Raises ValueError if two topics have the same name: their bars would cover each other.
+    """
+    if len(set(names.values())) < len(names):
+        raise ValueError("two topics have the same name")
     counts = mastery.groupby(["topic", "level"]).size().unstack(fill_value=0)
     shares = 100 * counts.div(counts.sum(axis=1), axis=0)
     known = shares.get(0, pd.Series(0.0, index=shares.index)).sort_values(kind="stable").index
-    figure = _bars(shares.loc[known].rename(index=names), print_shares=False)
+    labels = {topic: textwrap.fill(name, 27) for topic, name in names.items()}
+    figure = _bars(shares.loc[known].rename(index=labels), print_shares=False, height=0.46)
+    figure.axes[0].tick_params(axis="y", labelsize=9)
     figure.axes[0].set_xlabel("Facts (%)")
     return figure
 
@@ -230,6 +239,7 @@ def learning_rates(frame: pd.DataFrame, chosen: float) -> Figure:
     axis.errorbar(rows["learning_rate"], rows["accuracy"], error, color=COLOURS[1], marker="o")
     axis.axvline(chosen, color=COLOURS[3], ls="--", label=f"chosen: {chosen:g}")
     axis.set(xscale="log", xlabel="Learning rate (logarithmic)", ylabel="Accuracy on dev (%)")
+    _say_if_empty(axis, rows)
     figure.legend(loc="outside lower center")
     return _closed(figure)
 
@@ -277,8 +287,8 @@ def _root(values: np.ndarray) -> np.ndarray:
     return np.sqrt(np.clip(values, 0, None))
 
 
-def _bars(shares: pd.DataFrame, print_shares: bool = True) -> Figure:
-    size = (WIDTH, 1.4 + 0.3 * len(shares))
+def _bars(shares: pd.DataFrame, print_shares: bool = True, height: float = 0.3) -> Figure:
+    size = (WIDTH, 1.4 + height * len(shares))
     figure, axis = plt.subplots(figsize=size, layout="constrained")
     left = np.zeros(len(shares))
     for level in LEVELS:
@@ -295,9 +305,7 @@ def _bars(shares: pd.DataFrame, print_shares: bool = True) -> Figure:
 
 
 def _finish(figure: Figure, rows: pd.DataFrame, extra=(), title="Trained on level") -> Figure:
-    if rows.empty:
-        where = {"ha": "center", "va": "center", "transform": figure.axes[0].transAxes}
-        figure.axes[0].text(0.5, 0.5, "No such runs", **where)
+    _say_if_empty(figure.axes[0], rows)
     present = sorted(level for level in rows["train_level"].unique() if level >= 0)
     handles = [Line2D([], [], color=COLOURS[i], marker=MARKERS[i], label=str(i)) for i in present]
     if (rows["train_level"] == -1).any():
@@ -311,6 +319,12 @@ def _finish(figure: Figure, rows: pd.DataFrame, extra=(), title="Trained on leve
 
 def _thousands(name: str) -> str:
     return f"{int(name):,}" if name.isdecimal() else name
+
+
+def _say_if_empty(axis: Axes, rows: pd.DataFrame) -> None:
+    if rows.empty:
+        where = {"ha": "center", "va": "center", "transform": axis.transAxes}
+        axis.text(0.5, 0.5, "No such runs", backgroundcolor="white", **where)
 
 
 def _closed(figure: Figure) -> Figure:

@@ -32,10 +32,13 @@ CELL = {
     "line-height": "1.2",
     "vertical-align": "top",
 }
+STAYS = "position:sticky;left:0;display:inline-block;max-width:min(100%,85vw)"
 FRAME = [
     {"selector": "", "props": "font-size:.85em;margin:0;width:auto"},
     {"selector": "caption", "props": "caption-side:top;text-align:left;font-weight:bold"},
+    {"selector": ".title", "props": STAYS},
     {"selector": "th", "props": "vertical-align:top;padding:.2em .5em"},
+    {"selector": "th.col_heading", "props": "white-space:nowrap"},
     {"selector": "td small", "props": "font-size:.8em;font-weight:normal"},
     {"selector": "td span", "props": "font-size:.85em"},
 ]
@@ -58,10 +61,11 @@ class Html:
 
 def show(frame: pd.DataFrame, title: str, decimals: int = 2) -> Html:
     """Return any frame as a table: floats with `decimals`, integers with separators."""
-    cells = frame.reset_index(drop=True).map(lambda value: _plain(value, decimals))
-    words = frame.reset_index(drop=True).map(lambda value: isinstance(value, str))
+    rows = frame.reset_index(drop=True).rename(columns=lambda name: str(name).replace("_", " "))
+    words = rows.map(lambda value: isinstance(value, str))
     style = words.replace({True: "text-align:left;white-space:normal;", False: ""})
-    return _table(cells, style, title, frame)
+    cells = rows.map(lambda value: _plain(value, decimals))
+    return _table(cells, style, title, frame, hide_index=True)
 
 
 def restoration(frame: pd.DataFrame, title: str, mark: float | None = None) -> Html:
@@ -95,8 +99,8 @@ def scale(frame: pd.DataFrame, title: str) -> Html:
     best = rows.groupby("train_level")["accuracy"].transform("max")
     rows["css"] = np.where((rows["accuracy"] == best) & (best > 0), "font-weight:bold;", "")
     rows["column"] = rows["train_level"].map(_trained_on)
-    rows = rows.assign(row=rows["group"], group="Trained on", text=_texts(rows))
-    return _pivot(rows, map(_trained_on, LEVELS), ("", "facts"), title, frame)
+    rows = rows.assign(row=rows["group"], group="", text=_texts(rows))
+    return _pivot(rows, map(_trained_on, LEVELS), ("", "Training facts"), title, frame)
 
 
 def accuracy(frame: pd.DataFrame, title: str) -> Html:
@@ -231,7 +235,9 @@ def signed(value: float, decimals: int = 2) -> str:
 
 def _plain(value: object, decimals: int) -> str:
     if isinstance(value, float | np.floating):
-        return ABSENT if np.isnan(value) else f"{value:.{decimals}f}"
+        tiny = 1e-9 < abs(value) < 10**-decimals
+        text = f"{value:.2g}" if tiny else f"{value:.{decimals}f}"
+        return ABSENT if np.isnan(value) else text.replace("-", "−", 1) if value < 0 else text
     if isinstance(value, int | np.integer) and not isinstance(value, bool):
         return f"{value:,}"
     return ABSENT if value is None else html.escape(str(value))
@@ -251,15 +257,19 @@ def _pivot(rows, columns, corner: tuple[str, str], title: str, source: pd.DataFr
         cells.columns = style.columns = pd.MultiIndex.from_tuples(labels)
     cells.columns = style.columns = cells.columns.set_names([None] * cells.columns.nlevels)
     cells.index.names = style.index.names = corner
+    if not corner[0]:
+        cells, style = cells.droplevel(0), style.droplevel(0)
     return _table(cells, style, title, source)
 
 
-def _table(cells: pd.DataFrame, style: pd.DataFrame, title: str, source: pd.DataFrame) -> Html:
+def _table(cells, style, title: str, source: pd.DataFrame, hide_index: bool = False) -> Html:
     digest = hashlib.sha256((title + cells.to_csv() + style.to_csv()).encode()).hexdigest()[:8]
-    styler = Styler(cells, uuid=digest, cell_ids=False, caption=html.escape(title))
+    # On a narrow screen the table scrolls and its title stays.
+    caption = f'<span class="title">{html.escape(title)}</span>'
+    styler = Styler(cells, uuid=digest, cell_ids=False, caption=caption)
     styler.set_table_attributes('class="dataframe"').set_properties(**CELL)
     styler.apply(lambda _: style, axis=None).set_table_styles(FRAME)
-    if cells.index.nlevels == 1:
+    if hide_index:
         styler.hide(axis="index")
     link = to_csv_link(source, title)
     return Html(f'<div style="overflow-x:auto">{styler.to_html()}</div>{link.html}', title)

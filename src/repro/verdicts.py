@@ -110,7 +110,7 @@ def balance(
     """Test what §3.4 reads from Table 2: low hurts high, high hurts low, the middle is best.
 
     Compared after `size` training facts. The highest level with such a run stands for level 4,
-    and level 2, or else the one below the highest, for the middle.
+    and level 2, or else the one below the highest, for the middle, if there are three levels.
     """
     trained = [level for level, runs in _levels(means) if size in sizes(runs)]
     if len(trained) < 2:
@@ -122,8 +122,8 @@ def balance(
     rows = [_pair(levels, text.format(high, 0, high), on_high, "train_level", 0, high, "below")]
     if high > 1:
         rows.append(_pair(levels, text.format(1, high, 1), on_low, "train_level", high, 1, "below"))
-    middle = 2 if 2 in trained[:-1] else trained[-2]
-    for other in {0, high} - {middle}:
+    middle = 2 if 2 in trained[1:-1] else trained[-2]
+    for other in (trained[0], high) if len(trained) > 2 else ():
         text = f"on all facts, training on level {middle} is better than on level {other}"
         rows.append(_pair(means, text, at, "train_level", middle, other, "above"))
     return pd.DataFrame(rows, columns=COLUMNS)
