@@ -85,11 +85,19 @@ def write_atomic(path: Path, content: str | bytes) -> None:
 
 
 def save(record: Record, table: pd.DataFrame | None = None) -> None:
-    """Write a record to the cache, its table first: a record on disk is always complete."""
+    """Write a record to the cache, its table first: a record on disk is always complete.
+
+    Raises:
+        StoreError: the cache cannot be written, or the result holds NaN or infinity.
+    """
     path = cache_dir() / "records" / record.kind / f"{record.key}.json"
+    try:
+        text = json.dumps(asdict(record), indent=1, allow_nan=False) + "\n"
+    except ValueError as error:
+        raise StoreError(f"the result of {record.kind} is not finite, so it is not kept") from error
     if table is not None:
         write_atomic(path.with_suffix(".csv"), table.to_csv(index=False))
-    write_atomic(path, json.dumps(asdict(record), indent=1, allow_nan=False) + "\n")
+    write_atomic(path, text)
 
 
 def load(kind: str, params: dict) -> Record | None:
@@ -114,28 +122,32 @@ def load_table(record: Record) -> pd.DataFrame:
     """Return the table saved beside a record.
 
     Raises:
-        StoreError: the table is missing.
+        StoreError: the table is missing or damaged.
     """
     committed = _committed(results_dir()).get(record.key)
     folder = committed[1] if committed else cache_dir() / "records" / record.kind
     name = f"{record.kind}-{record.key}.csv" if committed else f"{record.key}.csv"
+    remedy = "delete it and the record beside it, and run again"
     if not (folder / name).exists():
-        raise StoreError(f"{folder / name} is missing: delete the record beside it and run again")
-    return pd.read_csv(folder / name)
+        raise StoreError(f"{folder / name} is missing: {remedy}")
+    try:
+        return pd.read_csv(folder / name)
+    except ValueError as error:
+        raise StoreError(f"{folder / name} is not a table: {remedy}") from error
 
 
 def export(records: list[Record], folder: Path) -> list[Path]:
-    """Copy records to a folder of `results/`: one JSON-lines file per kind, tables as CSV."""
+    """Copy records to a folder of `results/`: tables as CSV, then one JSON-lines file per kind."""
     written = []
     for kind in sorted({record.kind for record in records}):
         chosen = sorted((r for r in records if r.kind == kind), key=lambda r: r.key)
-        lines = [json.dumps(asdict(record), sort_keys=True) for record in chosen]
-        write_atomic(folder / f"{kind}.jsonl", "\n".join(lines) + "\n")
-        written.append(folder / f"{kind}.jsonl")
-        for record in (r for r in chosen if r.result.get("table")):
+        for record in (r for r in chosen if r.result.get("table") is True):
             path = folder / f"{kind}-{record.key}.csv"
             write_atomic(path, load_table(record).to_csv(index=False))
             written.append(path)
+        lines = [json.dumps(asdict(record), sort_keys=True) for record in chosen]
+        write_atomic(folder / f"{kind}.jsonl", "\n".join(lines) + "\n")
+        written.append(folder / f"{kind}.jsonl")
     _committed.cache_clear()
     return written
 
