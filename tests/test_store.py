@@ -1,0 +1,348 @@
+"""Records: their keys, writing whole files or none, where they are looked up, and damage."""
+
+import json
+import os
+import resource
+import threading
+from contextlib import contextmanager
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from repro import store
+from repro.errors import StoreError
+
+VALUES = st.none() | st.booleans() | st.integers() | st.text(max_size=5) | st.floats(-1e9, 1e9)
+PARAMS = st.dictionaries(st.text(max_size=5), VALUES | st.lists(VALUES, max_size=3), min_size=1)
+SETTINGS = {"weights": "sha256:0", "seed": 0, "recipe": {"learning_rate": 1e-5, "batch_size": 8}}
+TABLE = pd.DataFrame({"fact_id": ["P17-test-00000", "P19-test-00001"], "t00": [1, 0]})
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """Return a folder whose `cache` and `results` the store uses."""
+    monkeypatch.setenv("REPRO_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("REPRO_RESULTS", str(tmp_path / "results"))
+    return tmp_path
+
+
+def record(kind="accuracy", result=None, **params):
+    return store.Record(kind, store.key(kind, params), params, result or {"correct": 3}, {"d": 1})
+
+
+def files(folder):
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def one_line(error):
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+# --- keys -------------------------------------------------------------------------------------
+
+
+@settings(deadline=None)
+@given(PARAMS, st.randoms())
+def test_the_order_of_parameters_does_not_change_the_key(params, random):
+    names = list(params)
+    random.shuffle(names)
+    assert store.key("run", {name: params[name] for name in names}) == store.key("run", params)
+
+
+@settings(deadline=None)
+@given(PARAMS, st.data())
+def test_every_parameter_changes_the_key(params, data):
+    name = data.draw(st.sampled_from(sorted(params)))
+    # JSON text decides what is a different value: True and 1 are, 0.0 and 0.0 are not.
+    value = data.draw(VALUES.filter(lambda v: json.dumps(v) != json.dumps(params[name])))
+    without = {k: v for k, v in params.items() if k != name}
+    keys = [store.key("run", p) for p in (params, {**params, name: value}, without)]
+    assert len(set(keys)) == 3
+
+
+def test_nested_settings_and_the_kind_are_part_of_the_key():
+    keys = {
+        store.key("finetune", SETTINGS),
+        store.key("accuracy", SETTINGS),
+        store.key("finetune", {**SETTINGS, "recipe": {"learning_rate": 1e-5, "batch_size": 16}}),
+        store.key("finetune", {**SETTINGS, "recipe": {"learning_rate": 1.1e-5, "batch_size": 8}}),
+    }
+    assert len(keys) == 4
+    assert all(len(key) == 16 and int(key, 16) >= 0 for key in keys)
+
+
+# --- writing ----------------------------------------------------------------------------------
+
+
+@contextmanager
+def files_of_at_most(size):
+    """Make every write beyond `size` bytes of a file fail, as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_written_file_is_whole_readable_and_alone(tmp_path):
+    path = tmp_path / "a" / "b" / "file.json"
+    store.write_atomic(path, "naïve\n")
+    store.write_atomic(path, b"second")
+    assert path.read_bytes() == b"second"
+    assert path.stat().st_mode & 0o777 == 0o644
+    assert files(tmp_path) == [path]
+
+
+def test_an_exception_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "file.json"
+    store.write_atomic(path, "old")
+
+    def interrupted(error):
+        with store.atomic(path) as temporary:
+            temporary.write_text("half of the new")
+            raise error
+
+    for error in (RuntimeError, KeyboardInterrupt):
+        with pytest.raises(error):
+            interrupted(error)
+        assert path.read_text() == "old"
+        assert files(tmp_path) == [path]
+
+
+def test_a_full_disk_is_an_error_and_leaves_nothing_half_written(tmp_path):
+    path, fresh = tmp_path / "file.json", tmp_path / "fresh.json"
+    store.write_atomic(path, "old")
+    for target in (path, fresh):
+        with (
+            files_of_at_most(1000),
+            pytest.raises(StoreError, match=r"cannot write .*free space.*REPRO_CACHE") as error,
+        ):
+            store.write_atomic(target, "x" * 5000)
+        assert str(target) in one_line(error)
+    assert path.read_text() == "old"
+    assert files(tmp_path) == [path]
+    store.write_atomic(fresh, "x" * 5000)  # the limit, not the file, was the reason
+
+
+def test_a_reader_never_sees_half_a_file(tmp_path):
+    path, contents = tmp_path / "file", [letter * 300_000 for letter in "ab"]
+    store.write_atomic(path, contents[0])
+
+    def write():
+        for turn in range(60):
+            store.write_atomic(path, contents[turn % 2])
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    seen = set()
+    while writer.is_alive():
+        seen.add(path.read_text())
+    writer.join()
+    assert seen <= set(contents)
+
+
+def test_a_cache_blocked_by_a_file(home):
+    (home / "cache").write_text("in the way")
+    assert store.load("accuracy", {"seed": 0}) is None
+    with pytest.raises(StoreError, match=r"cannot write .*cache.*set REPRO_CACHE") as error:
+        store.save(record(seed=0))
+    one_line(error)
+    assert files(home) == [home / "cache"]
+
+
+def test_a_cache_that_may_not_be_written(home):
+    (home / "cache").mkdir(mode=0o500)
+    if os.access(home / "cache", os.W_OK):
+        pytest.skip("this user may write anywhere (root)")
+    with pytest.raises(StoreError, match="Permission denied"):
+        store.save(record(seed=0))
+
+
+def test_the_table_is_written_before_its_record(home):
+    kept = record("mastery", {"table": True}, seed=0)
+    blocked = home / "cache" / "records" / "mastery" / f"{kept.key}.csv"
+    (blocked / "not empty").mkdir(parents=True)
+    with pytest.raises(StoreError):
+        store.save(kept, TABLE)
+    assert files(home) == []
+    assert store.load("mastery", {"seed": 0}) is None
+
+
+# --- looking up -------------------------------------------------------------------------------
+
+
+def test_saved_is_loaded_and_other_parameters_are_not(home):
+    saved = record(seed=0, recipe={"learning_rate": 1e-5})
+    store.save(saved)
+    assert store.load("accuracy", {"recipe": {"learning_rate": 1e-5}, "seed": 0}) == saved
+    assert store.load("accuracy", {"recipe": {"learning_rate": 2e-5}, "seed": 0}) is None
+    assert store.load("divergence", saved.params) is None
+
+
+def test_results_come_before_the_cache(home):
+    published, recomputed = record(result={"from": "results"}, seed=0), record(seed=0)
+    store.export([published], home / "results" / "model" / "smoke")
+    store.save(recomputed)
+    assert store.load("accuracy", {"seed": 0}).result == {"from": "results"}
+    store.save(record(seed=1))
+    assert store.load("accuracy", {"seed": 1}).result == {"correct": 3}
+
+
+def test_what_a_killed_process_leaves_is_no_record(home):
+    saved = record(seed=0)
+    store.save(saved)
+    folder = home / "cache" / "records" / "accuracy"
+    whole = (folder / f"{saved.key}.json").read_text()
+    other = record(seed=1)
+    (folder / f".{other.key}.json.abc123").write_text(whole[:40])
+    results = home / "results" / "model" / "smoke"
+    results.mkdir(parents=True)
+    (results / ".accuracy.jsonl.abc123").write_text(whole[:40])
+    assert store.load("accuracy", other.params) is None
+    assert store.load("accuracy", saved.params) == saved
+
+
+def test_the_environment_says_where_the_cache_is(home, monkeypatch):
+    assert store.cache_dir() == home / "cache"
+    monkeypatch.delenv("REPRO_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(home))
+    assert store.cache_dir().name == "repro"
+    monkeypatch.delenv("REPRO_RESULTS")
+    assert store.results_dir() == store.REPOSITORY / "results"
+
+
+# --- export -----------------------------------------------------------------------------------
+
+
+def contents(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in files(folder)}
+
+
+def test_export_and_load_again_gives_the_same_records_and_tables(home, monkeypatch):
+    saved = [record(seed=n, result={"losses": [0.1 + 0.2, 1e-30 * n]}) for n in (2, 0, 1)]
+    tabled = record("mastery", {"table": True}, seed=0)
+    for one in saved:
+        store.save(one)
+    store.save(tabled, TABLE)
+    folder = home / "results" / "model" / "smoke"
+    written = store.export([*saved, tabled], folder)
+    assert sorted(written) == files(home / "results")
+    assert [p.name for p in written] == [
+        "accuracy.jsonl",
+        f"mastery-{tabled.key}.csv",
+        "mastery.jsonl",
+    ]
+
+    monkeypatch.setenv("REPRO_CACHE", str(home / "empty"))
+    again = [store.load(r.kind, r.params) for r in (*saved, tabled)]
+    assert again == [*saved, tabled]
+    pd.testing.assert_frame_equal(store.load_table(again[-1]), TABLE)
+
+    first = contents(home / "results")
+    store.export(again[::-1], folder)  # now from results/ itself, and in another order
+    assert contents(home / "results") == first
+    assert not (home / "empty").exists()
+
+
+def test_a_table_inside_a_record_needs_no_file(home):
+    inside = record("divergence", {"table": [{"topic": "P17", "kl_sum": 0.5}]}, seed=0)
+    store.save(inside)
+    written = store.export([inside], home / "results" / "model" / "smoke")
+    assert [path.name for path in written] == ["divergence.jsonl"]
+    assert store.load("divergence", {"seed": 0}) == inside
+
+
+def test_an_export_without_its_table_leaves_no_record(home):
+    with pytest.raises(StoreError, match="is missing"):
+        store.export([record("mastery", {"table": True}, seed=0)], home / "results" / "m" / "smoke")
+    assert files(home) == []
+
+
+# --- damage -----------------------------------------------------------------------------------
+
+
+DAMAGE = {
+    "truncated": lambda text: text[: len(text) // 2],
+    "empty": lambda text: b"",
+    "not text": lambda text: b"\xff\xfe" + text,
+    "another shape": lambda text: b"[1, 2]",
+    "a field too few": lambda text: text.replace(b'"result"', b'"outcome"'),
+    "a number JSON has not": lambda text: text.replace(b'"seed": 0', b'"seed": NaN'),
+    "edited parameters": lambda text: text.replace(b'"seed": 0', b'"seed": 1'),
+    "another key": lambda text: text.replace(b'"key": "', b'"key": "0'),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+@pytest.mark.parametrize("place", ["cache", "results"])
+def test_a_damaged_record_is_an_error_that_names_its_file(home, damage, place):
+    saved = record(seed=0)
+    store.save(saved)
+    path = home / "cache" / "records" / "accuracy" / f"{saved.key}.json"
+    if place == "results":
+        store.export([saved], home / "results" / "model" / "smoke")
+        path = home / "results" / "model" / "smoke" / "accuracy.jsonl"
+    damaged = DAMAGE[damage](path.read_bytes())
+    assert damaged != path.read_bytes()
+    path.write_bytes(damaged or b"\n")
+    # An empty line in results/ is no record and no damage elsewhere: it is damage here.
+    with pytest.raises(StoreError, match="delete it and run again") as error:
+        store.load("accuracy", {"seed": 0})
+    assert str(path) in one_line(error)
+
+
+def test_a_record_that_cannot_be_read(home):
+    (home / "cache" / "records" / "accuracy" / f"{record(seed=0).key}.json").mkdir(parents=True)
+    with pytest.raises(StoreError, match="cannot read") as error:
+        store.load("accuracy", {"seed": 0})
+    one_line(error)
+
+
+@pytest.mark.parametrize("place", ["cache", "results"])
+def test_a_missing_table_is_an_error_that_names_it(home, place):
+    saved = record("mastery", {"table": True}, seed=0)
+    store.save(saved, TABLE)
+    if place == "results":
+        store.export([saved], home / "results" / "model" / "smoke")
+    path = next((home / place).rglob(f"*{saved.key}.csv"))
+    path.unlink()
+    with pytest.raises(StoreError, match="is missing") as error:
+        store.load_table(saved)
+    assert str(path) in one_line(error)
+
+
+def test_a_damaged_table_is_an_error_that_names_it(home):
+    saved = record("mastery", {"table": True}, seed=0)
+    store.save(saved, TABLE)
+    path = home / "cache" / "records" / "mastery" / f"{saved.key}.csv"
+    for damaged in (b"", b"\xff\xfe\x00", b"a,b\n1,2,3\n1,2,3,4,5\n"):
+        path.write_bytes(damaged)
+        with pytest.raises(StoreError, match="not a table") as error:
+            store.load_table(saved)
+        assert str(path) in one_line(error)
+
+
+def test_a_result_that_is_not_finite_is_not_stored(home):
+    with pytest.raises(StoreError, match="not finite") as error:
+        store.save(record(seed=0, result={"kl_sum": float("nan")}))
+    one_line(error)
+    assert files(home) == []
+
+
+# --- provenance -------------------------------------------------------------------------------
+
+
+def test_provenance_traces_a_number_and_is_json():
+    made = store.provenance(device="cpu", wall_seconds=1.5)
+    assert json.loads(json.dumps(made)) == made
+    assert set(made) == {
+        *("date", "git_commit", "machine", "python", "versions"),
+        *("device", "wall_seconds"),
+    }
+    assert set(made["versions"]) == set(store.PACKAGES)
+    assert replace(record(seed=0), provenance=made).key == record(seed=0).key
