@@ -84,7 +84,8 @@ def acc(frame: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
     """
     by = list(by)
     frame = frame[frame["total"] > 0]
-    sums = frame.groupby([*by, "test_level"])[["correct", "total"]].sum().reset_index()
+    keys = list(dict.fromkeys([*by, "test_level"]))
+    sums = frame.groupby(keys)[["correct", "total"]].sum().reset_index()
     low, high = wilson(sums["correct"], sums["total"])
     p = sums["correct"] / sums["total"]
     sums = sums.assign(p=p, below=(p - low) ** 2, above=(high - p) ** 2)
