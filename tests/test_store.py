@@ -155,12 +155,30 @@ def test_a_cache_blocked_by_a_file(home):
     assert files(home) == [home / "cache"]
 
 
-def test_a_cache_that_may_not_be_written(home):
-    (home / "cache").mkdir(mode=0o500)
-    if os.access(home / "cache", os.W_OK):
-        pytest.skip("this user may write anywhere (root)")
-    with pytest.raises(StoreError, match="Permission denied"):
-        store.save(record(seed=0))
+@contextmanager
+def unprivileged():
+    """Act as a user to whom permissions apply: they do not to root."""
+    own = os.geteuid()
+    if own == 0:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(own)
+
+
+def test_a_cache_that_may_not_be_written_or_read(home):
+    store.save(record(seed=0))
+    before = files(home)
+    folder = home / "cache" / "records" / "accuracy"
+    folder.chmod(0o500)
+    with unprivileged(), pytest.raises(StoreError, match="cannot write.*Permission denied"):
+        store.save(record(seed=1))
+    folder.chmod(0)
+    with unprivileged(), pytest.raises(StoreError, match="cannot read.*Permission denied"):
+        store.load("accuracy", {"seed": 0})
+    folder.chmod(0o700)
+    assert files(home) == before
 
 
 def test_the_table_is_written_before_its_record(home):
