@@ -162,7 +162,7 @@ class Measured:
     """The frames of a study that was never run, and no example."""
 
     def __init__(self, name, **options):
-        self.model = self.profile = type("Named", (), {"name": name})
+        self.model = self.profile = type("Named", (), {"name": name, "folder": None})
         self.frame = made_up.accuracy(percents=(0, 20), **options)
 
     def accuracy(self):

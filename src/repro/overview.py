@@ -31,7 +31,8 @@ def overview(measured) -> pd.DataFrame:
         _restore("Table 4", restored, "test", paper.table("restore")),
         _restore("Table 6", restored, "train", paper.table("restore_train")),
     ]
-    options = f"-p model {measured.model.name} -p profile {measured.profile.name}"
+    model = measured.model.folder or measured.model.name  # what `study.open` would need
+    options = f"-p model {model} -p profile {measured.profile.name}"
     frame = pd.DataFrame([_texts(*row) for row in rows], columns=COLUMNS)
     return frame.assign(command=frame["command"].map(lambda name: f"papermill {name} {options}"))
 
