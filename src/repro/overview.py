@@ -209,10 +209,10 @@ def _instead(size: int) -> str:
 
 def _texts(item: str, quantity: str, theirs, ours: float, notebook: str) -> tuple:
     numeric = not isinstance(theirs, str) and not np.isnan(ours)
-    difference = f"{ours - theirs:+.2f}".replace("-", "−") if numeric else "–"
+    difference = summary.signed(ours - theirs) if numeric else summary.ABSENT
     shown = theirs if isinstance(theirs, str) else _number(theirs)
     return item, quantity, shown, _number(ours), difference, f"notebooks/{notebook}.py"
 
 
 def _number(value: float) -> str:
-    return "–" if np.isnan(value) else f"{value:.2f}".replace("-", "−")
+    return summary.ABSENT if np.isnan(value) else summary.signed(value).removeprefix("+")

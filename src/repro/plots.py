@@ -40,8 +40,8 @@ STYLE = {
 
 
 @plt.rc_context(STYLE)
-def scale(means: pd.DataFrame, value: str = "accuracy", label: str = "Accuracy (%)") -> Figure:
-    """Draw Figure 2 or 6: `value` against data size by training level, one panel per split.
+def scale(means: pd.DataFrame) -> Figure:
+    """Draw Figure 2 or 6: accuracy against data size by training level, one panel per split.
 
     `means` comes from `summary.means`; the bands are 95 % intervals over questions. A hollow
     marker is a level's whole pool ("All"); the dashed line is the model before fine-tuning.
@@ -50,10 +50,10 @@ def scale(means: pd.DataFrame, value: str = "accuracy", label: str = "Accuracy (
     figure, axes = _panels(max(len(shown), 1))
     for axis, split in zip(axes, shown, strict=False):
         rows = means[means["split"] == split]
-        _curves(axis, tuned(rows), "train_size", value)
-        _before(axis, rows, value)
+        _curves(axis, tuned(rows), "train_size", "accuracy")
+        _before(axis, rows)
         _size_axis(axis, tuned(rows))
-        axis.set(title=SPLITS[split], ylabel=label, xlabel="")
+        axis.set(title=SPLITS[split], ylabel="Accuracy (%)", xlabel="")
     axes[-1].set_xlabel("Training facts (logarithmic)")
     return _finish(figure, means)
 
@@ -64,7 +64,7 @@ def level_accuracy(levels: pd.DataFrame, test_level: int) -> Figure:
     rows = levels[(levels["split"] == "test") & (levels["test_level"] == test_level)]
     figure, (axis,) = _panels(1)
     _curves(axis, tuned(rows), "train_size", "accuracy")
-    _before(axis, rows, "accuracy")
+    _before(axis, rows)
     _size_axis(axis, tuned(rows))
     axis.set(ylabel=f"Accuracy on level-{test_level} facts (%)")
     axis.set_xlabel("Training facts (logarithmic)")
@@ -264,8 +264,8 @@ def _curves(axis: Axes, rows: pd.DataFrame, x: str, y: str, mark: float | None =
         axis.plot(whole[x], whole[y], marker, ms=9, **style)
 
 
-def _before(axis: Axes, rows: pd.DataFrame, value: str) -> None:
-    before = rows.loc[rows["train_level"] == -1, value]
+def _before(axis: Axes, rows: pd.DataFrame) -> None:
+    before = rows.loc[rows["train_level"] == -1, "accuracy"]
     if len(before):
         axis.axhline(before.mean(), color="0.3", ls="--", lw=1.2)
 

@@ -14,6 +14,7 @@ from repro.mastery import template_columns
 
 RUN = ["model", "train_level", "train_size", "size_label", "restored_percent"]
 LEVELS = range(5)
+ABSENT = "–"  # what cannot exist, never written as 0
 
 
 def means(accuracy: pd.DataFrame) -> pd.DataFrame:
@@ -131,11 +132,6 @@ def best_share(mean: pd.DataFrame, chosen_on: str, reported_on: str = "test") ->
     return found[[*columns, "spread", "n"]]
 
 
-def base(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows of the model before fine-tuning, asked with the same prompt."""
-    return frame[frame["train_level"] == -1]
-
-
 def tuned(frame: pd.DataFrame) -> pd.DataFrame:
     """Return the rows of fine-tuned models in which nothing is restored."""
     rows = frame[frame["train_level"] >= 0]
@@ -165,6 +161,13 @@ def size_names(frame: pd.DataFrame) -> pd.Series:
     """Return each row's size as the paper writes it: "240" or "All"."""
     known = "size_label" in frame
     return frame["size_label" if known else "train_size"].astype(str)
+
+
+def signed(value: float, decimals: int = 2) -> str:
+    """Return a number with its sign, with a true minus sign, and no sign when it rounds to 0."""
+    rounded = round(value, decimals) + 0.0
+    sign = "+" if rounded > 0 else "−" if rounded < 0 else ""
+    return f"{sign}{abs(rounded):.{decimals}f}"
 
 
 def _run(frame: pd.DataFrame) -> list[str]:

@@ -18,9 +18,8 @@ import pandas as pd
 from pandas.io.formats.style import Styler
 
 from repro.overview import overview as overview
-from repro.summary import LEVELS, size_names, tuned
+from repro.summary import ABSENT, LEVELS, signed, size_names, tuned
 
-ABSENT = "–"
 FULL_SHADE = 20.0  # points of difference at which the shading is darkest, in every table
 GREEN, RED = (0, 150, 90), (215, 60, 50)
 SPLITS = {"train": "Training", "dev": "Dev", "test": "In-domain", "testood": "Out-of-domain"}
@@ -224,13 +223,6 @@ def _text(value: float, spread: float, difference: float, low: float, high: floa
     if not pd.isna(low):
         text += f"<br><small>{low:.1f}–{high:.1f}</small>"
     return text
-
-
-def signed(value: float, decimals: int = 2) -> str:
-    """Return a number with its sign, with a true minus sign, and no sign when it rounds to 0."""
-    rounded = round(value, decimals) + 0.0
-    sign = "+" if rounded > 0 else "−" if rounded < 0 else ""
-    return f"{sign}{abs(rounded):.{decimals}f}"
 
 
 def _plain(value: object, decimals: int) -> str:
