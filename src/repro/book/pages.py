@@ -13,6 +13,8 @@ from repro import models, overview, paper, study
 from repro.book import numbers
 from repro.book.runs import Book
 
+LONG = 30  # characters from which a cell of a table may wrap
+
 
 def substitutions(book: Book) -> dict[str, object]:
     """Return the value of every `{{ name }}` in the book's Markdown, by name."""
@@ -39,6 +41,8 @@ def html_table(frame: pd.DataFrame, code: Iterable[str] = ()) -> str:
     cells = frame.map(lambda value: "–" if pd.isna(value) else html.escape(str(value)))
     for name in code:
         cells[name] = cells[name].map(lambda text: f"<code>{text}</code>" if text else "")
+    # The style sheet lets long text wrap and keeps a date or a number on one line.
+    cells = cells.map(lambda text: f"<span>{text}</span>" if len(text) > LONG else text)
     text = cells.to_html(index=False, border=0, escape=False, classes="generated")
     return f'<div class="wide">\n{text}\n</div>'
 
