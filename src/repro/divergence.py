@@ -53,13 +53,17 @@ def best_templates(mastery: pd.DataFrame) -> dict[str, int]:
 
 
 def level_compared(mastery: pd.DataFrame, at_least: int) -> int:
-    """Return the level of §4.1's facts: 4, or the highest with `at_least` facts.
+    """Return the level of §4.1's facts: 4, or the highest below it with `at_least` facts.
 
-    A small model masters hardly any fact at level 4; the paper's models all do.
+    A small model masters hardly any fact at level 4; the paper's models all do. Level 0 is never
+    compared, because its completions hold no answer. Where no level has enough facts, the
+    level with the most is taken.
     """
-    sizes = mastery["level"].value_counts()
-    enough = [level for level in sizes.index if sizes[level] >= at_least]
-    return int(max(enough, default=mastery["level"].max()))
+    sizes = mastery.loc[mastery["level"] > 0, "level"].value_counts().sort_index()
+    enough = sizes[sizes >= at_least]
+    if len(enough):
+        return int(enough.index.max())
+    return int(sizes.idxmax()) if len(sizes) else 4
 
 
 def reference(
@@ -106,8 +110,9 @@ def _starts_early(tokenizer, completion, names) -> bool:
     starts = [at for name in names if (at := text.find(name.casefold())) >= 0]
     if not starts:
         return False
-    head = tokenizer.decode(completion.ids[:NEAR], clean_up_tokenization_spaces=False)
-    return min(starts) < len(head)
+    options = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
+    head = tokenizer.decode(completion.ids[:NEAR], **options)
+    return min(starts) < len(head.casefold())  # both as the text was: folded, no special tokens
 
 
 def compare(

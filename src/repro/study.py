@@ -21,7 +21,7 @@ __all__ = ["DEFAULT_PROFILE", "Run", "Study", "Task", "open", "profile", "profil
 VERSION = 1  # part of every key: raised when a change to the code changes results
 MIXED = -2  # "level" of a run on facts of all levels
 BASE = -1  # "level" of the pre-trained model, which no run has changed
-ENOUGH = 20  # facts that make the divergence of a level worth comparing (§4.1)
+ENOUGH = 10  # facts that make the divergence of a level worth comparing (§4.1)
 
 
 @dataclass(frozen=True)

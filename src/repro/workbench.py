@@ -5,6 +5,7 @@ disk as soon as it is finished, so an interrupted study goes on where it stopped
 """
 
 import time
+from contextlib import nullcontext
 from functools import cached_property
 from itertools import groupby
 
@@ -47,9 +48,10 @@ class Workbench:
     def __init__(self, study: Study):
         """Load the facts; the weights are loaded on first use."""
         self.study = study
-        self.run: Run | None = None
         self.training: dict = {}
         self.thresholds: dict[float, float] = {}
+        self.asked: list[Task] = []
+        self.answered: dict[str, dict] = {}
 
     @cached_property
     def facts(self) -> pd.DataFrame:
@@ -110,6 +112,7 @@ class Workbench:
 
     def prepare(self, run: Run | None, tasks: list[Task]) -> None:
         """Bring the weights of a run into memory (None: the pre-trained model)."""
+        self.asked, self.answered = [t for t in tasks if t.kind == "accuracy"], {}
         if any(task.kind == "divergence" for task in tasks):
             self._reset()
             self.reference  # noqa: B018 - built here, while the decoder holds the base weights
@@ -183,18 +186,43 @@ class Workbench:
         return {"losses": losses, "topics": topics, **rest}, None
 
     def accuracy(self, task: Task) -> tuple[dict, None]:
-        """Answer the questions of a split."""
-        split, restoration = task.params["split"], task.params["restore"]
-        asked = self.known[self.known["split"] == split]
-        if split == "train":
-            asked = self.training_facts(task.run)
-        if restoration is None:
-            return self._answer(asked, task), None
-        percent = restoration["percent"]
-        with restore.restored(
-            self.decoder, self.base, self.tuned, self.ranking, percent, self._threshold(percent)
-        ) as count:
-            return {"restored": count, **self._answer(asked, task)}, None
+        """Answer the questions of a split.
+
+        All splits asked of one set of weights are answered together, which fills the batches;
+        the time is booked on the first of them.
+        """
+        if (key := store.key(task.kind, task.params)) not in self.answered:
+            share = task.params["restore"]
+            together = [t for t in self.asked if t.params["restore"] == share]
+            self.answered |= self._answer(together, share["percent"] if share else None)
+        return self.answered.pop(key), None
+
+    def _answer(self, tasks: list[Task], percent: float | None) -> dict[str, dict]:
+        frames = [self._questions(task) for task in tasks]
+        limit = max(task.params["max_new_tokens"] for task in tasks)
+        with self._restored(percent) as count:
+            everything = pd.concat(frames, ignore_index=True)
+            done = evaluate.answer(self.decoder, self.tokenizer, everything, max_new_tokens=limit)
+        results = {}
+        for task, frame in zip(tasks, frames, strict=True):
+            own, done = done[: len(frame)], done[len(frame) :]
+            counts = evaluate.count(frame, own).to_dict("records")
+            result = {"restored": count, "counts": counts, "tokens": sum(len(c.ids) for c in own)}
+            results[store.key(task.kind, task.params)] = result
+        return results
+
+    def _questions(self, task: Task) -> pd.DataFrame:
+        if (split := task.params["split"]) == "train":
+            return self.training_facts(task.run)
+        return self.known[self.known["split"] == split]
+
+    def _restored(self, percent: float | None):
+        if percent is None:
+            return nullcontext(0)
+        threshold = self._threshold(percent)
+        return restore.restored(
+            self.decoder, self.base, self.tuned, self.ranking, percent, threshold
+        )
 
     def _threshold(self, percent: float) -> float:
         # Finding a threshold sorts all scores in part, so all shares of a run share one search.
@@ -202,12 +230,6 @@ class Workbench:
             wanted = {*self.study.profile.percents, percent}
             self.thresholds = restore.thresholds(self.ranking, sorted(map(float, wanted)))
         return self.thresholds[percent]
-
-    def _answer(self, asked: pd.DataFrame, task: Task) -> dict:
-        limit = task.params["max_new_tokens"]
-        done = evaluate.answer(self.decoder, self.tokenizer, asked, max_new_tokens=limit)
-        tokens = sum(len(completion.ids) for completion in done)
-        return {"counts": evaluate.count(asked, done).to_dict("records"), "tokens": tokens}
 
     def divergence(self, task: Task) -> tuple[dict, None]:
         """Compare first-token logits with the pre-trained model's."""
