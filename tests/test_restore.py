@@ -75,7 +75,7 @@ def same_bits(model, weights: dict, names=None) -> bool:
 
 def ranking_of(scores) -> Ranking:
     scores = np.asarray(scores, np.float32)
-    return Ranking({"layers.w": torch.Size([len(scores)])}, scores, 0, 0)
+    return Ranking({"layers.w": torch.Size([len(scores)])}, scores, np.array([], int), 0)
 
 
 # --- scores -----------------------------------------------------------------------------------
@@ -115,7 +115,7 @@ def test_ranking_follows_the_order_of_tensors_and_counts_the_special_ones(pair):
     assert (found.scores == flat).all() and found.scores.dtype == np.float32
     assert found.size == len(flat) == sum(base[n].numel() for n in names) == 4992
     assert found.shapes == {n: base[n].shape for n in names}
-    assert found.zero_base == 3
+    assert found.zero_base.tolist() == [0, 1, 2]
     assert found.unchanged == 1 + base[names[1]].numel()
 
 
@@ -365,11 +365,15 @@ def test_concentration_against_a_direct_computation(pair):
 
 def test_concentration_by_hand():
     scores = [0, 6, 0, 1, 0, 0, 2, 1, 0, 0]
-    ranking = Ranking({"w": torch.Size([10])}, np.array(scores, np.float32), 4, 5)
+    zeros = np.array([1, 2, 4, 7])  # with scores 6, 0, 0 and 1
+    ranking = Ranking({"w": torch.Size([10])}, np.array(scores, np.float32), zeros, 5)
     table = concentration(ranking, [0, 10, 25, 30, 50])
     assert table["k"].tolist() == [0, 1, 2, 3, 5]
     assert table["share_of_change_percent"].tolist() == [0, 60, 80, 90, 100]
     assert table["moved"].tolist() == [0, 1, 2, 3, 4]
+    # Without those with p = 0 the scores are 1 and 2, of 3 in all.
+    without = [0, 0, 200 / 3, 100, 100]
+    assert table["without_zero_base_percent"].tolist() == pytest.approx(without)
     assert table["threshold"].tolist()[1:] == [6, 2, 1, 0]
     assert set(table["zero_base"]) == {4} and set(table["unchanged"]) == {5}
 

@@ -21,11 +21,15 @@ REGIONS = {"transformer": re.compile(r"^(?!.*norm).*layers")}
 
 @dataclass(frozen=True)
 class Ranking:
-    """Scores of one pair of models: a flat float32 array over the tensors of a region."""
+    """Scores of one pair of models: a flat float32 array over the tensors of a region.
+
+    `zero_base` holds the flat positions of parameters with p = 0, whose score is |s| / 1e-8;
+    `unchanged` counts those with s = p.
+    """
 
     shapes: dict[str, torch.Size]
     scores: np.ndarray
-    zero_base: int
+    zero_base: np.ndarray
     unchanged: int
 
     @property
@@ -59,16 +63,18 @@ def rank(
         ModelError: a tensor is missing, differs in shape, or holds NaN or infinity.
     """
     names = region_names(base, region)
-    parts, zero, unchanged = [], 0, 0
+    parts, zeros, unchanged, start = [], [], 0, 0
     for name in names:
         p, s = base[name], _partner(name, base, tuned)
         part = score(s, p, score_dtype).flatten()
         if not torch.isfinite(part).all():
             raise ModelError(f"{name} holds NaN or infinity in one of the models")
         parts.append(part.numpy(force=True))
-        zero += int((p == 0).sum())
+        zeros.append(start + np.flatnonzero((p == 0).numpy(force=True)))
         unchanged += int((s == p).sum())
-    return Ranking({n: base[n].shape for n in names}, np.concatenate(parts), zero, unchanged)
+        start += p.numel()
+    shapes = {name: base[name].shape for name in names}
+    return Ranking(shapes, np.concatenate(parts), np.concatenate(zeros), unchanged)
 
 
 def region_names(weights: Weights, region: str) -> list[str]:
@@ -130,24 +136,31 @@ def concentration(ranking: Ranking, percents: Sequence[float]) -> pd.DataFrame:
     """Return the share of the total change that the most changed parameters hold (Table 3).
 
     Returns:
-        DataFrame[top_percent, share_of_change_percent, k, n, threshold, moved, zero_base,
-        unchanged]. Sums are in float64. `moved` counts the k that differ at all; `zero_base`
-        and `unchanged` count the parameters with p = 0 and s = p in the whole region: a
-        parameter with p = 0 that moved has a score of |s| / 1e-8 and outweighs thousands.
+        DataFrame[top_percent, share_of_change_percent, without_zero_base_percent, k, n,
+        threshold, moved, zero_base, unchanged]. Sums are in float64. `moved` counts the k that
+        differ at all; `zero_base` and `unchanged` count the parameters with p = 0 and s = p in
+        the whole region. One with p = 0 that moved has a score of |s| / 1e-8 and outweighs
+        thousands, so `without_zero_base_percent` is the same share with those left out of the
+        chosen and of the total.
     """
-    total, rows = ranking.scores.sum(dtype=np.float64), []
+    scores = ranking.scores
+    total = scores.sum(dtype=np.float64)
+    rest = total - scores[ranking.zero_base].sum(dtype=np.float64)
+    rows = []
     for percent, threshold in thresholds(ranking, percents).items():
-        chosen = ranking.scores[selected(ranking, percent, threshold)]
-        share = 100 * chosen.sum(dtype=np.float64) / total if total else 0.0
+        mask = selected(ranking, percent, threshold)
+        held = scores[mask].sum(dtype=np.float64)
+        zero = scores[ranking.zero_base[mask[ranking.zero_base]]].sum(dtype=np.float64)
         rows.append(
             {
                 "top_percent": percent,
-                "share_of_change_percent": float(share),
-                "k": len(chosen),
+                "share_of_change_percent": float(100 * held / total) if total else 0.0,
+                "without_zero_base_percent": float(100 * (held - zero) / rest) if rest else 0.0,
+                "k": int(mask.sum()),
                 "n": ranking.size,
                 "threshold": None if np.isinf(threshold) else threshold,
-                "moved": int(np.count_nonzero(chosen)),
-                "zero_base": ranking.zero_base,
+                "moved": int(np.count_nonzero(scores[mask])),
+                "zero_base": len(ranking.zero_base),
                 "unchanged": ranking.unchanged,
             }
         )

@@ -119,7 +119,7 @@ class Study:
     def concentration_task(self, run: Run) -> Task:
         """Return the task of Table 3."""
         shares = [float(p) for p in self.profile.percents if p]
-        options = {"region": "transformer", "percents": shares}
+        options = {"region": "transformer", "percents": shares, "without_zero_base": True}
         return Task("concentration", {**self._parent(run), **options}, run)
 
     def tasks(self, percents: Iterable[float] | None = None) -> list[Task]:
