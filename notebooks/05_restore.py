@@ -42,7 +42,8 @@ Markdown(f"**{s.model.title}**, profile `{s.profile.name}`; `frac` is {share:g} 
 # all relative changes, by the most changed share of the parameters:
 
 # %%
-ours = summary.concentration(s.concentration())
+measured = s.concentration()
+ours = summary.concentration(measured)
 tables.concentration(ours, f"Ours: {s.model.title}; share of the total change (%)")
 
 # %%
@@ -51,6 +52,18 @@ tables.concentration(published, "Table 3 of the paper: LLaMA-3-8B; share of the 
 
 # %% mystnb={"image": {"alt": "Share of the total change held by the most changed parameters, ours over the paper's"}}
 plots.concentration(ours, published)
+
+# %% [markdown]
+# A parameter that was exactly zero has no relative change: the authors' tool adds $10^{-8}$ to
+# $|p_i|$, so that such a parameter, once moved, outweighs thousands of others. Quantised weights hold
+# many zeros. The counts, and the same shares with those parameters left out:
+
+# %%
+tables.show(summary.special_parameters(measured), "Parameters ranked, exactly zero before, unmoved")
+
+# %%
+without = summary.concentration(measured, "without_zero_base_percent")
+tables.concentration(without, f"Ours without zeros: {s.model.title}; share of the total change (%)")
 
 # %% [markdown]
 # ## Restoring them

@@ -229,7 +229,7 @@ def templates(success: pd.DataFrame) -> Figure:
 
 @plt.rc_context(STYLE)
 def learning_rates(frame: pd.DataFrame, chosen: float) -> Figure:
-    """Draw dev accuracy against the learning rate with 95 % intervals; `chosen` is marked.
+    """Draw right dev answers against the learning rate with 95 % intervals; `chosen` is marked.
 
     `frame` comes from `summary.learning_rates`.
     """
@@ -238,7 +238,7 @@ def learning_rates(frame: pd.DataFrame, chosen: float) -> Figure:
     error = np.abs(rows[["low", "high"]].to_numpy().T - rows["accuracy"].to_numpy())
     axis.errorbar(rows["learning_rate"], rows["accuracy"], error, color=COLOURS[1], marker="o")
     axis.axvline(chosen, color=COLOURS[3], ls="--", label=f"chosen: {chosen:g}")
-    axis.set(xscale="log", xlabel="Learning rate (logarithmic)", ylabel="Accuracy on dev (%)")
+    axis.set(xscale="log", xlabel="Learning rate (logarithmic)", ylabel="Right answers on dev (%)")
     _say_if_empty(axis, rows)
     figure.legend(loc="outside lower center")
     return _closed(figure)

@@ -43,18 +43,41 @@ def table_2(accuracy: pd.DataFrame) -> pd.DataFrame:
 
 
 def learning_rates(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return accuracy on the dev split by learning rate, averaged over samples."""
-    by = [name for name in ("model", "learning_rate", "split") if name in frame]
-    return _over_samples(acc(frame, by=[*by, "sample"]), by)
+    """Return the share of right dev answers by learning rate, all levels and samples together.
+
+    Columns: learning_rate, accuracy, low, high (percent), correct, total. Not the mean over
+    levels: on a few dev facts a level with one of them would decide it.
+    """
+    rows = frame.groupby("learning_rate")[["correct", "total"]].sum().reset_index()
+    low, high = wilson(rows["correct"], rows["total"])
+    accuracy = 100 * rows["correct"] / rows["total"]
+    rows = rows.assign(accuracy=accuracy, low=100 * low, high=100 * high)
+    return rows[["learning_rate", "accuracy", "low", "high", "correct", "total"]]
 
 
-def concentration(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return Table 3's share of the total relative change, averaged over samples, in percent."""
+def best_rate(rates: pd.DataFrame) -> float | None:
+    """Return the learning rate with the most right dev answers (ties: the smaller), or None."""
+    ordered = rates.sort_values(["correct", "learning_rate"], ascending=[False, True])
+    return float(ordered["learning_rate"].iloc[0]) if len(ordered) else None
+
+
+def concentration(frame: pd.DataFrame, share: str = "share_of_change_percent") -> pd.DataFrame:
+    """Return Table 3's share of the total relative change, averaged over samples, in percent.
+
+    `share` names the column averaged; `without_zero_base_percent` leaves out the parameters
+    that were exactly zero before fine-tuning.
+    """
     by = [*_run(frame), "top_percent"]
     if frame.empty:
         return pd.DataFrame(columns=[*RUN[:3], "top_percent", "share_of_change_percent", "spread"])
-    shares = frame.groupby(by, observed=True)["share_of_change_percent"]
+    shares = frame.groupby(by, observed=True)[share]
     return shares.agg(share_of_change_percent="mean", spread="std", n="size").reset_index()
+
+
+def special_parameters(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return how many ranked parameters each restored run has, with p = 0, and with s = p."""
+    columns = [*_run(frame), "sample", "n", "zero_base", "unchanged"]
+    return frame[[c for c in columns if c in frame]].drop_duplicates(ignore_index=True)
 
 
 def divergence(frame: pd.DataFrame) -> pd.DataFrame:

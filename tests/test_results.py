@@ -1,0 +1,59 @@
+"""What is committed in results/ is whole, readable, and what the registry says follows from it."""
+
+import pandas as pd
+import pytest
+
+from repro import evaluate, models, profiles, store, study, summary
+
+STUDIES = sorted(
+    (folder.parent.name, folder.name)
+    for folder in store.results_dir().glob("*/*/")
+    if folder.parent.name in models.entries() and folder.name in profiles.PROFILES
+)
+
+
+@pytest.fixture(params=STUDIES, ids="/".join)
+def measured(request, tmp_path, monkeypatch):
+    """Return a committed study, with an empty cache and no dataset: nothing can be computed."""
+    monkeypatch.setenv("REPRO_CACHE", str(tmp_path))
+    monkeypatch.delenv("REPRO_DATA", raising=False)
+    return study.open(*request.param)
+
+
+def test_the_default_study_is_committed():
+    assert (models.DEFAULT_MODEL, profiles.DEFAULT_PROFILE) in STUDIES
+
+
+def test_nothing_is_missing(measured):
+    tasks = [measured.mastery_task(), *measured.tasks()]
+    assert len(tasks) > 1 and measured.missing(tasks) == []
+
+
+def test_the_learning_rate_is_the_best_on_dev(measured):
+    rates = summary.learning_rates(measured.learning_rates())
+    assert len(rates) == len(measured.profile.rates)
+    assert summary.best_rate(rates) == measured.model.learning_rate
+
+
+def test_best_rate_counts_right_answers_and_prefers_the_smaller():
+    rates = pd.DataFrame({"learning_rate": [1e-3, 1e-4, 1e-5], "correct": [7, 7, 3]})
+    assert summary.best_rate(rates) == 1e-4
+    assert summary.best_rate(rates.iloc[:0]) is None
+
+
+def test_answers_never_exceed_questions_and_cover_the_split(measured):
+    frame = measured.accuracy()
+    assert (frame["correct"] <= frame["total"]).all() and (frame["total"] > 0).all()
+    asked = frame[frame["split"] == "test"].groupby(["run", "restored_percent"])["total"].sum()
+    assert set(asked) == {measured.profile.facts["test"]}
+
+
+def test_intervals_hold_their_accuracy(measured):
+    rows = evaluate.acc(measured.accuracy(), ["run", "restored_percent", "split"])
+    assert (rows["low"] <= rows["accuracy"]).all() and (rows["accuracy"] <= rows["high"]).all()
+
+
+def test_every_record_says_where_it_comes_from(measured):
+    rows = measured.records()
+    wanted = ["wall_seconds", "date", "git_commit", "device", "dtype", "weights", "data", "model"]
+    assert rows[wanted].notna().all().all()
