@@ -90,10 +90,8 @@ def reference(
     ]
     bos = bos_ids(tokenizer)
     prompts = [
-        Prompt(bos + ids, paper.names(obj))
-        for ids, obj in zip(
-            tokenizer(texts, add_special_tokens=False).input_ids, facts["object"], strict=True
-        )
+        Prompt(bos + tokenizer(text, add_special_tokens=False).input_ids, paper.names(obj))
+        for text, obj in zip(texts, facts["object"], strict=True)
     ]
     completions = complete(network, tokenizer, prompts, max_new_tokens)
     near = [
