@@ -156,10 +156,11 @@ def test_reference_uses_the_best_template(recital):
     torch.testing.assert_close(base.logits, plain)
 
 
-def test_reference_without_a_fact_near_the_beginning(recital):
+@pytest.mark.parametrize("objects", [["Paris", "Oslo"], []])
+def test_reference_without_a_fact_to_compare(recital, objects):
     network, tokens = recital
-    base = reference(network, tokens, known(["Paris", "Oslo"]))
-    assert base.facts.empty and base.logits.shape[0] == 0
+    base = reference(network, tokens, known(objects))
+    assert base.facts.empty and base.prompts == [] and base.logits.shape == (0, len(tokens))
     table, example = compare(network, tokens, base)
     assert table.empty and list(table.columns) == ["topic", "facts", "kl_sum"]
     assert example == {}
