@@ -167,17 +167,25 @@ def unprivileged():
         os.seteuid(own)
 
 
-def test_a_cache_that_may_not_be_written_or_read(home):
+def test_folders_that_may_not_be_written_or_read(home, monkeypatch):
     store.save(record(seed=0))
     before = files(home)
     folder = home / "cache" / "records" / "accuracy"
     folder.chmod(0o500)
-    with unprivileged(), pytest.raises(StoreError, match="cannot write.*Permission denied"):
+    (home / "results").mkdir()
+    home.chmod(0)
+    with unprivileged(), pytest.raises(StoreError, match=r"cannot write .*Permission denied"):
         store.save(record(seed=1))
     folder.chmod(0)
-    with unprivileged(), pytest.raises(StoreError, match="cannot read.*Permission denied"):
-        store.load("accuracy", {"seed": 0})
-    folder.chmod(0o700)
+    for results, blocked in ((home / "results", "results"), ("/nowhere", "cache")):
+        monkeypatch.setenv("REPRO_RESULTS", str(results))
+        with (
+            unprivileged(),
+            pytest.raises(StoreError, match=rf"cannot read .*{blocked}.*Permission denied"),
+        ):
+            store.load("accuracy", {"seed": 0})
+    for closed in (home, folder):
+        closed.chmod(0o700)
     assert files(home) == before
 
 

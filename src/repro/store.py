@@ -154,9 +154,15 @@ def export(records: list[Record], folder: Path) -> list[Path]:
 
 @lru_cache(maxsize=4)
 def _committed(folder: Path) -> dict[str, tuple[Record, Path]]:
+    try:
+        texts = {path: path.read_bytes() for path in sorted(folder.glob("*/*/*.jsonl"))}
+    except OSError as error:
+        raise StoreError(
+            f"cannot read {folder} ({error.strerror}): check its permissions"
+        ) from error
     found = {}
-    for path in sorted(folder.glob("*/*/*.jsonl")):
-        for line in path.read_bytes().splitlines():
+    for path, text in texts.items():
+        for line in text.splitlines():
             record = _parse(line, path)
             found[record.key] = (record, path.parent)
     return found
