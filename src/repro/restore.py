@@ -145,17 +145,20 @@ def concentration(ranking: Ranking, percents: Sequence[float]) -> pd.DataFrame:
     """
     scores = ranking.scores
     total = scores.sum(dtype=np.float64)
-    rest = total - scores[ranking.zero_base].sum(dtype=np.float64)
+    others = np.ones(ranking.size, bool)
+    others[ranking.zero_base] = False
+    # Summed apart: a difference of large sums would lose the digits of the small one.
+    rest = scores.sum(dtype=np.float64, where=others)
     rows = []
     for percent, threshold in thresholds(ranking, percents).items():
         mask = selected(ranking, percent, threshold)
         held = scores[mask].sum(dtype=np.float64)
-        zero = scores[ranking.zero_base[mask[ranking.zero_base]]].sum(dtype=np.float64)
+        kept = scores.sum(dtype=np.float64, where=mask & others)
         rows.append(
             {
                 "top_percent": percent,
                 "share_of_change_percent": float(100 * held / total) if total else 0.0,
-                "without_zero_base_percent": float(100 * (held - zero) / rest) if rest else 0.0,
+                "without_zero_base_percent": float(100 * kept / rest) if rest else 0.0,
                 "k": int(mask.sum()),
                 "n": ranking.size,
                 "threshold": None if np.isinf(threshold) else threshold,
