@@ -27,6 +27,8 @@ from repro.restore import (
     write,
 )
 
+V_PROJ = "model.layers.1.self_attn.v_proj.weight"
+
 
 def network(seed: int = 0, **options) -> LlamaForCausalLM:
     """Return a random two-layer LLaMA with 4,992 parameters in its layers."""
@@ -98,6 +100,13 @@ def test_score_in_bfloat16_rounds_each_step():
     tuned, base = torch.tensor([4.328125, 4.0]), torch.tensor([3.0, 3.0])
     assert score(tuned, base, torch.bfloat16).tolist() == [0.4375, 0.333984375]
     assert score(tuned, base).tolist() == pytest.approx([1.328125 / 3, 1 / 3])
+
+
+def test_zeros_are_found_in_every_tensor():
+    base = {"layers.a": torch.tensor([[1.0, 0.0], [2.0, 3.0]]), "layers.b": torch.tensor([0.0, 4])}
+    found = rank(base, {"layers.a": torch.ones(2, 2), "layers.b": torch.tensor([0.0, 5.0])})
+    assert found.zero_base.tolist() == [1, 4]
+    assert found.unchanged == 2
 
 
 def test_ranking_follows_the_order_of_tensors_and_counts_the_special_ones(pair):
@@ -365,17 +374,39 @@ def test_concentration_against_a_direct_computation(pair):
 
 def test_concentration_by_hand():
     scores = [0, 6, 0, 1, 0, 0, 2, 1, 0, 0]
-    zeros = np.array([1, 2, 4, 7])  # with scores 6, 0, 0 and 1
-    ranking = Ranking({"w": torch.Size([10])}, np.array(scores, np.float32), zeros, 5)
+    ranking = Ranking({"w": torch.Size([10])}, np.array(scores, np.float32), np.array([1, 2]), 5)
     table = concentration(ranking, [0, 10, 25, 30, 50])
     assert table["k"].tolist() == [0, 1, 2, 3, 5]
     assert table["share_of_change_percent"].tolist() == [0, 60, 80, 90, 100]
+    # Without the one of score 6, whose base is zero, the others hold 2 + 1 + 1.
+    assert table["without_zero_base_percent"].tolist() == [0, 0, 50, 75, 100]
     assert table["moved"].tolist() == [0, 1, 2, 3, 4]
-    # Without those with p = 0 the scores are 1 and 2, of 3 in all.
-    without = [0, 0, 200 / 3, 100, 100]
-    assert table["without_zero_base_percent"].tolist() == pytest.approx(without)
     assert table["threshold"].tolist()[1:] == [6, 2, 1, 0]
-    assert set(table["zero_base"]) == {4} and set(table["unchanged"]) == {5}
+    assert set(table["zero_base"]) == {2} and set(table["unchanged"]) == {5}
+
+
+def test_without_zero_base_is_zero_where_nothing_else_moved():
+    generator = torch.Generator().manual_seed(0)
+    base = {"layers.w": torch.randn(50, 60, generator=generator)}
+    base["layers.w"][:, ::3] = 0.0
+    change = torch.randn(50, 60, generator=generator) * (base["layers.w"] == 0)
+    table = concentration(rank(base, {"layers.w": base["layers.w"] + change}), [1, 10, 30, 60])
+    assert table["without_zero_base_percent"].tolist() == [0] * 4
+    assert (table["share_of_change_percent"] > 0).all()
+
+
+def test_without_zero_base_against_a_direct_computation(pair):
+    _, base, tuned, _ = pair
+    base[V_PROJ][:, ::4] = 0.0
+    ranking = rank(base, tuned)
+    flat = torch.cat([base[name].flatten() for name in ranking.shapes]).numpy()
+    assert ranking.zero_base.tolist() == np.flatnonzero(flat == 0).tolist() != []
+    for row in concentration(ranking, [2, 5, 30]).itertuples():
+        chosen, rest = selected(ranking, row.top_percent), flat != 0
+        held = ranking.scores[chosen & rest].astype(float).sum()
+        share = 100 * held / ranking.scores[rest].astype(float).sum()
+        assert row.without_zero_base_percent == pytest.approx(share, rel=1e-12)
+        assert 0 < share < row.share_of_change_percent
 
 
 def test_nothing_moved_is_a_share_of_zero_not_nan(pair):
@@ -383,6 +414,7 @@ def test_nothing_moved_is_a_share_of_zero_not_nan(pair):
     ranking = rank(base, base)
     table = concentration(ranking, [1, 50, 100])
     assert table["share_of_change_percent"].tolist() == [0, 0, 0]
+    assert table["without_zero_base_percent"].tolist() == [0, 0, 0]
     assert table["moved"].tolist() == [0, 0, 0]
     assert table["unchanged"].tolist() == [4992] * 3
     assert table["k"].tolist() == [49, 2496, 4992]
@@ -397,8 +429,6 @@ def test_sums_are_in_float64():
 
 
 # --- errors -----------------------------------------------------------------------------------
-
-V_PROJ = "model.layers.1.self_attn.v_proj.weight"
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
