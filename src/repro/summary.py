@@ -76,7 +76,7 @@ def concentration(frame: pd.DataFrame, share: str = "share_of_change_percent") -
 
 def special_parameters(frame: pd.DataFrame) -> pd.DataFrame:
     """Return how many ranked parameters each restored run has, with p = 0, and with s = p."""
-    columns = [*_run(frame), "sample", "n", "zero_base", "unchanged"]
+    columns = ["train_level", "train_size", "sample", "n", "zero_base", "unchanged"]
     return frame[[c for c in columns if c in frame]].drop_duplicates(ignore_index=True)
 
 
