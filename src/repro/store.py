@@ -145,7 +145,7 @@ def export(records: list[Record], folder: Path) -> list[Path]:
             path = folder / f"{kind}-{record.key}.csv"
             write_atomic(path, load_table(record).to_csv(index=False))
             written.append(path)
-        lines = [json.dumps(asdict(record), sort_keys=True) for record in chosen]
+        lines = [json.dumps(asdict(record)) for record in chosen]
         write_atomic(folder / f"{kind}.jsonl", "\n".join(lines) + "\n")
         written.append(folder / f"{kind}.jsonl")
     _committed.cache_clear()
