@@ -44,8 +44,20 @@ def copy_mathjax(app: Sphinx) -> None:
             shutil.copyfile(file, folder / MATHJAX)
 
 
+def drop_live_code(app: Sphinx, page: str, template: str, context: dict, doctree: Any) -> None:
+    """Leave out jupyter-book's script for live code, which is off and names a remote host."""
+    scripts = context.get("script_files", [])
+    context["script_files"] = [
+        script
+        for script in scripts
+        if "THEBE" not in (script.attributes.get("body") or "")
+        and "sphinx-thebe" not in str(script.filename)
+    ]
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
     """Connect to Sphinx, before the table of contents and MyST are read."""
     app.connect("config-inited", prepare, priority=100)
     app.connect("builder-inited", copy_mathjax)
+    app.connect("html-page-context", drop_live_code, priority=900)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
