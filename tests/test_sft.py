@@ -226,23 +226,28 @@ def test_learning_rate_follows_a_cosine(model, pool):
     assert schedule.get_last_lr() == pytest.approx([0.0])
 
 
-def test_one_step_is_one_step_of_adamw(model, pool):
-    # Worked out with PyTorch alone: the mean loss, its gradient clipped to 1, one AdamW step.
+def test_steps_are_those_of_adamw(model, pool):
+    # Worked out with PyTorch alone: the mean loss, its gradient clipped, a step, three times.
     network, tokens = model
-    plain = copy.deepcopy(network)
-    facts = pool.head(4)
-    recipe = Recipe(learning_rate=1e-3, batch_size=4, weight_decay=0.1, clip=0.5)
+    plain, before, facts = copy.deepcopy(network), weights(network), pool.head(4)
+    recipe = Recipe(1e-3, batch_size=4, epochs=3, weight_decay=1.0, clip=0.5)
     finetune(network, tokens, facts, recipe)
     examples = [encode(tokens, f.question, f.object) for f in facts.itertuples()]
     count = sum(label != IGNORED for _, labels in examples for label in labels)
-    for ids, labels in examples:
-        given, sought = torch.tensor([ids]), torch.tensor([labels])
-        part = sum(label != IGNORED for label in labels) / count
-        (part * plain(input_ids=given, labels=sought).loss).backward()
-    assert torch.nn.utils.clip_grad_norm_(plain.parameters(), 0.5) > 0.5
-    torch.optim.AdamW(plain.parameters(), 1e-3, weight_decay=0.1).step()
-    for one, other in zip(network.parameters(), plain.parameters(), strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-3, atol=2e-5)
+    optimizer = torch.optim.AdamW(plain.parameters(), weight_decay=1.0)
+    for step in range(3):
+        optimizer.param_groups[0]["lr"] = 1e-3 * (1 + math.cos(math.pi * step / 3)) / 2
+        optimizer.zero_grad()
+        for ids, labels in examples:
+            given, sought = torch.tensor([ids]), torch.tensor([labels])
+            part = sum(label != IGNORED for label in labels) / count
+            (part * plain(input_ids=given, labels=sought).loss).backward()
+        assert torch.nn.utils.clip_grad_norm_(plain.parameters(), 0.5) > 0.5
+        optimizer.step()
+    after, expected = weights(network), weights(plain)
+    for name in before:
+        error = (after[name] - expected[name]).norm() / (expected[name] - before[name]).norm()
+        assert error < 0.01, name
 
 
 def test_one_seed_gives_the_same_bits(tiny_loaded, pool):
@@ -250,6 +255,8 @@ def test_one_seed_gives_the_same_bits(tiny_loaded, pool):
     for seed in (0, 0, 1):
         torch.manual_seed(len(found))  # what ran before must not matter
         network = copy.deepcopy(tiny_loaded[0])
+        for layer in network.model.layers:
+            layer.self_attn.attention_dropout = 0.1  # chance besides the order of the examples
         recipe = Recipe(learning_rate=3e-3, batch_size=4, epochs=2, seed=seed)
         losses = finetune(network, tiny_loaded[1], pool, recipe)["loss"]
         found.append((losses, weights(network)))
