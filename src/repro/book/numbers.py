@@ -1,8 +1,10 @@
 """Numbers the book's prose quotes: the paper's from its tables, ours from the records."""
 
+import json
+
 import pandas as pd
 
-from repro import paper, profiles, study, summary
+from repro import paper, profiles, store, study, summary
 from repro.paper.quoted import quoted
 
 SMALL, LARGE = 240, 1920  # the two training sizes of the paper's Tables 3, 4 and 6
@@ -98,12 +100,14 @@ def of_study(measured: "study.Study") -> dict[str, str]:
 
 
 def _best_restoration(measured: "study.Study") -> dict[str, str]:
-    rows = summary.means(measured.accuracy()).query("split == 'test' and train_level >= 0")
+    # Only runs of which a share was restored: the base of a gain is the same run's own.
+    restored = summary.restored(measured.accuracy())
+    if restored.empty:
+        return {"best_gain": ABSENT, "best_share": ABSENT, "base": _base(measured)}
+    rows = summary.means(restored).query("split == 'test'")
     run = ["train_level", "train_size"]
     table = rows.pivot_table(index="restored_percent", columns=run, values="accuracy")
     gain = (table - table.loc[0]).dropna(axis="columns", thresh=2)
-    if gain.empty:
-        return {"best_gain": ABSENT, "best_share": ABSENT, "base": _base(measured)}
     best = gain.max().idxmax()
     return {
         "best_gain": f"{gain.max().max():.2f}",
@@ -117,3 +121,15 @@ def _best_restoration(measured: "study.Study") -> dict[str, str]:
 def _base(measured: "study.Study") -> str:
     rows = summary.means(measured.accuracy()).query("split == 'test' and train_level == -1")
     return f"{rows['accuracy'].iloc[0]:.2f}" if len(rows) else ABSENT
+
+
+def of_rounding(model: str) -> dict[str, str]:
+    """Return how many completions change with the batch size (`benchmarks/rounding.py`)."""
+    path = store.results_dir() / model / "rounding.json"
+    if not path.is_file():
+        return dict.fromkeys(("small", "large", "completions", "float32", "bfloat16"), ABSENT)
+    record = json.loads(path.read_text(encoding="utf-8"))
+    moved = {run["dtype"]: str(run["moved"]) for run in record["runs"]}
+    small, large = (str(rows) for rows in record["rows"])
+    completions = f"{record['runs'][0]['completions']:,}"
+    return {"small": small, "large": large, "completions": completions, **moved}

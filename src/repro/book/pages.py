@@ -24,6 +24,7 @@ def substitutions(book: Book) -> dict[str, object]:
         "full": numbers.of_profile("full"),
         "used": numbers.of_profile(book.profile),
         "ours": numbers.of_study(measured),
+        "rounding": numbers.of_rounding(book.model),
         "overview": paper_against_ours(overview.overview(measured)),
         "topics": "\n\n".join(topic(entry) for entry in paper.TOPICS.values()),
         "model": models.entry(book.model).title,
