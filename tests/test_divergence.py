@@ -8,11 +8,12 @@ import tiny
 import torch
 
 from repro import paper
-from repro.decoding import first_logits
+from repro.decoding import Completion, first_logits
 from repro.divergence import (
     CANDIDATES,
     NEAR,
     Reference,
+    _starts_early,
     best_templates,
     compare,
     level_compared,
@@ -135,6 +136,23 @@ def test_answers_must_start_near_the_beginning(recital):
     assert NEAR == 5
     assert base.facts["object"].tolist() == ["PLACE", "with", "with find", "th find location"]
     assert base.facts["fact_id"].tolist() == ["f0", "f1", "f2", "f6"]
+
+
+def test_answer_that_begins_right_after_the_first_tokens_is_not_near(tiny_loaded):
+    tokens = tiny_loaded[1]
+    [start], [er] = tokens(" in").input_ids, tokens("er").input_ids  # no space of its own
+    words = tokens(PLACES).input_ids
+    network = tiny.walk(tokens, [start, *words[:5], er, *words[5:], 1])
+    base = reference(network, tokens, known(["er find", "her find", "wither find"]))
+    assert base.facts["object"].tolist() == ["her find", "wither find"]
+
+
+def test_the_earliest_of_several_names_counts(tiny_loaded):
+    tokens = tiny_loaded[1]
+    completion = Completion(tokens(PLACES).input_ids, PLACES, True)
+    assert _starts_early(tokens, completion, ("country", "city"))
+    assert _starts_early(tokens, completion, ("Paris", "CITY"))
+    assert not _starts_early(tokens, completion, ("Paris", "country"))
 
 
 def test_special_tokens_do_not_bring_an_answer_nearer(tiny_loaded):
