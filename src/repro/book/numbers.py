@@ -88,15 +88,25 @@ def of_study(measured: "study.Study") -> dict[str, str]:
     """Return our numbers for the model and profile the book is built for."""
     facts = measured.distribution().groupby("split")["count"].sum()
     rows = measured.mastery()
-    held = summary.concentration(measured.concentration()).query("top_percent == 1")
     return {
         **{f"{split}_facts": f"{count:,}" for split, count in facts.items()},
         "level_0": f"{100 * (rows['level'] == 0).mean():.0f}",
         "level_4": f"{100 * (rows['level'] == 4).mean():.1f}",
         "learning_rate": f"{measured.model.learning_rate:g}",
-        "top_1_percent": _range(held["share_of_change_percent"]) if len(held) else ABSENT,
+        **_our_concentration(measured.concentration()),
         **_best_restoration(measured),
     }
+
+
+def _our_concentration(rows: pd.DataFrame) -> dict[str, str]:
+    names = ("top_1_percent", "top_1_percent_without_zeros", "zeros")
+    if rows.empty:
+        return dict.fromkeys(names, ABSENT)
+    top = rows.query("top_percent == 1")
+    shares = ("share_of_change_percent", "without_zero_base_percent")
+    told = [_range(top[name]) if len(top) else ABSENT for name in shares]
+    zeros = _range(100 * rows["zero_base"] / rows["n"], 2)
+    return dict(zip(names, [*told, zeros], strict=True))
 
 
 def _best_restoration(measured: "study.Study") -> dict[str, str]:

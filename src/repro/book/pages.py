@@ -9,7 +9,7 @@ from collections.abc import Iterable
 import nbformat
 import pandas as pd
 
-from repro import models, overview, paper, study
+from repro import divergence, models, overview, paper, study
 from repro.book import numbers
 from repro.book.runs import Book
 
@@ -24,6 +24,7 @@ def substitutions(book: Book) -> dict[str, object]:
         "full": numbers.of_profile("full"),
         "used": numbers.of_profile(book.profile),
         "ours": numbers.of_study(measured),
+        "method": {"near": divergence.NEAR, "enough": study.ENOUGH},
         "rounding": numbers.of_rounding(book.model),
         "overview": paper_against_ours(overview.overview(measured)),
         "topics": "\n\n".join(topic(entry) for entry in paper.TOPICS.values()),
