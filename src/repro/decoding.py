@@ -160,7 +160,10 @@ def _prefill(network, prompts: Sequence[Prompt], cache=None):
         options |= {"attention_mask": mask, "position_ids": positions}
     logits = network(torch.tensor(ids, device=device), **options).logits[:, -1]
     if logits.isnan().any():  # argmax would take NaN for a token, a broken model for an ignorant
-        raise ModelError("the model's logits are NaN: its weights are damaged")
+        raise ModelError(
+            "the model's logits are NaN: its weights are damaged, or were fine-tuned at too large"
+            " a learning rate"
+        )
     return logits, mask
 
 
