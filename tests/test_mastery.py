@@ -8,6 +8,7 @@ import tiny
 import torch
 
 from repro import mastery, paper
+from repro.errors import ConfigError, DataError
 from repro.mastery import Protocol, add_levels, distribution, level, measure
 
 PROTOCOL = Protocol(templates=4, draws=2, max_new_tokens=6)
@@ -218,3 +219,14 @@ def test_a_known_rate_is_measured(tiny_loaded, tiny_facts):
     [row] = measure(tiny.bigram(table), tokens, fact, Protocol(21, 40, 1)).itertuples()
     assert row.trials == 840
     assert abs(row.rate - 0.5) < 4 * (0.25 / 840) ** 0.5
+
+
+@pytest.mark.parametrize("wrong", [{"templates": 0}, {"templates": 22}, {"draws": 0}])
+def test_a_protocol_that_cannot_be_is_refused(wrong):
+    with pytest.raises(ConfigError, match="1 to 21 templates"):
+        Protocol(**wrong)
+
+
+def test_no_facts_is_an_error_that_says_so(tiny_loaded, tiny_facts):
+    with pytest.raises(DataError, match="no facts"):
+        measure(*tiny_loaded, tiny_facts.iloc[:0], Protocol())

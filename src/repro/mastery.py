@@ -13,6 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from repro import paper
 from repro.decoding import Prompt, complete
+from repro.errors import ConfigError, DataError
 from repro.models import bos_ids
 from repro.store import write_atomic
 
@@ -28,6 +29,12 @@ class Protocol:
     max_new_tokens: int = 32
     temperature: float = 0.7
     seed: int = 0
+
+    def __post_init__(self):
+        """Raise ConfigError for a number of templates or draws that cannot be."""
+        most = len(next(iter(paper.TOPICS.values())).mappings)
+        if not 1 <= self.templates <= most or self.draws < 1:
+            raise ConfigError(f"give 1 to {most} templates and at least one draw, not {self}")
 
     @property
     def trials(self) -> int:
@@ -69,7 +76,12 @@ def measure(
     Returns:
         DataFrame[fact_id, topic, split, hits, trials, rate, level, t00 … t20], sorted by
         fact_id; t00 … hold the hits of each template.
+
+    Raises:
+        DataError: there are no facts.
     """
+    if facts.empty:
+        raise DataError("no facts to measure: the chosen splits are empty")
     facts = facts.sort_values("fact_id", ignore_index=True)
     done = []
     for start in range(0, len(facts), block):
