@@ -193,10 +193,11 @@ def _complete_batch(network, tokenizer, prompts, draws, max_new_tokens, pick):
         for row, token, goes_on in zip(alive, chosen.tolist(), open_.tolist(), strict=True):
             if goes_on:
                 out[row].ids.append(token)
-        last = step == max_new_tokens - 1
-        if last or (step + 1) % CHECK_EVERY == 0:
+        if step == max_new_tokens - 1:
+            break
+        if (step + 1) % CHECK_EVERY == 0:
             open_ &= ~_answered(tokenizer, out, names, alive).to(open_.device)
-        if last or not open_.any():
+        if not open_.any():
             break
         if not open_.all():
             alive, chosen, mask = _drop_finished(cache, alive, chosen, mask, open_)
