@@ -111,6 +111,19 @@ def test_piped_gives_the_notebook_once(folder, stdin):
     assert not (folder / "notebooks/_executed").exists()
 
 
+def test_the_command_of_the_readme():
+    """The real notebook on the committed measurements; nothing is computed, nothing is written."""
+    done = run(ROOT, "notebooks/05_restore.py", "-p", "frac", "0.4")
+    assert done.returncode == 0, done.stderr[-2000:]
+    notebook = nbformat.reads(done.stdout, as_version=4)
+    shown = [
+        o.get("data", {}).get("text/markdown", "")
+        for c in notebook.cells
+        for o in c.get("outputs", [])
+    ]
+    assert any("`frac` is 40 %" in text for text in shown)
+
+
 @pytest.mark.parametrize("output", ["out.ipynb", "./out.ipynb", "{here}/out.ipynb"])
 def test_named_output(folder, output):
     words = ["-p", "frac", "0.4", "notebooks/05_demo.py", output.format(here=folder)]
