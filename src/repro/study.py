@@ -234,8 +234,11 @@ class Study:
     def records(self) -> pd.DataFrame:
         """Return what traces each record used: kind, key, seconds, date, commit, versions …"""
         found = [r for r in (t.record() for t in self._all_tasks()) if r]
+        # A fine-tuning times itself, because its record is written after other work.
         return pd.DataFrame(
-            {"kind": r.kind, "key": r.key, **self.source, **r.provenance} for r in found
+            {"kind": r.kind, "key": r.key, **self.source, **r.provenance}
+            | ({"wall_seconds": r.result["seconds"]} if "seconds" in r.result else {})
+            for r in found
         )
 
     # --- computing what is missing ----------------------------------------------------------
