@@ -90,6 +90,7 @@ def of_study(measured: "study.Study") -> dict[str, str]:
     rows = measured.mastery()
     return {
         **{f"{split}_facts": f"{count:,}" for split, count in facts.items()},
+        "test_known": str((rows.query("split == 'test'")["level"] > 0).sum()),
         "level_0": f"{100 * (rows['level'] == 0).mean():.0f}",
         "level_4": f"{100 * (rows['level'] == 4).mean():.1f}",
         "learning_rate": f"{measured.model.learning_rate:g}",
