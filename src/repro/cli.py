@@ -2,7 +2,9 @@
 
 import argparse
 import os
+import signal
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 from repro import __version__
@@ -17,13 +19,32 @@ def main(arguments: list[str] | None = None) -> int:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     options = _parser().parse_args(arguments)
     try:
-        return options.command(options) or 0
+        with _interrupts_heard():
+            return options.command(options) or 0
     except ReproError as error:
         print(f"repro: {type(error).__name__}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("repro: interrupted; the same command goes on where it stopped", file=sys.stderr)
         return 130
+
+
+@contextmanager
+def _interrupts_heard():
+    # Python drops a Ctrl-C that arrives inside a destructor, such as a progress bar's, and the
+    # study would go on. It tells this hook so, and a moment later the interrupt is raised again.
+    def dropped(told) -> None:
+        if told.exc_type is KeyboardInterrupt and hasattr(signal, "setitimer"):
+            signal.signal(signal.SIGALRM, signal.default_int_handler)
+            signal.setitimer(signal.ITIMER_REAL, 0.01)
+        else:
+            sys.__unraisablehook__(told)
+
+    before, sys.unraisablehook = sys.unraisablehook, dropped
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
 
 
 def _parser() -> argparse.ArgumentParser:
