@@ -15,7 +15,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from repro.summary import LEVELS, size_names, sizes, tuned
+from repro.mastery import LEVELS
+from repro.summary import size_names, sizes, tuned
 from repro.tables import SPLITS
 
 COLOURS = [sns.color_palette("inferno", 100).as_hex()[i] for i in (4, 25, 42, 57, 67)]

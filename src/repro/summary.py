@@ -13,7 +13,6 @@ from repro.evaluate import Z95, acc, wilson
 from repro.mastery import template_columns
 
 RUN = ["model", "train_level", "train_size", "size_label", "restored_percent"]
-LEVELS = range(5)
 ABSENT = "–"  # what cannot exist, never written as 0
 
 

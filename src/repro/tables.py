@@ -17,8 +17,9 @@ import numpy as np
 import pandas as pd
 from pandas.io.formats.style import Styler
 
+from repro.mastery import LEVELS
 from repro.overview import overview as overview
-from repro.summary import ABSENT, LEVELS, signed, size_names, tuned
+from repro.summary import ABSENT, signed, size_names, tuned
 
 FULL_SHADE = 20.0  # points of difference at which the shading is darkest, in every table
 GREEN, RED = (0, 150, 90), (215, 60, 50)
