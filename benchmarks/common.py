@@ -1,0 +1,34 @@
+"""What the benchmarks share: timing side by side, and a record with its provenance."""
+
+import json
+import statistics
+import time
+from collections.abc import Callable
+
+from repro import store
+
+
+def alternate(ways: dict[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
+    """Run each way once per repeat, in turn, and return the seconds of each run.
+
+    In turn, because a machine's speed drifts: what is compared is measured side by side.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(repeats):
+        for name, way in ways.items():
+            start = time.perf_counter()
+            way()
+            seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def ratio(slow: list[float], fast: list[float]) -> float:
+    """Return how many times faster: the median of the ratios within each repeat."""
+    return statistics.median(s / f for s, f in zip(slow, fast, strict=True))
+
+
+def save(model: str, name: str, record: dict) -> None:
+    """Write `results/MODEL/benchmarks/NAME.json`, which the book reads, and print it."""
+    text = json.dumps({**record, "provenance": store.provenance()}, indent=1)
+    store.write_atomic(store.results_dir() / model / "benchmarks" / f"{name}.json", text + "\n")
+    print(text)
