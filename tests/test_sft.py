@@ -9,11 +9,17 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-from transformers import PreTrainedTokenizerFast
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma3TextConfig,
+    MambaConfig,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+)
 
 from repro import sft
 from repro.errors import TrainingError
-from repro.sft import IGNORED, Recipe, choose, collate, encode, finetune, prompt_ids
+from repro.sft import IGNORED, Recipe, choose, collate, encode, finetune, pack, prompt_ids
 
 VOCABULARY = {
     "<s>": 0, "</s>": 1, "<|": 2, "question": 3, "|>": 4, "ĠWho": 5, "?": 6, "Ġ<|": 7,
@@ -155,35 +161,94 @@ def test_loss_without_padding_and_one_by_one(model, pool):
     assert len(set(alone)) == 3
 
 
-def test_loss_and_gradient_equal_the_full_computation(model, pool):
-    network, tokens = model
-    batch = collate([encode(tokens, f.question, f.object) for f in pool.itertuples()])
-    kept = sft._loss(network, batch)
-    kept.backward()
-    gradient = {name: p.grad.clone() for name, p in network.named_parameters()}
+def gradients(network) -> dict[str, torch.Tensor]:
+    found = {name: p.grad.clone() for name, p in network.named_parameters()}
     network.zero_grad()
-    positions = (batch["attention_mask"].cumsum(-1) - 1).clamp(min=0)
-    inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
-    logits = network(**inputs, position_ids=positions).logits
-    full = torch.nn.functional.cross_entropy(
-        logits[:, :-1].reshape(-1, logits.shape[-1]), batch["labels"][:, 1:].flatten()
-    )
+    return found
+
+
+@pytest.mark.parametrize("join", [collate, pack])
+def test_loss_and_gradient_equal_the_full_computation(model, pool, join):
+    network, tokens = model
+    examples = [encode(tokens, f.question, f.object) for f in pool.itertuples()]
+    kept = sft._loss(network, join(examples))
+    kept.backward()
+    found = gradients(network)
+    full = 0.0
+    for ids, labels in examples:
+        logits = network(torch.tensor([ids])).logits[0, :-1]
+        wanted = torch.tensor(labels[1:])
+        full += torch.nn.functional.cross_entropy(logits, wanted, reduction="sum")
     full.backward()
     torch.testing.assert_close(kept, full, rtol=1e-6, atol=1e-7)
-    for name, parameter in network.named_parameters():
-        torch.testing.assert_close(gradient[name], parameter.grad, rtol=1e-4, atol=1e-6)
+    for name, wanted in gradients(network).items():
+        torch.testing.assert_close(found[name], wanted, rtol=1e-4, atol=1e-5)
 
 
-def test_loss_is_the_mean_over_answer_and_eos(model, pool):
+def test_loss_is_that_of_answer_and_eos(model, pool):
     network, tokens = model
     ids, labels = encode(tokens, pool["question"].iloc[0], "Arvenia")
     with torch.no_grad():
         log_p = network(torch.tensor([ids])).logits[0].log_softmax(-1)
     start = len(prompt_ids(tokens, pool["question"].iloc[0]))
-    wanted = -torch.stack([log_p[i - 1, ids[i]] for i in range(start, len(ids))]).mean()
+    wanted = -torch.stack([log_p[i - 1, ids[i]] for i in range(start, len(ids))]).sum()
     assert labels[start:] == ids[start:]
-    loss = sft._loss(network, collate([(ids, labels)]))
-    assert loss.item() == pytest.approx(wanted.item(), rel=1e-5)
+    for join in (collate, pack):
+        assert sft._loss(network, join([(ids, labels)])).item() == pytest.approx(wanted.item())
+
+
+def test_packed_row_by_hand():
+    batch = pack([([5, 6, 7], [-100, 6, 7]), ([8, 9], [-100, 9])])
+    assert {name: rows.tolist() for name, rows in batch.items()} == {
+        "input_ids": [[5, 6, 7, 8, 9]],
+        "labels": [[-100, 6, 7, -100, 9]],
+        "position_ids": [[0, 1, 2, 0, 1]],
+    }
+
+
+SMALL = {"vocab_size": 64, "num_hidden_layers": 2, "max_position_embeddings": 64}
+HEADS = {"num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 48}
+WINDOWS = {
+    "sliding_window": 4,
+    "head_dim": 8,
+    "layer_types": ["sliding_attention", "full_attention"],
+}
+ENDS = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 0}
+FAMILIES = {
+    "gemma": Gemma3TextConfig(hidden_size=32, **SMALL, **HEADS, **WINDOWS, **ENDS),
+    "untied": Qwen2Config(hidden_size=32, tie_word_embeddings=False, **SMALL, **HEADS, **ENDS),
+}
+RUNS_ON = MambaConfig(hidden_size=32, state_size=4, num_hidden_layers=2, vocab_size=64, **ENDS)
+
+
+def random_network(config):
+    torch.manual_seed(0)
+    return AutoModelForCausalLM.from_config(config).eval()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_packed_and_padded_give_one_gradient(family):
+    """Examples longer than Gemma's window, so its two masks differ; tied and untied heads."""
+    network = random_network(FAMILIES[family])
+    examples = [(ids := [*range(2, 2 + n)], [-100, -100, *ids[2:]]) for n in (12, 3, 9)]
+    assert sft._packs(network)
+    found = {}
+    for join in (collate, pack):
+        accelerator = sft.Accelerator()
+        with sft._sparse_lookup(accelerator, network) as table:
+            assert (table is None) == (family == "untied")
+            loss = sft._backward(accelerator, network, join(examples), table)
+        found[join] = loss, gradients(network)
+    assert found[pack][0] == pytest.approx(found[collate][0], rel=1e-6)
+    assert found[pack][0] == pytest.approx(plain_loss(network, examples), rel=1e-5)
+    for name, wanted in found[collate][1].items():
+        torch.testing.assert_close(found[pack][1][name], wanted, rtol=1e-4, atol=1e-7)
+    assert not network.get_input_embeddings().sparse
+
+
+def test_network_whose_state_runs_on_is_not_packed(model):
+    assert sft._packs(model[0])
+    assert not sft._packs(random_network(RUNS_ON))
 
 
 # --- training ---------------------------------------------------------------------------------
@@ -202,9 +267,11 @@ def test_every_example_is_seen_once_an_epoch(model, pool):
     examples = [encode(tokens, f.question, f.object) for f in pool.itertuples()]
     _, _, _, loader, _ = sft._prepare(network, examples, STEEP)
     seen = [
-        tuple(ids[mask.bool()].tolist())
+        tuple(ids.tolist())
         for batch in loader
-        for ids, mask in zip(batch["input_ids"], batch["attention_mask"], strict=True)
+        for ids in batch["input_ids"][0].tensor_split(
+            (batch["position_ids"][0] == 0).nonzero().flatten()[1:].tolist()
+        )
     ]
     assert sorted(seen) == sorted(tuple(ids) for ids, _ in examples)
     assert seen != [tuple(ids) for ids, _ in examples]
