@@ -17,7 +17,7 @@ from transformers import (
     Qwen2Config,
 )
 
-from repro import sft
+from repro import restore, sft
 from repro.errors import TrainingError
 from repro.sft import IGNORED, Recipe, choose, collate, encode, finetune, pack, prompt_ids
 
@@ -351,6 +351,18 @@ def test_network_is_unwrapped_afterwards(model, pool, monkeypatch, dtype):
     assert not network.training
     assert {p.dtype for p in network.parameters()} == {torch.float32}
     assert network(torch.tensor([[5, 6]])).logits.dtype is torch.float32
+
+
+def test_second_run_is_as_the_first(model, pool):
+    """In bfloat16, whose autocast the first run must not use up."""
+    network, tokens = model
+    before, own, losses = weights(network), set(vars(network)), []
+    for dtype in (torch.bfloat16, torch.bfloat16, torch.float32):
+        AcceleratorState._reset_state(reset_partial_state=True)
+        losses.append(finetune(network, tokens, pool, STEEP, dtype=dtype)["loss"])
+        restore.write(network, before)
+    assert losses[0] == losses[1] != losses[2]
+    assert set(vars(network)) == own
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

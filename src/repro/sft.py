@@ -115,8 +115,8 @@ def finetune(
     """
     examples = [encode(tokenizer, f.question, f.object) for f in facts.itertuples()]
     start, dtype = time.perf_counter(), dtype or inference_dtype(network.device)
-    with _pages_kept():
-        losses = _run(network, examples, recipe, progress, dtype)
+    keep_pages()
+    losses = _run(network, examples, recipe, progress, dtype)
     return {
         "loss": losses,
         "steps": len(losses),
@@ -126,17 +126,19 @@ def finetune(
 
 
 def _run(network, examples, recipe, progress, dtype) -> list[float]:
-    prepared = _prepare(network, examples, recipe, dtype)
+    own = set(vars(network))
+    accelerator, *prepared = _prepare(network, examples, recipe, dtype)
     try:
-        with _sparse_lookup(prepared[0], network) as table:
-            return _train(*prepared, table, recipe, progress)
+        with _sparse_lookup(accelerator, network) as table:
+            return _train(accelerator, *prepared, table, recipe, progress)
     finally:
         # The network is the caller's and is used again, also after an error or an interrupt.
-        # accelerate wraps its `forward` and on unwrapping leaves it one without transformers'
-        # decorators: without either, the class's own is back.
-        prepared[0].unwrap_model(prepared[1], keep_fp32_wrapper=False)
-        prepared[0].free_memory()
-        vars(network).pop("forward", None)
+        # accelerate replaces its `forward` and marks it as prepared, which would keep the next
+        # run from autocast, and unwrapping leaves both.
+        accelerator.unwrap_model(prepared[0], keep_fp32_wrapper=False)
+        accelerator.free_memory()
+        for name in vars(network).keys() - own:
+            delattr(network, name)
         network.zero_grad()
         network.eval()
 
@@ -296,27 +298,21 @@ def _sparse_lookup(accelerator, network) -> Iterator[torch.nn.Embedding | None]:
         table.sparse = before
 
 
-@contextmanager
-def _pages_kept() -> Iterator[None]:
-    """Let the C library keep the memory that a step frees, for the next step.
+def keep_pages(keep: bool = True) -> None:
+    """Let this process keep the memory it frees, for its next use; False: as glibc does.
 
-    A step takes and frees as much as all gradients hold. By default glibc hands that back to the
-    system, which zeroes every page that is asked for again: 130,000 page faults and a fifth of
-    the time of a step of SmolLM2-135M. Other C libraries are left as they are.
+    A step takes and frees as much memory as all gradients hold, a run as much again for AdamW.
+    glibc hands large blocks back to the system, which must find and zero every page that is
+    asked for again: 130,000 page faults and a fifth of the time of a step of SmolLM2-135M, and
+    more at the start of a run. Other C libraries are left as they are.
     """
     if platform.libc_ver()[0] != "glibc":
-        yield
         return
     libc = ctypes.CDLL(None)
-    libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
-    libc.mallopt(M_MMAP_MAX, 0)
-    try:
-        yield
-    finally:
-        # What glibc would have settled on by itself after freeing a few large blocks.
-        libc.mallopt(M_TRIM_THRESHOLD, 64 << 20)
-        libc.mallopt(M_MMAP_THRESHOLD, 32 << 20)
-        libc.mallopt(M_MMAP_MAX, 1 << 16)
+    libc.mallopt(M_MMAP_MAX, 0 if keep else 1 << 16)
+    libc.mallopt(M_MMAP_THRESHOLD, 32 << 20)  # where glibc's own adjustment ends, as does 64 MB
+    libc.mallopt(M_TRIM_THRESHOLD, -1 if keep else 64 << 20)
+    if not keep:
         libc.malloc_trim(0)
 
 

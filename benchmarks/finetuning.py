@@ -1,0 +1,223 @@
+"""Fine-tuning: `repro.sft.finetune` against TRL's `SFTTrainer`, side by side.
+
+Both train the same examples in the same batches with the same loss (answer tokens and EOS),
+AdamW, clipping and cosine, from the same weights. TRL is given the tokens ready-made; it keeps
+its default padding (to the longest of a batch) and logs and saves nothing.
+
+    pip install -e '.[bench]'
+    python benchmarks/finetuning.py [MODEL] [--steps N] [--repeats N]
+
+Writes `results/MODEL/benchmarks/finetuning.json`, which the book quotes.
+"""
+
+import argparse
+import copy
+import gc
+import itertools
+import statistics
+import tempfile
+import time
+from importlib import metadata
+from itertools import pairwise
+
+import torch
+from common import alternate, ratio, save
+from torch.profiler import ProfilerActivity, profile
+from torch.utils.data import DataLoader
+from transformers import TrainerCallback
+
+from repro import facts, models, restore, sft
+
+try:
+    from datasets import Dataset, disable_progress_bars
+    from trl import SFTConfig, SFTTrainer
+except ImportError:
+    raise SystemExit("this benchmark compares with TRL: pip install -e '.[bench]'") from None
+
+PRODUCTS = ("aten::mm", "aten::addmm", "aten::addmm_", "aten::bmm")
+
+
+class Clock(TrainerCallback):
+    """When each step of TRL ended."""
+
+    def __init__(self):
+        self.ends = []
+
+    def on_step_end(self, *_, **__):
+        self.ends.append(time.perf_counter())
+
+
+class Watched(SFTTrainer):
+    """TRL's trainer, which leaves the loss of each step behind."""
+
+    def training_step(self, *args, **kwargs):
+        loss = super().training_step(*args, **kwargs)
+        self.watched.append(loss.detach())
+        return loss
+
+
+def config(network, recipe: sft.Recipe, dtype: torch.dtype, folder: str) -> SFTConfig:
+    """Return TRL's settings for what `finetune` does by itself."""
+    return SFTConfig(
+        output_dir=folder,
+        per_device_train_batch_size=recipe.batch_size,
+        num_train_epochs=recipe.epochs,
+        learning_rate=recipe.learning_rate,
+        lr_scheduler_type="cosine",
+        weight_decay=recipe.weight_decay,
+        max_grad_norm=recipe.clip,
+        bf16=dtype is torch.bfloat16,
+        use_cpu=network.device.type == "cpu",
+        completion_only_loss=True,
+        max_length=None,
+        train_sampling_strategy="sequential",
+        gradient_checkpointing=False,
+        save_strategy="no",
+        logging_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+    )
+
+
+def drawn(chosen, recipe: sft.Recipe):
+    """Return the facts in the order in which `finetune` draws them."""
+    order = torch.Generator().manual_seed(recipe.seed)
+    loader = DataLoader(
+        range(len(chosen)), recipe.batch_size, shuffle=True, generator=order, collate_fn=list
+    )
+    return chosen.iloc[list(itertools.chain(*loader))]
+
+
+def columns(tokenizer, chosen) -> Dataset:
+    """Return the tokens of `finetune`'s examples in the form that TRL reads."""
+    examples = [sft.encode(tokenizer, f.question, f.object) for f in chosen.itertuples()]
+    masks = [[int(label != sft.IGNORED) for label in labels] for _, labels in examples]
+    return Dataset.from_dict({"input_ids": [ids for ids, _ in examples], "completion_mask": masks})
+
+
+class Race:
+    """Both ways to train one model in one dtype, each from the same weights every time."""
+
+    def __init__(self, network, tokenizer, chosen, recipe, dtype, folder):
+        self.network, self.copy = network, copy.deepcopy(network)
+        self.base, self.own = restore.snapshot(network), set(vars(network))
+        self.given = tokenizer, chosen, recipe
+        self.dtype, self.losses, self.ends = dtype, {}, {}
+        self.rows = columns(tokenizer, drawn(chosen, recipe))
+        self.settings = config(network, recipe, dtype, folder)
+        self.ways = {"trl": self.trl, "repro": self.repro}
+
+    def ready(self) -> None:
+        """Bring the weights back and let TRL prepare its data and its model: not timed."""
+        self.trainer = None
+        gc.collect()  # the optimizers of the last runs
+        sft.keep_pages(False)  # TRL runs as it does by itself; `finetune` turns this on
+        for name in vars(self.copy).keys() - self.own:
+            delattr(self.copy, name)  # what TRL and accelerate put on it, to be put there again
+        for network in (self.network, self.copy):
+            restore.write(network, self.base)
+        made = Watched(
+            self.copy,
+            self.settings,
+            train_dataset=self.rows,
+            processing_class=self.given[0],
+            callbacks=[clock := Clock()],
+        )
+        self.trainer, made.watched, self.ends = made, [], {"trl": clock.ends, "repro": []}
+
+    def trl(self) -> None:
+        self.trainer.train()
+        self.losses["trl"] = [loss.item() for loss in self.trainer.watched]
+
+    def repro(self) -> None:
+        ends = self.ends["repro"]
+        done = sft.finetune(
+            self.network,
+            *self.given,
+            progress=lambda _: ends.append(time.perf_counter()),
+            dtype=self.dtype,
+        )
+        self.losses["repro"] = done["loss"]
+
+    def run(self, repeats: int) -> dict:
+        """Return the seconds of each way, the loss curves, and how they compare.
+
+        A step's seconds are the median over a run, from the end of one step to the next's end:
+        without the first step, in which memory is touched for the first time.
+        """
+        runs, steps = ({name: [] for name in self.ways} for _ in range(2))
+        for repeat in range(repeats + 1):
+            self.ready()
+            taken = alternate(self.ways, 1)
+            if repeat:  # the first one warms up what a process does once
+                for name, ends in self.ends.items():
+                    runs[name] += taken[name]
+                    steps[name].append(statistics.median(b - a for a, b in pairwise(ends)))
+        apart = [abs(one - other) for one, other in zip(*self.losses.values(), strict=True)]
+        batch = self.given[2].batch_size
+        return {
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "samples_per_second": {
+                name: round(batch / statistics.median(s), 2) for name, s in steps.items()
+            },
+            "ratio": round(ratio(steps["trl"], steps["repro"]), 2),
+            "ratio_of_runs": round(ratio(runs["trl"], runs["repro"]), 2),
+            "step_seconds": rounded(steps),
+            "run_seconds": rounded(runs),
+            "product_seconds_per_step": self.products(),
+            "largest_difference": round(max(apart), 6),
+            "loss": rounded(self.losses, 5),
+        }
+
+    def products(self) -> dict[str, float]:
+        """Return, by way, the seconds of a step that are spent in matrix products, profiled."""
+        self.ready()
+        found = {}
+        for name, way in self.ways.items():
+            with profile(activities=[ProfilerActivity.CPU]) as trace:
+                way()
+            inside = sum(e.self_cpu_time_total for e in trace.key_averages() if e.key in PRODUCTS)
+            found[name] = round(inside / 1e6 / len(self.ends[name]), 3)
+        return found
+
+
+def rounded(series: dict[str, list[float]], digits: int = 3) -> dict[str, list[float]]:
+    return {name: [round(x, digits) for x in values] for name, values in series.items()}
+
+
+def main() -> None:
+    """Race in float32 and in bfloat16, and keep the record."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("model", nargs="?", default="smollm2-135m")
+    parser.add_argument("--steps", type=int, default=16, help="of 8 samples each (default: 16)")
+    parser.add_argument("--repeats", type=int, default=3, help="timed runs (default: 3)")
+    parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"])
+    options = parser.parse_args()
+    disable_progress_bars()
+    loaded = facts.load()
+    recipe = sft.Recipe(learning_rate=models.entry(options.model).learning_rate)
+    size = options.steps * recipe.batch_size
+    chosen = facts.sample(loaded[loaded["split"] == "train"], size, 0)
+    network, tokenizer = models.load(options.model)
+    base, runs = restore.snapshot(network), []
+    for dtype in options.dtypes:
+        restore.write(network, base)
+        with tempfile.TemporaryDirectory() as folder:
+            race = Race(network, tokenizer, chosen, recipe, getattr(torch, dtype), folder)
+            runs.append(race.run(options.repeats))
+    record = {
+        "model": options.model,
+        "batch": recipe.batch_size,
+        "steps": options.steps,
+        "repeats": options.repeats,
+        "learning_rate": recipe.learning_rate,
+        "tokens": sum(map(len, race.rows["input_ids"])),
+        "threads": torch.get_num_threads(),
+        "trl": metadata.version("trl"),
+        "runs": runs,
+    }
+    save(options.model, "finetuning", record)
+
+
+if __name__ == "__main__":
+    main()
