@@ -10,22 +10,22 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from repro import regions
+from repro.blocks import Block
 from repro.errors import ConfigError, ModelError
+from repro.ranking import Measure
 from repro.restore import (
-    EPSILON,
     Ranking,
     concentration,
     how_many,
-    masks,
     rank,
-    region_names,
     restored,
-    score,
     selected,
     snapshot,
     thresholds,
     write,
 )
+from repro.scores import EPSILON
 
 V_PROJ = "model.layers.1.self_attn.v_proj.weight"
 
@@ -75,9 +75,29 @@ def same_bits(model, weights: dict, names=None) -> bool:
     )
 
 
+def score(tuned: torch.Tensor, base: torch.Tensor, dtype=torch.float32) -> torch.Tensor:
+    """Return the scores of one tensor, as the floats their keys are the bits of."""
+    keys = Measure("top", dtype).keys(Block("w", 0, tuned.flatten(), base.flatten()))
+    return torch.from_numpy(keys.view(np.float32)).view(base.shape)
+
+
+def directly(tuned: torch.Tensor, base: torch.Tensor, dtype=torch.float32) -> torch.Tensor:
+    """Return |s − p| / (|p| + 1e-8), each step by PyTorch in `dtype`."""
+    s, p = tuned.to(dtype), base.to(dtype)
+    return ((s - p).abs() / (p.abs() + 1e-8)).float()
+
+
+def scores_of(ranking: Ranking) -> np.ndarray:
+    """Return all scores of a ranking, flat, computed without it."""
+    both = ranking.pair
+    return torch.cat([directly(both.tuned[n], both.base[n]).flatten() for n in both.shapes]).numpy()
+
+
 def ranking_of(scores) -> Ranking:
-    scores = np.asarray(scores, np.float32)
-    return Ranking({"layers.w": torch.Size([len(scores)])}, scores, np.array([], int), 0)
+    """Return a ranking of given scores: the distances from a model of zeros."""
+    tuned = torch.tensor(np.asarray(scores, np.float32))
+    pair = {"layers.w": torch.zeros(len(tuned))}, {"layers.w": tuned}
+    return rank(*pair, strategy="absolute", threads=1)
 
 
 # --- scores -----------------------------------------------------------------------------------
@@ -105,13 +125,14 @@ def test_score_in_bfloat16_rounds_each_step():
 def test_zeros_are_found_in_every_tensor():
     base = {"layers.a": torch.tensor([[1.0, 0.0], [2.0, 3.0]]), "layers.b": torch.tensor([0.0, 4])}
     found = rank(base, {"layers.a": torch.ones(2, 2), "layers.b": torch.tensor([0.0, 5.0])})
-    assert found.zero_base.tolist() == [1, 4]
+    assert found.zero_base == 2
     assert found.unchanged == 2
 
 
-def test_ranking_follows_the_order_of_tensors_and_counts_the_special_ones(pair):
-    _, base, tuned, _ = pair
-    names = region_names(base, "transformer")
+def test_ranking_follows_the_order_of_the_model_and_counts_the_special_ones(pair):
+    model, base, tuned, _ = pair
+    names = regions.inside(base, "transformer")
+    assert names == [n for n, _ in model.named_parameters() if n in set(names)]
     base, tuned = dict(base), dict(tuned)
     first = base[names[0]].clone()
     first[0, :3] = 0.0
@@ -120,11 +141,9 @@ def test_ranking_follows_the_order_of_tensors_and_counts_the_special_ones(pair):
     tuned[names[0]][0, 0] = 0.0  # stays at zero
     tuned[names[1]] = base[names[1]].clone()
     found = rank(base, tuned)
-    flat = torch.cat([score(tuned[n], base[n]).flatten() for n in names]).numpy()
-    assert (found.scores == flat).all() and found.scores.dtype == np.float32
-    assert found.size == len(flat) == sum(base[n].numel() for n in names) == 4992
+    assert found.size == len(scores_of(found)) == sum(base[n].numel() for n in names) == 4992
     assert found.shapes == {n: base[n].shape for n in names}
-    assert found.zero_base.tolist() == [0, 1, 2]
+    assert found.zero_base == 3
     assert found.unchanged == 1 + base[names[1]].numel()
 
 
@@ -133,7 +152,7 @@ def test_ranking_follows_the_order_of_tensors_and_counts_the_special_ones(pair):
 
 def test_region_is_every_weight_inside_a_layer_but_the_norms():
     model = network(tie_word_embeddings=False, attention_bias=True, mlp_bias=True)
-    names = region_names(snapshot(model), "transformer")
+    names = regions.inside(snapshot(model), "transformer")
     parts = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
     blocks = ["self_attn"] * 4 + ["mlp"] * 3
     assert set(names) == {
@@ -150,12 +169,12 @@ def test_region_is_every_weight_inside_a_layer_but_the_norms():
 
 def test_norms_of_other_families_are_outside_too():
     weights = ["model.layers.0.self_attn.q_norm.weight", "model.layers.0.mlp.up_proj.weight"]
-    assert region_names(dict.fromkeys(weights), "transformer") == weights[1:]
+    assert regions.inside(dict.fromkeys(weights), "transformer") == weights[1:]
 
 
 def test_region_may_be_an_expression(pair):
     _, base, tuned, _ = pair
-    names = region_names(base, r"layers\.1\..*v_proj")
+    names = regions.inside(base, r"layers\.1\..*v_proj")
     assert names == ["model.layers.1.self_attn.v_proj.weight"]
     assert rank(base, tuned, names[0]).size == base[names[0]].numel()
 
@@ -209,10 +228,9 @@ PERCENTS = st.one_of(st.sampled_from([0, 0.29, 33.3, 50, 99.9, 100]), st.floats(
 @example([0.0] * 50, 50)
 @example([0.0, TINY] * 20, 25)
 def test_selection_equals_a_sort_by_score_and_position(scores, percent):
-    ranking = ranking_of(scores)
-    order = sorted(range(len(scores)), key=lambda i: (-ranking.scores[i], i))
+    order = sorted(range(len(scores)), key=lambda i: (-np.float32(scores[i]), i))
     k = floor_of(len(scores), percent)
-    chosen = selected(ranking, percent)
+    chosen = selected(ranking_of(scores), percent)
     assert chosen.dtype == bool and chosen.shape == (len(scores),)
     assert np.flatnonzero(chosen).tolist() == sorted(order[:k])
 
@@ -221,13 +239,16 @@ def test_selection_equals_a_sort_by_score_and_position(scores, percent):
 @given(st.lists(SCORES, min_size=1, max_size=80), st.lists(PERCENTS, min_size=1, max_size=5))
 def test_thresholds_found_together_serve_each_percentage(scores, percents):
     ranking = ranking_of(scores)
-    for percent, threshold in thresholds(ranking, percents).items():
-        one = selected(ranking, percent, threshold)
-        assert (one == selected(ranking, percent)).all()
-        if one.any():
-            assert threshold == ranking.scores[one].min()
+    for percent, cut in thresholds(ranking, percents).items():
+        assert cut == thresholds(ranking, [percent])[percent]
+        chosen = np.float32(scores)[selected(ranking, percent)]
+        assert cut.k == len(chosen)
+        if cut.k:
+            assert cut.threshold == chosen.min()
+            assert cut.equal == np.count_nonzero(np.float32(scores) == chosen.min())
+            assert cut.ties == np.count_nonzero(chosen == chosen.min())
         else:
-            assert threshold == math.inf
+            assert cut.threshold is None
 
 
 def test_exact_count_where_most_scores_tie_at_zero():
@@ -236,14 +257,6 @@ def test_exact_count_where_most_scores_tie_at_zero():
     chosen = np.flatnonzero(selected(ranking_of(scores), 33.3))
     assert len(chosen) == 3330  # floor(3330.333)
     assert chosen.tolist() == [*range(3329), 9000]  # 17 and 400 are among the first anyway
-
-
-def test_masks_have_the_shapes_of_their_tensors(pair):
-    ranking = pair[3]
-    flat = selected(ranking, 30)
-    made = dict(masks(ranking, flat))
-    assert {name: mask.shape for name, mask in made.items()} == ranking.shapes
-    assert torch.cat([mask.flatten() for mask in made.values()]).tolist() == flat.tolist()
 
 
 # --- restoration ------------------------------------------------------------------------------
@@ -277,7 +290,7 @@ def test_a_share_restores_exactly_the_most_changed(percent, share):
     ranking = rank(base, tuned)
     write(model, tuned)
     k = floor_of(ranking.size, percent)
-    order = np.lexsort((np.arange(ranking.size), -ranking.scores))[:k]
+    order = np.lexsort((np.arange(ranking.size), -scores_of(ranking)))[:k]
     before, after = (torch.cat([w[n].flatten() for n in ranking.shapes]) for w in (base, tuned))
     expected = after.clone()
     expected[order] = before[order]
@@ -359,7 +372,7 @@ def test_concentration_against_a_direct_computation(pair):
     ranking = pair[3]
     percents = [1, 3, 5, 10.5, 20, 40, 60, 100]
     table = concentration(ranking, percents)
-    ordered = np.sort(ranking.scores.astype(np.float64))[::-1]
+    ordered = np.sort(scores_of(ranking).astype(np.float64))[::-1]
     assert table["top_percent"].tolist() == percents
     for row in table.itertuples():
         k = floor_of(4992, row.top_percent)
@@ -373,16 +386,27 @@ def test_concentration_against_a_direct_computation(pair):
 
 
 def test_concentration_by_hand():
-    scores = [0, 6, 0, 1, 0, 0, 2, 1, 0, 0]
-    ranking = Ranking({"w": torch.Size([10])}, np.array(scores, np.float32), np.array([1, 2]), 5)
+    # p is 0 for the second and the third, of which the third did not move.
+    base = torch.tensor([1.0, 0, 0, 1, 1, 1, 1, 1, 1, 1])
+    tuned = base + torch.tensor([0.0, 6, 0, 1, 0, 0, 2, 1, 0, 0])
+    ranking = rank({"layers.w": base}, {"layers.w": tuned}, strategy="absolute")
     table = concentration(ranking, [0, 10, 25, 30, 50])
     assert table["k"].tolist() == [0, 1, 2, 3, 5]
     assert table["share_of_change_percent"].tolist() == [0, 60, 80, 90, 100]
-    # Without the one of score 6, whose base is zero, the others hold 2 + 1 + 1.
+    # Without the one that moved by 6, whose base is zero, the others hold 2 + 1 + 1.
     assert table["without_zero_base_percent"].tolist() == [0, 0, 50, 75, 100]
     assert table["moved"].tolist() == [0, 1, 2, 3, 4]
     assert table["threshold"].tolist()[1:] == [6, 2, 1, 0]
-    assert set(table["zero_base"]) == {2} and set(table["unchanged"]) == {5}
+    assert set(table["zero_base"]) == {2} and set(table["unchanged"]) == {6}
+
+
+def test_position_decides_which_zeros_are_among_the_chosen():
+    # All move by 1; p is 0 for every second one. Of the first five, two have p = 0.
+    base = torch.tensor([1.0, 0, 1, 0, 1, 0, 1, 0, 1, 0])
+    ranking = rank({"layers.w": base}, {"layers.w": base + 1}, strategy="absolute", block=3)
+    table = concentration(ranking, [50])
+    assert table["share_of_change_percent"].tolist() == [50]
+    assert table["without_zero_base_percent"].tolist() == [60]
 
 
 def test_without_zero_base_is_zero_where_nothing_else_moved():
@@ -400,11 +424,11 @@ def test_without_zero_base_against_a_direct_computation(pair):
     base[V_PROJ][:, ::4] = 0.0
     ranking = rank(base, tuned)
     flat = torch.cat([base[name].flatten() for name in ranking.shapes]).numpy()
-    assert ranking.zero_base.tolist() == np.flatnonzero(flat == 0).tolist() != []
+    assert ranking.zero_base == np.count_nonzero(flat == 0) > 0
     for row in concentration(ranking, [2, 5, 30]).itertuples():
         chosen, rest = selected(ranking, row.top_percent), flat != 0
-        held = ranking.scores[chosen & rest].astype(float).sum()
-        share = 100 * held / ranking.scores[rest].astype(float).sum()
+        scores = scores_of(ranking).astype(float)
+        share = 100 * scores[chosen & rest].sum() / scores[rest].sum()
         assert row.without_zero_base_percent == pytest.approx(share, rel=1e-12)
         assert 0 < share < row.share_of_change_percent
 

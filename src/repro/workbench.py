@@ -49,7 +49,7 @@ class Workbench:
         """Load the facts; the weights are loaded on first use."""
         self.study = study
         self.training: dict = {}
-        self.thresholds: dict[float, float] = {}
+        self.thresholds: dict[float, restore.Cut] = {}
         self.asked: list[Task] = []
         self.answered: dict[str, dict] = {}
 
@@ -219,13 +219,11 @@ class Workbench:
     def _restored(self, percent: float | None):
         if percent is None:
             return nullcontext(0)
-        threshold = self._threshold(percent)
-        return restore.restored(
-            self.decoder, self.base, self.tuned, self.ranking, percent, threshold
-        )
+        cut = self._cut(percent)
+        return restore.restored(self.decoder, self.base, self.tuned, self.ranking, percent, cut)
 
-    def _threshold(self, percent: float) -> float:
-        # Finding a threshold sorts all scores in part, so all shares of a run share one search.
+    def _cut(self, percent: float) -> restore.Cut:
+        # Finding thresholds reads all weights again, so all shares of a run share one search.
         if percent not in self.thresholds:
             wanted = {*self.study.profile.percents, percent}
             self.thresholds = restore.thresholds(self.ranking, sorted(map(float, wanted)))

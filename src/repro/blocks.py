@@ -1,0 +1,127 @@
+"""Two models side by side, a block of a tensor at a time, shared out among threads."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from threading import Lock
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from repro import regions
+from repro.errors import ModelError
+
+Weights = Mapping[str, torch.Tensor]
+SIZE = 1 << 22  # parameters of a block
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+class Block(NamedTuple):
+    """A flat piece of one tensor in both models, beginning at `start`."""
+
+    name: str
+    start: int
+    tuned: torch.Tensor
+    base: torch.Tensor
+
+    def raw(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return both as arrays for `repro.scores`: uint16 for bfloat16, else uint32."""
+        return _raw(self.tuned), _raw(self.base)
+
+
+def _raw(tensor: torch.Tensor) -> np.ndarray:
+    here = tensor.detach().cpu()
+    if here.dtype is torch.bfloat16:
+        return here.view(torch.uint16).numpy()
+    return here.float().view(torch.uint32).numpy()
+
+
+@dataclass(frozen=True, eq=False)
+class Pair:
+    """The tensors of a region in two models, in the order in which ties are broken.
+
+    The weights may be in memory or in mapped files; they must not change while this is in use.
+    `progress` is called with the bytes read.
+    """
+
+    base: Weights
+    tuned: Weights
+    shapes: dict[str, torch.Size]
+    threads: int
+    size: int = SIZE
+    progress: Callable[[int], object] = lambda size: None
+
+    @property
+    def parameters(self) -> int:
+        """Number of parameters in the region."""
+        return sum(shape.numel() for shape in self.shapes.values())
+
+    def blocks(self, size: int | None = None) -> Iterator[Block]:
+        """Yield the region block by block; `size` 0 yields whole tensors."""
+        for name, shape in self.shapes.items():
+            tuned, base = (w[name].detach().reshape(-1) for w in (self.tuned, self.base))
+            step = (self.size if size is None else size) or max(shape.numel(), 1)
+            for start in range(0, shape.numel(), step):
+                block = Block(name, start, tuned[start : start + step], base[start : start + step])
+                self.progress(block.tuned.nbytes + block.base.nbytes)
+                yield block
+
+    def spread(self, workers: Sequence[Callable[[Block], None]]) -> None:
+        """Give every block to one of the workers, each in a thread of its own."""
+        blocks, lock = self.blocks(), Lock()
+
+        def run(worker) -> None:
+            while True:
+                with lock:
+                    block = next(blocks, None)
+                if block is None:
+                    return
+                worker(block)
+
+        with ThreadPoolExecutor(len(workers)) as pool:
+            running = [pool.submit(run, worker) for worker in workers]
+            try:
+                for done in as_completed(running):
+                    done.result()
+            except BaseException:
+                with lock:
+                    blocks.close()  # the other threads find no more work
+                raise
+
+
+def pair(
+    base: Weights,
+    tuned: Weights,
+    region: str = "transformer",
+    layers: str = "",
+    threads: int | None = None,
+    size: int = SIZE,
+    progress: Callable[[int], object] = lambda size: None,
+) -> Pair:
+    """Return the region of two models, after comparing names, shapes and types.
+
+    Raises:
+        ConfigError: the region matches nothing, or is no regular expression.
+        ModelError: a tensor is missing, differs in shape, or is not of floats.
+    """
+    for name in base:
+        if name not in tuned:
+            raise ModelError(f"{name} is missing from the fine-tuned model")
+        _check(name, base[name], tuned[name])
+    for name in tuned:
+        if name not in base:
+            raise ModelError(f"{name} is missing from the pre-trained model")
+    names = regions.inside(base, region, layers)
+    for name in names:
+        if wrong := {base[name].dtype, tuned[name].dtype} - set(DTYPES):
+            kind = str(wrong.pop()).removeprefix("torch.")
+            raise ModelError(f"{name} is of {kind}: convert to float32, bfloat16 or float16 first")
+    shapes = {name: base[name].shape for name in names}
+    return Pair(base, tuned, shapes, threads or torch.get_num_threads(), size, progress)
+
+
+def _check(name: str, base: torch.Tensor, tuned: torch.Tensor) -> None:
+    if base.shape != tuned.shape:
+        shapes = f"{tuple(base.shape)} and {tuple(tuned.shape)}"
+        raise ModelError(f"{name} has different shapes in the two models: {shapes}")

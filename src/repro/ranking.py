@@ -1,0 +1,387 @@
+"""Ranks all parameters of two models exactly, a block at a time (§5, App. B.2).
+
+A first pass counts the upper halves of all scores, a second the lower halves of those that share
+theirs with a threshold; this gives the exact thresholds and sums of any number of shares. Counts
+and sums are whole numbers, so nothing depends on the size of a block or the order of threads.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+import pandas as pd
+import torch
+
+from repro import blocks, regions, scores
+from repro.blocks import Block, Pair, Weights
+from repro.errors import ConfigError, ModelError
+from repro.scores import BINS, LOWS, Histogram
+
+STRATEGIES = {  # what parameters are ranked by, and whether the lowest come first
+    "top": (scores.RELATIVE, False),
+    "bottom": (scores.RELATIVE, True),
+    "random": (scores.RANDOM, False),
+    "absolute": (scores.ABSOLUTE, False),
+}
+
+
+@dataclass(frozen=True)
+class Measure:
+    """What parameters are ranked by: a strategy, its arithmetic, the seed of `random`."""
+
+    strategy: str = "top"
+    dtype: torch.dtype = torch.float32
+    seed: int = 0
+
+    def keys(self, block: Block) -> np.ndarray:
+        """Return the keys of a block, uint32: the highest are chosen first.
+
+        Raises:
+            ModelError: a weight is NaN or infinite.
+        """
+        out = np.empty(block.base.numel(), np.uint32)
+        if not scores.fill(*self.arguments(block), out):
+            raise _not_finite(block)
+        return out
+
+    def arguments(self, block: Block) -> tuple:
+        """Return what the functions of `repro.scores` take."""
+        kind, lowest = STRATEGIES[self.strategy]
+        digest = hashlib.sha256(f"{self.seed}:{block.name}".encode()).digest()
+        seed = np.uint64(int.from_bytes(digest[:8], "little"))
+        return *block.raw(), block.start, (kind, self.dtype is torch.bfloat16, lowest, seed)
+
+
+def _not_finite(block: Block) -> ModelError:
+    return ModelError(f"{block.name} holds NaN or infinity in one of the models")
+
+
+class Counts:
+    """What the first pass counts; each thread has its own, and they are added."""
+
+    def __init__(self, measure: Measure):
+        """Start at zero."""
+        self.measure = measure
+        self.keys, self.zero = Histogram(), Histogram()
+        self.change: dict[str, int] = {}
+        self.unchanged = 0
+        self._packed = np.zeros((2, BINS), np.int64)
+
+    def __call__(self, block: Block) -> None:
+        """Count a block of at most `scores.MOST` parameters."""
+        unchanged = scores.count(*self.measure.arguments(block), *self._packed)
+        if unchanged < 0:
+            raise _not_finite(block)
+        self.unchanged += unchanged
+        self.zero.take(self._packed[1])
+        self._add(block.name, self.keys.take(self._packed[0]))
+
+    def _add(self, name: str, change: int) -> None:
+        self.change[name] = self.change.get(name, 0) + change
+
+    def merge(self, other: "Counts") -> None:
+        """Add another thread's counts."""
+        self.keys.merge(other.keys)
+        self.zero.merge(other.zero)
+        self.unchanged += other.unchanged
+        for name, change in other.change.items():
+            self._add(name, change)
+
+
+@dataclass(frozen=True, eq=False)
+class Ranking:
+    """A pair of models and the counts of their scores; thresholds take a second reading."""
+
+    pair: Pair
+    counts: Counts
+
+    @property
+    def shapes(self) -> dict[str, torch.Size]:
+        """The tensors ranked, in the order in which ties are broken."""
+        return self.pair.shapes
+
+    @property
+    def size(self) -> int:
+        """Number of parameters ranked."""
+        return self.pair.parameters
+
+    @property
+    def measure(self) -> Measure:
+        """What they are ranked by."""
+        return self.counts.measure
+
+    @property
+    def zero_base(self) -> int:
+        """Number of parameters with p = 0, whose relative change is |s| / 1e-8."""
+        return self.counts.zero.size
+
+    @property
+    def unchanged(self) -> int:
+        """Number of parameters with s = p."""
+        return self.counts.unchanged
+
+
+def rank(
+    base: Weights,
+    tuned: Weights,
+    region: str = "transformer",
+    score_dtype: torch.dtype = torch.float32,
+    *,
+    layers: str = "",
+    strategy: str = "top",
+    seed: int = 0,
+    threads: int | None = None,
+    block: int = blocks.SIZE,
+    progress: Callable[[int], object] = lambda size: None,
+) -> Ranking:
+    """Score every parameter of a region (r_i of Appendix B.2) and count the scores.
+
+    Args:
+        base: name → weights before fine-tuning.
+        tuned: name → weights afterwards; the same names and shapes.
+        region: a name of `regions.REGIONS`, or a regular expression searched in tensor names.
+        score_dtype: arithmetic of the score; bfloat16 rounds each step, as the authors' tool.
+        layers: such as `0-3`; empty for all.
+        strategy: of `STRATEGIES`.
+        seed: of `random`.
+        threads: by default as many as PyTorch uses.
+        block: parameters a thread takes at a time.
+        progress: called with the bytes read.
+
+    Raises:
+        ConfigError: an unknown strategy; the region matches nothing, or is no expression.
+        ModelError: a tensor is missing, differs in shape, or holds NaN or infinity.
+    """
+    if strategy not in STRATEGIES:
+        raise ConfigError(f"unknown strategy {strategy!r}: give one of {', '.join(STRATEGIES)}")
+    size = min(block, scores.MOST)
+    both = blocks.pair(base, tuned, region, layers, threads, size, progress)
+    measure = Measure(strategy, score_dtype, seed)
+    lanes = [Counts(measure) for _ in range(both.threads)]
+    both.spread(lanes)
+    for other in lanes[1:]:
+        lanes[0].merge(other)
+    return Ranking(both, lanes[0])
+
+
+def how_many(size: int, percent: float) -> int:
+    """Return floor(percent · size / 100), exactly, for the percentage as it is written.
+
+    Raises:
+        ConfigError: the percentage is not between 0 and 100.
+    """
+    if not 0 <= percent <= 100:
+        raise ConfigError(f"cannot restore {percent} %: give a percentage from 0 to 100")
+    # Through the decimal text: 0.29 means 29/100, not the binary number next to it.
+    return int(Fraction(str(percent)) * size / 100)
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A share: the `k` parameters above `key`, of which the first `ties` of `equal` on it.
+
+    `held` is the sum of their keys as floats and `held_zero` that of those with p = 0, both in
+    units of 2⁻¹⁴⁹.
+    """
+
+    k: int
+    key: int = BINS * LOWS  # above every key
+    ties: int = 0
+    equal: int = 0
+    held: int = 0
+    held_zero: int = 0
+
+    @property
+    def threshold(self) -> float | None:
+        """The smallest key that is chosen, as a float; None where nothing is."""
+        return float(np.uint32(self.key).view(np.float32)) if self.k else None
+
+
+def thresholds(ranking: Ranking, percents: Sequence[float]) -> dict[float, Cut]:
+    """Return the cut of each percentage, all found in one reading of the two models.
+
+    Raises:
+        ConfigError: a percentage is not between 0 and 100.
+    """
+    counts = {x: how_many(ranking.size, x) for x in percents}
+    bins = {k: _last(ranking.counts.keys.counts, k) for k in counts.values() if k}
+    lows = Lows(ranking, sorted(set(bins.values())))
+    cuts = {k: lows.cut(k, upper) for k, upper in bins.items()}
+    return {x: cuts.get(k, Cut(0)) for x, k in counts.items()}
+
+
+def _last(counts: np.ndarray, k: int) -> int:
+    """Return the highest place such that it and those above hold `k`."""
+    beyond = counts[::-1].cumsum()
+    return len(counts) - 1 - int(np.searchsorted(beyond, k))
+
+
+class Lows:
+    """The second pass: lower halves of the keys whose upper half is that of a threshold."""
+
+    def __init__(self, ranking: Ranking, bins: list[int]):
+        """Count them, for several bins at once."""
+        self.ranking = ranking
+        self.rows = np.zeros(BINS, np.int16)
+        self.rows[bins] = range(1, len(bins) + 1)
+        shape = (ranking.pair.threads, 2, len(bins), LOWS)
+        keys, zero = ranking.counts.keys, ranking.counts.zero
+        if keys.lows[bins].any():
+            lanes = np.zeros(shape, np.int64)
+            ranking.pair.spread([self._worker(*tables) for tables in lanes])
+            self.table, self.zero = lanes.sum(0)
+        else:  # all lower halves are zero, as they are for scores in bfloat16
+            self.table, self.zero = np.zeros(shape[1:], np.int64)
+            self.table[:, 0], self.zero[:, 0] = keys.counts[bins], zero.counts[bins]
+
+    def _worker(self, table: np.ndarray, zero: np.ndarray) -> Callable[[Block], None]:
+        measure = self.ranking.measure
+        return lambda block: scores.refine(*measure.arguments(block), self.rows, table, zero)
+
+    def cut(self, k: int, upper: int) -> Cut:
+        """Return the cut that chooses exactly `k`, whose threshold is in the bin `upper`."""
+        row, keys, zero = self.rows[upper] - 1, self.ranking.counts.keys, self.ranking.counts.zero
+        inside = k - int(keys.counts[upper + 1 :].sum())
+        low = _last(self.table[row], inside)
+        equal, key = int(self.table[row, low]), upper << 16 | low
+        ties = inside - int(self.table[row, low + 1 :].sum())
+        found = Cut(k, key, ties, equal)
+        zero_ties = self._zero_ties(found, int(self.zero[row, low]))
+        return Cut(
+            k, key, ties, equal,
+            keys.total(upper) + _beyond(self.table[row], upper, low) + ties * scores.units(key),
+            zero.total(upper) + _beyond(self.zero[row], upper, low) + zero_ties * scores.units(key),
+        )  # fmt: skip
+
+    def _zero_ties(self, cut: Cut, zero_equal: int) -> int:
+        if cut.ties == cut.equal or zero_equal == 0 or cut.key == 0:
+            return zero_equal
+        if zero_equal == cut.equal:
+            return cut.ties
+        # Position decides which of the two kinds are chosen.
+        return sum(
+            int(((block.base == 0).cpu().numpy() & masks[0] & (keys == cut.key)).sum())
+            for block, keys, masks in selection(self.ranking, [cut])
+        )
+
+
+def _beyond(table: np.ndarray, upper: int, low: int) -> int:
+    """Return the sum of the keys of one bin whose lower half is above `low`, as floats."""
+    rest = table[low + 1 :]
+    first = scores.units(upper << 16)
+    step = 1 << max((upper >> 7) - 1, 0)
+    return int(rest.sum()) * first + int((rest * np.arange(low + 1, LOWS)).sum()) * step
+
+
+def selection(
+    ranking: Ranking, cuts: Sequence[Cut], size: int | None = None
+) -> Iterator[tuple[Block, np.ndarray, list[np.ndarray]]]:
+    """Yield each block with its keys and, per cut, a mask of the parameters chosen.
+
+    In order, since of those that tie at a threshold the first are chosen. `size` 0 yields whole
+    tensors.
+    """
+    left = [cut.ties for cut in cuts]
+    for block in ranking.pair.blocks(size):
+        keys = ranking.measure.keys(block)
+        masks = [np.empty(len(keys), bool) for _ in cuts]
+        for i, (cut, mask) in enumerate(zip(cuts, masks, strict=True)):
+            left[i] = scores.pick(keys, cut.key, left[i], mask)
+        yield block, keys, masks
+
+
+def selected(ranking: Ranking, percent: float) -> np.ndarray:
+    """Return a flat boolean mask of exactly floor(percent · n / 100) parameters.
+
+    The highest are chosen; where they tie at the threshold, those that come first in the order of
+    tensors and positions.
+    """
+    cut = thresholds(ranking, [percent])[percent]
+    return np.concatenate([masks[0] for _, _, masks in selection(ranking, [cut])])
+
+
+def concentration(ranking: Ranking, percents: Sequence[float]) -> pd.DataFrame:
+    """Return the share of the total change that the most changed parameters hold (Table 3).
+
+    Returns:
+        DataFrame[top_percent, share_of_change_percent, without_zero_base_percent, k, n,
+        threshold, moved, zero_base, unchanged]. Sums are exact, rounded once. `moved` counts the
+        k that differ at all; `zero_base` and `unchanged` count the parameters with p = 0 and
+        s = p in the whole region. One with p = 0 that moved has a score of |s| / 1e-8 and
+        outweighs thousands, so `without_zero_base_percent` is the same share with those left out
+        of the chosen and of the total.
+
+    Raises:
+        ConfigError: the ranking is not by size, or a percentage is not between 0 and 100.
+    """
+    if ranking.measure.strategy not in ("top", "absolute"):
+        raise ConfigError("concentration is of the largest changes: rank by top or absolute")
+    total, zero = ranking.counts.keys.total(), ranking.counts.zero.total()
+    rows = [
+        {
+            "top_percent": percent,
+            "share_of_change_percent": percentage(cut.held, total),
+            "without_zero_base_percent": percentage(cut.held - cut.held_zero, total - zero),
+            "k": cut.k,
+            "n": ranking.size,
+            "threshold": cut.threshold,
+            "moved": cut.k if cut.key else cut.k - cut.ties,
+            "zero_base": ranking.zero_base,
+            "unchanged": ranking.unchanged,
+        }
+        for percent, cut in thresholds(ranking, percents).items()
+    ]
+    return pd.DataFrame(rows)
+
+
+def percentage(part: int, whole: int) -> float:
+    """Return 100 · part / whole, rounded once; 0 where there is nothing."""
+    return float(Fraction(100 * part, whole)) if whole else 0.0
+
+
+def by_tensor(ranking: Ranking, percents: Sequence[float]) -> pd.DataFrame:
+    """Return where the chosen parameters are, tensor by tensor (Table 10 by layer and module).
+
+    Returns:
+        DataFrame[tensor, layer, module, n, change_percent, one column per percentage]: the
+        tensor's share of the sum of all keys, NaN where keys are no sizes, and how many of its
+        parameters are among the chosen.
+    """
+    cuts = thresholds(ranking, percents)
+    chosen = _chosen(ranking, list(cuts.values()))
+    sizes, total = ranking.measure.strategy in ("top", "absolute"), ranking.counts.keys.total()
+    rows = [
+        {
+            "tensor": name,
+            "layer": regions.layer(name),
+            "module": regions.module(name),
+            "n": shape.numel(),
+            "change_percent": percentage(ranking.counts.change.get(name, 0), total)
+            if sizes
+            else np.nan,
+            **dict(zip(cuts, (int(k) for k in chosen[place]), strict=True)),
+        }
+        for place, (name, shape) in enumerate(ranking.shapes.items())
+    ]
+    return pd.DataFrame(rows)
+
+
+def _chosen(ranking: Ranking, cuts: list[Cut]) -> np.ndarray:
+    """Return how many parameters of each tensor (rows) each cut (columns) chooses."""
+    place = {name: i for i, name in enumerate(ranking.shapes)}
+    keys = np.array([cut.key for cut in cuts], np.uint32)
+    found = np.zeros((ranking.pair.threads, 2, len(place), len(cuts)), np.int64)
+
+    def worker(above: np.ndarray, equal: np.ndarray) -> Callable[[Block], None]:
+        def count(block: Block) -> None:
+            row = place[block.name]
+            scores.exceed(ranking.measure.keys(block), keys, above[row], equal[row])
+
+        return count
+
+    ranking.pair.spread([worker(*tables) for tables in found])
+    above, equal = found.sum(0)
+    before = equal.cumsum(0) - equal
+    return above + np.clip(np.array([cut.ties for cut in cuts]) - before, 0, equal)

@@ -1,0 +1,278 @@
+"""The size of a change and its histograms, in loops compiled to machine code (App. B.2).
+
+Non-negative floats are ordered as their bits are, so a score is kept as the 31 bits of a float32,
+and counting the upper 15 and the lower 16 of them ranks any number of parameters exactly.
+Loops, because array operations would read and write every intermediate result: these take about
+a nanosecond per parameter and let go of Python's lock, so that threads share the work.
+"""
+
+import numpy as np
+from numba import njit
+
+EPSILON = 1e-8
+BINS = 1 << 15  # of the upper half of a score: its sign is never set
+LOWS = 1 << 16  # of the lower half
+CHUNK = 1024  # parameters at a time: what is computed of them stays in the fastest cache
+RELATIVE, ABSOLUTE, RANDOM = range(3)
+
+ONE = 1 << 40  # one parameter in a packed bin, above the sum of the lower halves
+MOST = 1 << 23  # parameters that a packed table can count
+
+_SIGN_OFF, _HALF, _FINITE = np.uint32(0x7FFFFFFF), np.uint32(16), np.uint32(0x7F7FFFFF)
+_LOW, _HIGH = np.uint32(0xFFFF), np.uint32(0xFFFF0000)
+
+# The error model of NumPy: a check for division by zero would keep loops from being vectorised.
+compiled = njit(nogil=True, cache=True, error_model="numpy")
+
+
+@compiled
+def _widen(raw, out):
+    # A bfloat16 is the upper half of a float32.
+    shift = np.uint32(16 if raw.itemsize == 2 else 0)
+    for i in range(raw.size):
+        out[i] = np.uint32(raw[i]) << shift
+
+
+@compiled
+def _round(bits, out):
+    # To the nearest bfloat16, ties to even.
+    for i in range(bits.size):
+        odd = (bits[i] >> _HALF) & np.uint32(1)
+        out[i] = (bits[i] + np.uint32(0x7FFF) + odd) & _HIGH
+
+
+@compiled
+def _finite(bits):
+    largest = np.uint32(0)
+    for i in range(bits.size):
+        largest = max(largest, bits[i] & _SIGN_OFF)
+    return largest <= _FINITE
+
+
+@compiled
+def _change(s, p, relative, out):
+    a, b, x = s.view(np.float32), p.view(np.float32), out.view(np.float32)
+    if relative:
+        for i in range(a.size):
+            x[i] = abs(a[i] - b[i]) / (abs(b[i]) + np.float32(EPSILON))
+    else:
+        for i in range(a.size):
+            x[i] = abs(a[i] - b[i])
+
+
+@compiled
+def _rounded_change(s, p, relative, room, out):
+    # As `_change`, but each step is rounded to bfloat16. `room` holds the rounded s and p.
+    _round(s, room[0])
+    _round(p, room[1])
+    _change(room[0], room[1], False, out)
+    finite = _finite(out)
+    _round(out, out)
+    if relative:
+        x, b = out.view(np.float32), room[1].view(np.float32)
+        for i in range(b.size):
+            b[i] = abs(b[i]) + np.float32(EPSILON)
+        _round(room[1], room[1])
+        for i in range(b.size):
+            x[i] = x[i] / b[i]
+        finite = finite and _finite(out)
+        _round(out, out)
+    return finite
+
+
+@compiled
+def _draw(seed, start, out):
+    # SplitMix64 addressed by position, so that a number depends on nothing before it.
+    for i in range(out.size):
+        z = seed + np.uint64(start + i + 1) * np.uint64(0x9E3779B97F4A7C15)
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        out[i] = np.uint32((z ^ (z >> np.uint64(31))) >> np.uint64(33))
+
+
+@compiled
+def _keys(s, p, start, how, room, out):
+    """Fill `out` with what a chunk is ranked by; return whether its changes are finite."""
+    kind, bfloat16, lowest, seed = how
+    if bfloat16:
+        finite = _rounded_change(s, p, kind != ABSOLUTE, room, out)
+    else:
+        _change(s, p, kind != ABSOLUTE, out)
+        finite = True
+    if not (finite and _finite(out)):
+        return False
+    if kind == RANDOM:
+        _draw(seed, start, out)
+    if lowest:
+        for i in range(out.size):
+            out[i] = _FINITE - out[i]
+    return True
+
+
+@compiled
+def fill(tuned, base, start, how, out):
+    """Write the keys of a block to `out`, uint32; return False where a weight is not finite.
+
+    Args:
+        tuned, base: flat blocks as uint32 (the bits of float32) or uint16 (of bfloat16).
+        start: position of the block in its tensor.
+        how: (kind, in bfloat16, lowest first, the tensor's seed).
+    """
+    work = np.empty((4, CHUNK), np.uint32)
+    for at in range(0, out.size, CHUNK):
+        n = min(CHUNK, out.size - at)
+        s, p = work[0, :n], work[1, :n]
+        _widen(tuned[at : at + n], s)
+        _widen(base[at : at + n], p)
+        if not _keys(s, p, start + at, how, work[2:, :n], out[at : at + n]):
+            return False
+    return True
+
+
+@compiled
+def add(keys, packed):
+    """Count keys in a packed table: per upper half, their number and the sum of lower halves."""
+    for i in range(keys.size):
+        packed[keys[i] >> _HALF] += np.int64(ONE) + np.int64(keys[i] & _LOW)
+
+
+@compiled
+def count(tuned, base, start, how, packed, packed_zero):
+    """Count a block by the upper half of its keys; in `packed_zero` those with p = 0 once more.
+
+    Arguments as for `fill`; the tables are int64 of length `BINS`, for at most `MOST` parameters.
+    Returns the number with s = p, or −1 where a weight is not finite.
+    """
+    work = np.empty((5, CHUNK), np.uint32)
+    unchanged = 0
+    for at in range(0, tuned.size, CHUNK):
+        n = min(CHUNK, tuned.size - at)
+        s, p, keys = work[0, :n], work[1, :n], work[4, :n]
+        _widen(tuned[at : at + n], s)
+        _widen(base[at : at + n], p)
+        if not _keys(s, p, start + at, how, work[2:4, :n], keys):
+            return -1
+        add(keys, packed)
+        equal, zeros = _specials(s, p)
+        unchanged += equal
+        if zeros:
+            add(keys[p & _SIGN_OFF == 0], packed_zero)
+    return unchanged
+
+
+@compiled
+def _specials(s, p):
+    a, b = s.view(np.float32), p.view(np.float32)
+    equal, zeros = np.int32(0), np.int32(0)  # as narrow as the floats: these loops vectorise
+    for i in range(a.size):
+        equal += np.int32(a[i] == b[i])
+        zeros += np.int32(b[i] == 0)
+    return equal, zeros
+
+
+@compiled
+def refine(tuned, base, start, how, rows, table, table_zero):
+    """Count the lower halves of those keys whose upper half has a row; p = 0 in `table_zero` too.
+
+    Args:
+        tuned, base, start, how: as for `fill`.
+        rows: int of length `BINS`, the row of each upper half plus one, 0 for none.
+        table, table_zero: int64[rows, LOWS].
+    """
+    work = np.empty((5, CHUNK), np.uint32)
+    inside = np.empty(CHUNK, np.int64)
+    for at in range(0, tuned.size, CHUNK):
+        n = min(CHUNK, tuned.size - at)
+        s, p, keys = work[0, :n], work[1, :n], work[4, :n]
+        _widen(tuned[at : at + n], s)
+        _widen(base[at : at + n], p)
+        _keys(s, p, start + at, how, work[2:4, :n], keys)
+        found = 0
+        for i in range(n):  # without a branch, which the processor would often guess wrong
+            inside[found] = i
+            found += rows[keys[i] >> _HALF] != 0
+        for i in inside[:found]:
+            row, low = rows[keys[i] >> _HALF] - 1, keys[i] & _LOW
+            table[row, low] += 1
+            if p[i] & _SIGN_OFF == 0:
+                table_zero[row, low] += 1
+
+
+@compiled
+def exceed(keys, thresholds, above, equal):
+    """Add to `above` and `equal`, per threshold, how many keys lie above it and on it."""
+    for t in range(thresholds.size):
+        for at in range(0, keys.size, CHUNK):
+            more, same = np.int32(0), np.int32(0)
+            for key in keys[at : at + CHUNK]:
+                more += np.int32(key > thresholds[t])
+                same += np.int32(key == thresholds[t])
+            above[t] += more
+            equal[t] += same
+
+
+@compiled
+def pick(keys, threshold, ties, mask):
+    """Mark the keys above a threshold and the first `ties` on it; return how many are left."""
+    for i in range(keys.size):
+        mask[i] = keys[i] > threshold
+        if keys[i] == threshold and ties > 0:
+            mask[i] = True
+            ties -= 1
+    return ties
+
+
+class Histogram:
+    """Number of keys by their upper half, and the exact sum of the floats they are the bits of.
+
+    Sums are whole numbers of the smallest float32, 2⁻¹⁴⁹.
+    """
+
+    def __init__(self):
+        """Start empty."""
+        self.counts = np.zeros(BINS, np.int64)
+        self.lows = np.zeros(BINS, np.int64)
+
+    def add(self, keys: np.ndarray) -> None:
+        """Count at most `MOST` keys."""
+        packed = np.zeros(BINS, np.int64)
+        add(keys, packed)
+        self.take(packed)
+
+    def take(self, packed: np.ndarray) -> int:
+        """Add a packed table, clear it, and return the sum of its floats."""
+        counts, lows = packed // ONE, packed % ONE
+        packed[:] = 0
+        self.counts += counts
+        self.lows += lows
+        return _sum(counts, lows)
+
+    def merge(self, other: "Histogram") -> None:
+        """Add another histogram."""
+        self.counts += other.counts
+        self.lows += other.lows
+
+    @property
+    def size(self) -> int:
+        """Number of keys."""
+        return int(self.counts.sum())
+
+    def total(self, above: int = -1) -> int:
+        """Return the sum of the floats in the bins above one."""
+        beyond = np.arange(BINS) > above
+        return _sum(self.counts * beyond, self.lows * beyond)
+
+
+def _sum(counts: np.ndarray, lows: np.ndarray) -> int:
+    # The floats of one exponent are whole numbers of one unit, so their sum is exact; the sums of
+    # the 256 exponents are joined in an integer of any length.
+    upper = np.arange(BINS)
+    mantissas = np.where(upper < 128, upper, upper % 128 + 128) << 16
+    by_exponent = (counts * mantissas + lows).reshape(-1, 128).sum(1)
+    return sum(int(m) << max(e - 1, 0) for e, m in enumerate(by_exponent) if m)
+
+
+def units(key: int) -> int:
+    """Return the float whose bits are `key` as a whole number of 2⁻¹⁴⁹."""
+    exponent, mantissa = key >> 23, key & 0x7FFFFF
+    return (mantissa | 1 << 23) << exponent - 1 if exponent else mantissa
