@@ -5,6 +5,8 @@ import statistics
 import time
 from collections.abc import Callable
 
+import torch
+
 from repro import store
 
 
@@ -25,6 +27,14 @@ def alternate(ways: dict[str, Callable[[], object]], repeats: int) -> dict[str, 
 def ratio(slow: list[float], fast: list[float]) -> float:
     """Return how many times faster: the median of the ratios within each repeat."""
     return statistics.median(s / f for s, f in zip(slow, fast, strict=True))
+
+
+def padded(prompts: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return ids and mask of prompts padded on the left, as `generate` takes them."""
+    width = max(map(len, prompts))
+    ids = [[0] * (width - len(prompt)) + prompt for prompt in prompts]
+    mask = [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts]
+    return torch.tensor(ids), torch.tensor(mask)
 
 
 def save(model: str, name: str, record: dict) -> None:

@@ -5,16 +5,16 @@ bits. In float32 that decides nothing on tiny models (a test asserts it); in bfl
 
     python benchmarks/rounding.py [MODEL] [--facts 24] [--rows 8 64]
 
-Writes `results/MODEL/rounding.json`, which the book quotes.
+Writes `results/MODEL/benchmarks/rounding.json`, which the book quotes.
 """
 
 import argparse
-import json
 import time
 
+import common
 import torch
 
-from repro import facts, mastery, models, store
+from repro import facts, mastery, models
 
 
 def measure(name: str, dtype: torch.dtype, chosen, protocol, rows: list[int]) -> dict:
@@ -51,9 +51,7 @@ def main() -> None:
         for dtype in (torch.float32, torch.bfloat16)
     ]
     record = {"model": options.model, "facts": options.facts, "rows": options.rows, "runs": found}
-    text = json.dumps({**record, "provenance": store.provenance()}, indent=1)
-    store.write_atomic(store.results_dir() / options.model / "rounding.json", text + "\n")
-    print(text)
+    common.save(options.model, "rounding", record)
 
 
 if __name__ == "__main__":

@@ -1,27 +1,28 @@
-"""Sampling from the full distribution, greedy decoding, and stopping early."""
+"""Completions: their distribution, their independence of the batch, and stopping early."""
 
 import copy
+from collections import Counter
 
 import numpy as np
 import pytest
 import tiny
 import torch
 from scipy import stats
+from test_kvcache import gemma
+from transformers import GPT2Config, GPT2LMHeadModel
 
+from repro import models
 from repro.decoding import (
-    CHECK_EVERY,
     Prompt,
     complete,
     contains,
-    draw,
     first_logits,
-    uniforms,
+    groups,
 )
 from repro.errors import ModelError
 
 T = 0.7
 EOS = 1
-ALMOST_ONE = np.nextafter(1.0, 0.0)
 STARTS = (
     "Ovavale P17 is located in",
     "The place Brennwick",
@@ -51,61 +52,6 @@ def ids_of(done) -> list[list[list[int]]]:
 def word(tokens, text: str) -> int:
     [token] = tokens(text).input_ids
     return token
-
-
-# --- one draw ---------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("vocabulary", [5, 256, 257, 700, 1000])
-def test_draw_inverts_the_cumulative_distribution(vocabulary):
-    generator = torch.Generator().manual_seed(vocabulary)
-    logits = 2 * torch.randn(1, vocabulary, generator=generator)
-    u = torch.rand(4000, dtype=torch.float64, generator=generator)
-    upto = logits[0].double().softmax(-1).cumsum(-1)
-    ids = draw(logits.expand(len(u), -1), u)
-    assert ids.min() >= 0 and ids.max() < vocabulary
-    before = torch.where(ids > 0, upto[ids - 1], 0.0)
-    assert (before - 1e-6 <= u).all() and (u <= upto[ids] + 1e-6).all()
-
-
-@pytest.mark.parametrize("u", [0.0, 1e-300, 0.5, ALMOST_ONE])
-@pytest.mark.parametrize("token", [0, 255, 256, 511, 999])
-def test_one_hot_is_drawn_for_every_number(token, u):
-    logits = torch.full((1, 1000), -torch.inf)
-    logits[0, token] = 3.0
-    assert draw(logits, torch.tensor([u], dtype=torch.float64)).tolist() == [token]
-
-
-def test_ends_of_the_interval_give_the_first_and_last_possible_token():
-    logits = torch.full((3, 1000), -torch.inf)
-    logits[:, [17, 300, 990]] = 0.0
-    u = torch.tensor([0.0, 0.5, ALMOST_ONE], dtype=torch.float64)
-    assert draw(logits, u).tolist() == [17, 300, 990]
-
-
-def test_impossible_tokens_are_never_drawn():
-    logits = torch.zeros(1, 700)
-    logits[0, ::2] = -torch.inf
-    u = torch.linspace(0, ALMOST_ONE, 3000, dtype=torch.float64)
-    ids = draw(logits.expand(len(u), -1), u)
-    assert (ids % 2 == 1).all()
-    assert set(ids.tolist()) == set(range(1, 700, 2))
-
-
-def test_large_logits_do_not_overflow():
-    logits = torch.tensor([[3e38, 0.0, 3e38], [-3e38, -3e38, 0.0]])
-    u = torch.tensor([0.75, 0.1], dtype=torch.float64)
-    assert draw(logits, u).tolist() == [2, 2]
-
-
-def test_random_numbers_belong_to_seed_and_label():
-    numbers = uniforms(0, "P17-train-00001|3|7", 2000)
-    assert (numbers[:5] == uniforms(0, "P17-train-00001|3|7", 5)).all()
-    assert (numbers != uniforms(1, "P17-train-00001|3|7", 2000)).all()
-    assert (numbers != uniforms(0, "P17-train-00001|3|8", 2000)).all()
-    assert stats.kstest(numbers, "uniform").pvalue > 0.001
-    across = [uniforms(0, f"fact{i}", 1)[0] for i in range(2000)]
-    assert stats.kstest(across, "uniform").pvalue > 0.001
 
 
 # --- frequencies ------------------------------------------------------------------------------
@@ -242,7 +188,7 @@ def test_completion_stops_once_its_answer_is_found(tiny_loaded):
     network = tiny.walk(tokens, [place, city, born, city])
     named, other = Prompt([place], ("BORN",)), Prompt([place], ("Paris",))
     found, sought = (done[0] for done in complete(network, tokens, [named, other], 32))
-    assert found.hit and len(found.ids) == CHECK_EVERY
+    assert found.hit and found.ids == [city, born]
     assert not sought.hit and len(sought.ids) == 32
 
 
@@ -311,3 +257,112 @@ def test_damaged_weights_are_an_error_not_a_wrong_answer(tiny_loaded):
             complete(network, tokens, prompts_of(tokens), 4, temperature=temperature)
     with pytest.raises(ModelError, match="NaN"):
         first_logits(network, tokens(list(STARTS)).input_ids)
+
+
+# --- the general path and the fast one --------------------------------------------------------
+
+
+def family(name: str, vocabulary: int):
+    """A random two- or three-layer model of another family."""
+    torch.manual_seed(1)
+    if name == "gpt2":
+        sizes = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 128}
+        ends = {"bos_token_id": 0, "eos_token_id": EOS}
+        config = GPT2Config(vocab_size=vocabulary, initializer_range=0.3, **sizes, **ends)
+        return GPT2LMHeadModel(config).eval()
+    network = gemma(8 if name == "gemma, short window" else 64)
+    assert network.config.vocab_size == vocabulary
+    return network
+
+
+FAMILIES = ("llama", "gpt2", "gemma", "gemma, short window")
+
+
+@pytest.mark.parametrize("draws", [1, 4])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_both_paths_complete_alike(tiny_loaded, name, draws):
+    tokens = tiny_loaded[1]
+    network = tiny_loaded[0] if name == "llama" else family(name, len(tokens))
+    prompts = prompts_of(tokens, names=(" a", "Arvenia"))
+    options = {"draws": draws, "temperature": T, "seed": 5}
+    general = complete(network, tokens, prompts, 12, rows=1, in_place=False, **options)
+    for rows in (None, 6):
+        assert complete(network, tokens, prompts, 12, rows=rows, **options) == general
+    assert len({tuple(ids) for some in ids_of(general) for ids in some}) > len(STARTS)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_greedy_equals_generate_in_every_family(tiny_loaded, name):
+    tokens = tiny_loaded[1]
+    network = tiny_loaded[0] if name == "llama" else family(name, len(tokens))
+    prompts = prompts_of(tokens)[: len(STARTS)]
+    done = complete(network, tokens, prompts, 12)
+    made = [generated(network, prompt.ids, 12) for prompt in prompts]
+    assert [ids for [ids] in ids_of(done)] == [m[: m.index(EOS)] if EOS in m else m for m in made]
+
+
+def test_what_prompts_share_is_computed_once(tiny_loaded):
+    network, tokens = tiny_loaded
+    generator = torch.Generator().manual_seed(0)
+    start = torch.randint(2, len(tokens), (20,), generator=generator).tolist()
+    ends = [torch.randint(2, 700, (1 + i % 4,), generator=generator).tolist() for i in range(24)]
+    prompts = [Prompt([*start, *end], (), str(i)) for i, end in enumerate(ends)]
+    work, plain = Counter(), Counter()
+    done = complete(network, tokens, prompts, 6, work=work)
+    general = complete(network, tokens, prompts, 6, rows=1, in_place=False, work=plain)
+    assert done == general
+    assert plain["prompt_computed"] == plain["prompt_tokens"] == work["prompt_tokens"]
+    assert work["prompt_computed"] < 20 + 24 * 5
+
+
+def test_samples_go_together_until_they_differ(tiny_loaded):
+    tokens = tiny_loaded[1]
+    place, city, born = (word(tokens, text) for text in (" place", " city", " born"))
+    network, work = tiny.walk(tokens, [place, city, born, place]), Counter()
+    [done] = complete(network, tokens, [Prompt([place])], 9, draws=50, temperature=T, work=work)
+    assert ids_of([done]) == [[[city, born, place] * 3] * 50]
+    # 50 samples of 9 tokens, none ever alone: 8 steps of one row (the last needs no logits).
+    assert work == {"prompt_tokens": 1, "prompt_computed": 1, "tokens": 450, "computed": 8}
+
+
+def test_prompts_are_grouped_by_what_costs_least():
+    short, long = [[i, 1, 2] for i in range(32)], [[i, *range(40)] for i in range(32)]
+    mixed = [prompt for pair in zip(short, long, strict=True) for prompt in pair]
+    parts = groups(mixed)
+    assert sorted(i for part in parts for i in part) == list(range(64))
+    assert all(len({len(mixed[i]) for i in part}) == 1 for part in parts)
+    alike = [[topic] * 12 + [7, i] for i in range(16) for topic in (3, 4)]
+    assert all(len({alike[i][0] for i in part}) == 1 for part in groups(alike))
+
+
+# --- against transformers' sampling -----------------------------------------------------------
+
+
+def test_samples_of_a_real_model_are_distributed_as_generates():
+    """Two samples of SmolLM2-135M's first tokens, one from each, come from one distribution."""
+    entry = models.entry("smollm2-135m")
+    if not models.available(entry):
+        pytest.skip(f"SmolLM2 is not here: {entry.get}")
+    network, tokens = models.load(entry, device="cpu")
+    ids, number, steps = tokens("The capital of Norway is").input_ids, 700, 3
+    [ours] = complete(network, tokens, [Prompt(ids, (), "x")], steps, draws=number, temperature=T)
+    torch.manual_seed(0)
+    theirs = network.generate(
+        torch.tensor([ids]),
+        attention_mask=torch.ones(1, len(ids), dtype=torch.long),
+        do_sample=True,
+        temperature=T,
+        top_k=0,
+        top_p=1.0,
+        num_return_sequences=number,
+        max_new_tokens=steps,
+        pad_token_id=tokens.eos_token_id,
+    )[:, len(ids) :]
+    for step in range(steps):
+        own = np.bincount([c.ids[step] for c in ours if len(c.ids) > step], minlength=49152)
+        other = np.bincount(theirs[:, step], minlength=49152)
+        common = own + other >= 20
+        table = np.stack([np.append(side[common], side[~common].sum()) for side in (own, other)])
+        table = table[:, table.sum(0) > 0]
+        assert table.shape[1] > 5
+        assert stats.chi2_contingency(table).pvalue > 0.001, f"token {step + 1}"

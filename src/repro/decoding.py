@@ -1,25 +1,31 @@
 """Batched completion of token prompts: sampled (Appendix F.1) or greedy (§3.3).
 
-Prompts are batched by length, padded on the left where lengths in a batch differ. A prompt is
-computed once and then branches into its samples. A row leaves the batch when it has ended or
-when its answer has appeared, because what follows can no longer change whether it is a hit.
+A batch is a forest of completions. What all its prompts begin with is computed once; a prompt
+is computed once for all its samples; samples stay together until they draw different tokens.
+A sample leaves when it has ended or its answer has appeared, because what follows can no longer
+change whether it is a hit. None of this changes what is drawn.
 """
 
-import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 import torch
-from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+from accelerate import PartialState
+from accelerate.utils import gather_object
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from repro import kvcache
 from repro.errors import ModelError
 from repro.models import stop_ids
+from repro.sampling import Pick, greedy, sampler
 
-BLOCK = 256  # vocabulary entries per block of the two-level sampler
-CHECK_EVERY = 4  # steps between searches for the answer in the decoded text
-
-Pick = Callable[[torch.Tensor, list[int], int], torch.Tensor]
+CHECK_EVERY = 4  # steps between searches for the answer in the decoded text, after the first few
+STARTS = (0, 4, 8, 12)  # leading ids by which the prompts of a batch are grouped, …
+SIZES = (16, 32, 64, 1 << 30)  # … and the size of a group: whichever costs least
+CALL = 32  # tokens that cost about as much as one more pass through the weights
 
 
 @dataclass
@@ -40,59 +46,6 @@ class Completion:
     hit: bool = False
 
 
-def greedy(logits: torch.Tensor, rows: list[int], step: int) -> torch.Tensor:
-    """Pick the most probable token of each row; logits (rows, vocabulary) → ids (rows,)."""
-    return logits.argmax(-1)
-
-
-def sampler(labels: Sequence[str], steps: int, temperature: float, seed: int) -> Pick:
-    """Return a pick that draws from the full softmax at `temperature` (§3.3).
-
-    The random numbers of a row are a function of (seed, its label, step) alone: they do not
-    change with the batch it is computed in.
-    """
-    numbers = np.stack([uniforms(seed, label, steps) for label in labels])
-
-    def pick(logits: torch.Tensor, rows: list[int], step: int) -> torch.Tensor:
-        u = torch.from_numpy(numbers[rows, step]).to(logits.device)
-        return draw(logits.float() / temperature, u)
-
-    return pick
-
-
-def uniforms(seed: int, label: str, count: int) -> np.ndarray:
-    """Return `count` numbers in [0, 1) that depend on the seed and the label only."""
-    digest = hashlib.blake2b(f"{seed}|{label}".encode(), digest_size=16).digest()
-    return np.random.Generator(np.random.Philox(key=int.from_bytes(digest))).random(count)
-
-
-def draw(logits: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
-    """Invert the cumulative distribution in two levels: a block, then a token inside it.
-
-    Args:
-        logits: (rows, vocabulary), float32.
-        u: (rows,), float64 in [0, 1).
-
-    Returns:
-        Token ids (rows,), distributed exactly as softmax(logits).
-    """
-    p = torch.nn.functional.pad(logits.softmax(-1), (0, -logits.shape[-1] % BLOCK))
-    blocks = p.view(len(p), -1, BLOCK)
-    block, rest = _invert(blocks.sum(-1), u)
-    token, _ = _invert(blocks[torch.arange(len(p), device=p.device), block], rest)
-    return block * BLOCK + token
-
-
-def _invert(weights: torch.Tensor, u: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    # Returns the index drawn and where in [0, 1) of its own mass `u` fell, for the next level.
-    upto = weights.double().cumsum(-1)
-    target = (u * upto[:, -1])[:, None]
-    index = torch.searchsorted(upto, target, right=True).clamp(max=weights.shape[-1] - 1)
-    mass = weights.double().gather(-1, index)
-    inside = (target - (upto.gather(-1, index) - mass)) / mass
-    return index[:, 0], inside[:, 0].clamp(0, 1 - 1e-12)
-
-
 @torch.inference_mode()
 def complete(
     network: PreTrainedModel,
@@ -103,10 +56,15 @@ def complete(
     draws: int = 1,
     temperature: float | None = None,
     seed: int = 0,
-    rows: int = 256,
+    rows: int | None = None,
+    in_place: bool = True,
+    work: Counter | None = None,
     progress: Callable[[int], object] | None = None,
 ) -> list[list[Completion]]:
     """Complete every prompt `draws` times.
+
+    Under several processes (`accelerate launch`) each completes a part of the batches, and
+    all return everything.
 
     Args:
         network: any causal language model, in evaluation mode.
@@ -116,7 +74,11 @@ def complete(
         draws: samples per prompt.
         temperature: of the full softmax; None decodes greedily.
         seed: of the random numbers.
-        rows: sequences computed at a time; bounds the memory, not the result.
+        rows: sequences computed at a time; by default what fits into `kvcache.BUDGET` bytes.
+            It bounds the memory, not the result.
+        in_place: False keeps to transformers' own cache, the general path.
+        work: counts what this process computed: prompt_tokens, prompt_computed, tokens
+            (that the samples consist of), computed (rows of the steps).
         progress: called with the number of prompts finished in each batch.
 
     Returns:
@@ -125,38 +87,191 @@ def complete(
     Raises:
         ModelError: the model's logits are NaN.
     """
-    done: list[list[Completion]] = [[] for _ in prompts]
-    for batch in _batches(prompts, max(1, rows // draws)):
-        pick = greedy
-        if temperature is not None:
-            labels = [f"{prompts[i].label}|{j}" for i in batch for j in range(draws)]
-            pick = sampler(labels, max_new_tokens, temperature, seed)
-        chosen = [prompts[i] for i in batch]
-        flat = _complete_batch(network, tokenizer, chosen, draws, max_new_tokens, pick)
-        for position, i in enumerate(batch):
-            done[i] = flat[position * draws : (position + 1) * draws]
+    if not prompts:
+        return []
+    longest = max(len(prompt.ids) for prompt in prompts)
+    rows = rows or kvcache.rows_within(network, longest, longest + max_new_tokens)
+    batches = _batches(prompts, max(1, rows // draws))
+    state, mine = PartialState(), []
+    for batch in batches[state.process_index :: state.num_processes]:
+        parts = groups([prompts[i].ids for i in batch])
+        order = [batch[at] for part in parts for at in part]
+        chosen = [prompts[i] for i in order]
+        pick = _pick(chosen, draws, max_new_tokens, temperature, seed)
+        forest = _Forest(network, tokenizer, chosen, draws, max_new_tokens, in_place)
+        flat = forest.grow(pick, list(map(len, parts)))
+        mine += [(i, flat[at * draws : (at + 1) * draws]) for at, i in enumerate(order)]
+        if work is not None:
+            work.update(forest.work)
         if progress:
             progress(len(batch))
-    return done
+    return [done for _, done in sorted(gather_object(mine), key=lambda pair: pair[0])]
 
 
-def _batches(prompts: Sequence[Prompt], size: int) -> Iterator[list[int]]:
+def _pick(prompts, draws: int, steps: int, temperature: float | None, seed: int) -> Pick:
+    if temperature is None:
+        return greedy
+    labels = [f"{prompt.label}|{j}" for prompt in prompts for j in range(draws)]
+    return sampler(labels, steps, temperature, seed)
+
+
+def _batches(prompts: Sequence[Prompt], size: int) -> list[list[int]]:
     # Longest first: the batch that needs the most memory fails at once, not after hours.
     order = sorted(range(len(prompts)), key=lambda i: (-len(prompts[i].ids), i))
-    yield from (order[i : i + size] for i in range(0, len(order), size))
+    return [order[at : at + size] for at in range(0, len(order), size)]
 
 
-def _prefill(network, prompts: Sequence[Prompt], cache=None):
-    """Return the logits after each prompt, and the mask of its columns (None: no padding)."""
-    width = max(len(prompt.ids) for prompt in prompts)
-    device = network.device
-    ids = [[0] * (width - len(prompt.ids)) + prompt.ids for prompt in prompts]
+def groups(prompts: Sequence[list[int]]) -> list[list[int]]:
+    """Return groups of prompts to compute together: alike in length, or in how they begin.
+
+    Left to one group, all are padded to the longest, and nothing they share is computed once.
+    """
+    plans = []
+    for start in STARTS:
+        order = sorted(range(len(prompts)), key=lambda i: (prompts[i][:start], len(prompts[i]), i))
+        for size in SIZES:
+            plans.append([order[at : at + size] for at in range(0, len(order), size)])
+    return min(plans, key=lambda plan: sum(_cost([prompts[i] for i in group]) for group in plan))
+
+
+def _cost(prompts: Sequence[list[int]]) -> int:
+    head = shared_head(prompts)
+    return computed(prompts, head) + CALL * (2 if head else 1)
+
+
+def computed(prompts: Sequence[list[int]], head: int) -> int:
+    """Return the tokens computed for padded prompts whose first `head` ids are done once."""
+    return head + len(prompts) * (max(map(len, prompts)) - head)
+
+
+def shared_head(prompts: Sequence[list[int]]) -> int:
+    """Return how many ids to compute once for all prompts, which begin with them.
+
+    At least one id of each prompt is left over; 0 where less is saved than another call costs.
+    """
+    least, most, shortest = min(prompts), max(prompts), min(map(len, prompts)) - 1
+    pairs = zip(least[:shortest], most[:shortest], strict=True)
+    head = next((at for at, (a, b) in enumerate(pairs) if a != b), shortest)
+    return head if head * (len(prompts) - 1) > CALL else 0
+
+
+class _Forest:
+    """The completions of a batch of prompts while they grow, one row per distinct one."""
+
+    def __init__(self, network, tokenizer, prompts, draws, limit, in_place=True):
+        """Allocate the cache; nothing is computed yet."""
+        self.network, self.tokenizer, self.prompts = network, tokenizer, prompts
+        self.draws, self.limit = draws, limit
+        length = max(len(prompt.ids) for prompt in prompts) + limit
+        self.cache = kvcache.make(network, len(prompts) * draws, length, in_place)
+        self.stop = np.array(sorted(stop_ids(network, tokenizer)))
+        self.ids = np.full((len(prompts) * draws, limit), -1)
+        self.work = Counter()
+
+    def grow(self, pick: Pick, sizes: list[int]) -> list[Completion]:
+        """Return the completions, prompt by prompt; `sizes`: of the groups the prompts are in."""
+        logits, mask = self._prefill(sizes)
+        samples = np.arange(len(self.ids))
+        of = samples // self.draws
+        for step in range(self.limit):
+            tokens = pick(logits, torch.from_numpy(of).to(logits.device), samples, step)
+            tokens = tokens.cpu().numpy()
+            goes_on = ~np.isin(tokens, self.stop)
+            self.ids[samples[goes_on], step] = tokens[goes_on]
+            if step == self.limit - 1:
+                break
+            if step < CHECK_EVERY or (step + 1) % CHECK_EVERY == 0:
+                goes_on &= [not c.hit for c in self._read(samples)]
+            samples, of, tokens = samples[goes_on], of[goes_on], tokens[goes_on]
+            if not len(samples):
+                break
+            parents, follow, of = kvcache.arrange(of, tokens)
+            logits, mask = self._next(parents, follow, mask)
+        self.work["tokens"] += int((self.ids >= 0).sum())
+        return self._read(range(len(self.ids)))
+
+    def _prefill(self, sizes: list[int]) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Return the logits after each prompt, and the mask of its columns (None: no padding)."""
+        ids = [prompt.ids for prompt in self.prompts]
+        self.work["prompt_tokens"] += sum(map(len, ids))
+        if not kvcache.is_in_place(self.cache):
+            self.work["prompt_computed"] += computed(ids, 0)
+            return prefill(self.network, ids, self.cache)
+        width, rows = max(map(len, ids)), np.cumsum([0, *sizes])
+        # Each group is computed in rows of its own, and all end in the same column.
+        parts = [self._prefill_group(ids[a:b], a, width) for a, b in pairwise(rows.tolist())]
+        kvcache.show(self.cache, len(ids), width, (0, 0))
+        logits, mask = (torch.cat(part) for part in zip(*parts, strict=True))
+        return logits, None if mask.all() else mask
+
+    def _prefill_group(self, ids: list[list[int]], row: int, width: int):
+        own, head = max(map(len, ids)), shared_head(ids)
+        self.work["prompt_computed"] += computed(ids, head)
+        kvcache.show(self.cache, 0, 0, (row, width - own))
+        if head:
+            prefill(self.network, [ids[0][:head]], self.cache)
+            every = torch.zeros(len(ids), dtype=torch.long, device=self.network.device)
+            self.cache.batch_select_indices(every)
+        logits, mask = prefill(self.network, ids, self.cache, head)
+        if mask is None:
+            mask = torch.ones(len(ids), own, dtype=torch.long, device=logits.device)
+        return logits, torch.nn.functional.pad(mask, (width - own, 0))
+
+    def _next(self, parents: np.ndarray, follow: np.ndarray, mask):
+        """Return the logits after one more token of each row, and the longer mask."""
+        device = self.network.device
+        self.work["computed"] += len(parents)
+        parents = torch.from_numpy(parents).to(device)
+        self.cache.batch_select_indices(parents)
+        options = {"past_key_values": self.cache}
+        if mask is not None:
+            mask = torch.nn.functional.pad(mask[parents], (0, 1), value=1)
+            options |= {"attention_mask": mask, "position_ids": mask.sum(-1, keepdim=True) - 1}
+        follow = torch.from_numpy(follow).to(device)[:, None]
+        return self.network(follow, **options).logits[:, -1], mask
+
+    def _read(self, samples) -> list[Completion]:
+        """Return what some samples say so far, and whether it holds a name of their prompt."""
+        ids = [[i for i in row if i >= 0] for row in self.ids[samples].tolist()]
+        options = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
+        texts = self.tokenizer.batch_decode(ids, **options)
+        names = [self.prompts[sample // self.draws].names for sample in samples]
+        return [
+            Completion(i, text, contains(text, wanted))
+            for i, text, wanted in zip(ids, texts, names, strict=True)
+        ]
+
+
+def contains(text: str, names: Sequence[str]) -> bool:
+    """Tell whether any of the names is a substring of the text, ignoring case (F.1)."""
+    folded = text.casefold()
+    return any(name.casefold() in folded for name in names)
+
+
+def prefill(network, prompts: Sequence[list[int]], cache=None, head: int = 0):
+    """Compute prompts, padded on the left where their lengths differ.
+
+    Args:
+        network: any causal language model.
+        prompts: P lists of token ids.
+        cache: filled with their keys and values; None keeps none.
+        head: leading ids of every prompt whose keys and values the cache holds already.
+
+    Returns:
+        The logits after each prompt (P, vocabulary), and the mask of the columns in the
+        cache (P, width), or None if nothing is padded.
+
+    Raises:
+        ModelError: the logits are NaN.
+    """
+    width, device = max(map(len, prompts)), network.device
+    ids = [[0] * (width - len(prompt)) + prompt[head:] for prompt in prompts]
     options = {"past_key_values": cache, "use_cache": cache is not None, "logits_to_keep": 1}
     mask = None
-    if min(len(prompt.ids) for prompt in prompts) < width:
-        rows = [[0] * (width - len(p.ids)) + [1] * len(p.ids) for p in prompts]
+    if min(map(len, prompts)) < width:
+        rows = [[1] * head + [0] * (width - len(p)) + [1] * (len(p) - head) for p in prompts]
         mask = torch.tensor(rows, device=device)
-        positions = (mask.cumsum(-1) - 1).clamp(min=0)
+        positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, head:]
         options |= {"attention_mask": mask, "position_ids": positions}
     logits = network(torch.tensor(ids, device=device), **options).logits[:, -1]
     if logits.isnan().any():  # argmax would take NaN for a token, a broken model for an ignorant
@@ -165,69 +280,6 @@ def _prefill(network, prompts: Sequence[Prompt], cache=None):
             " a learning rate"
         )
     return logits, mask
-
-
-def _next(network, chosen: torch.Tensor, cache, mask):
-    """Return the logits after one more token of each row, and the longer mask."""
-    options = {"past_key_values": cache}
-    if mask is not None:
-        mask = torch.nn.functional.pad(mask, (0, 1), value=1)
-        options |= {"attention_mask": mask, "position_ids": mask.sum(-1, keepdim=True) - 1}
-    return network(chosen[:, None], **options).logits[:, -1], mask
-
-
-def _complete_batch(network, tokenizer, prompts, draws, max_new_tokens, pick):
-    stop = torch.tensor(sorted(stop_ids(network, tokenizer)), device=network.device)
-    cache = DynamicCache(config=network.config)
-    logits, mask = _prefill(network, prompts, cache)
-    if draws > 1:
-        cache.batch_repeat_interleave(draws)
-        logits = logits.repeat_interleave(draws, 0)
-        mask = None if mask is None else mask.repeat_interleave(draws, 0)
-    out = [Completion() for _ in range(len(prompts) * draws)]
-    names = [prompt.names for prompt in prompts for _ in range(draws)]
-    alive = list(range(len(out)))
-    for step in range(max_new_tokens):
-        chosen = pick(logits, alive, step)
-        open_ = ~torch.isin(chosen, stop)
-        for row, token, goes_on in zip(alive, chosen.tolist(), open_.tolist(), strict=True):
-            if goes_on:
-                out[row].ids.append(token)
-        if step == max_new_tokens - 1:
-            break
-        if (step + 1) % CHECK_EVERY == 0:
-            open_ &= ~_answered(tokenizer, out, names, alive).to(open_.device)
-        if not open_.any():
-            break
-        if not open_.all():
-            alive, chosen, mask = _drop_finished(cache, alive, chosen, mask, open_)
-        logits, mask = _next(network, chosen, cache, mask)
-    _answered(tokenizer, out, names, range(len(out)))
-    return out
-
-
-def _drop_finished(cache, alive, chosen, mask, open_):
-    cache.batch_select_indices(open_.nonzero()[:, 0])
-    alive = [row for row, keep in zip(alive, open_.tolist(), strict=True) if keep]
-    return alive, chosen[open_], None if mask is None else mask[open_]
-
-
-def _answered(tokenizer, out, names, rows) -> torch.Tensor:
-    texts = tokenizer.batch_decode(
-        [out[row].ids for row in rows],
-        skip_special_tokens=True,
-        clean_up_tokenization_spaces=False,
-    )
-    for row, text in zip(rows, texts, strict=True):
-        out[row].text = text
-        out[row].hit = contains(text, names[row])
-    return torch.tensor([out[row].hit for row in rows], dtype=torch.bool)
-
-
-def contains(text: str, names: Sequence[str]) -> bool:
-    """Tell whether any of the names is a substring of the text, ignoring case (F.1)."""
-    folded = text.casefold()
-    return any(name.casefold() in folded for name in names)
 
 
 @torch.inference_mode()
@@ -240,8 +292,7 @@ def first_logits(
         ModelError: the model's logits are NaN.
     """
     out = torch.empty(len(prompts), network.config.get_text_config().vocab_size)
-    wrapped = [Prompt(ids) for ids in prompts]
-    for batch in _batches(wrapped, rows):
-        logits, _ = _prefill(network, [wrapped[i] for i in batch])
+    for batch in _batches([Prompt(ids) for ids in prompts], rows):
+        logits, _ = prefill(network, [prompts[i] for i in batch])
         out[batch] = logits.float().cpu()
     return out

@@ -1,5 +1,6 @@
 """Closed-book question answering by topic and mastery level (§3.3)."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -20,7 +21,8 @@ def answer(
     facts: pd.DataFrame,
     *,
     max_new_tokens: int = MAX_NEW_TOKENS,
-    rows: int = 96,
+    rows: int | None = None,
+    work: Counter | None = None,
     progress: Callable[[int], object] | None = None,
 ) -> list[Completion]:
     """Answer every question greedily, with the prompt of Appendix A.
@@ -30,7 +32,8 @@ def answer(
         tokenizer: its tokenizer.
         facts: DataFrame[question, object, …].
         max_new_tokens: the longest answer, in tokens.
-        rows: questions answered at a time.
+        rows: questions answered at a time; by default what fits into memory.
+        work: counts what was computed, as in `complete`.
         progress: called with the number of questions of each finished batch.
 
     Returns:
@@ -40,7 +43,8 @@ def answer(
         Prompt(prompt_ids(tokenizer, fact.question), paper.names(fact.object))
         for fact in facts.itertuples()
     ]
-    done = complete(network, tokenizer, prompts, max_new_tokens, rows=rows, progress=progress)
+    options = {"rows": rows, "work": work, "progress": progress}
+    done = complete(network, tokenizer, prompts, max_new_tokens, **options)
     return [completions[0] for completions in done]
 
 

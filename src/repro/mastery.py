@@ -59,7 +59,7 @@ def measure(
     *,
     partial: Path | None = None,
     block: int = 256,
-    rows: int = 256,
+    rows: int | None = None,
     progress: Callable[[int], object] | None = None,
 ) -> pd.DataFrame:
     """Count, for every fact, the completions that contain its object.
@@ -70,7 +70,8 @@ def measure(
         facts: DataFrame[fact_id, topic, split, subject, object, …].
         protocol: templates, draws, tokens, temperature, seed.
         partial: a folder that keeps finished blocks, so that an interrupted run resumes.
-        block: facts per block; rows: sequences computed at a time. Neither changes a count.
+        block: facts per block; rows: sequences computed at a time, by default what fits the
+            memory `repro.decoding` allows itself. Neither changes a count.
         progress: called with the number of facts of each finished block.
 
     Returns:

@@ -136,7 +136,7 @@ def _base(measured: "study.Study") -> str:
 
 def of_rounding(model: str) -> dict[str, str]:
     """Return how many completions change with the batch size (`benchmarks/rounding.py`)."""
-    path = store.results_dir() / model / "rounding.json"
+    path = store.results_dir() / model / "benchmarks" / "rounding.json"
     if not path.is_file():
         return dict.fromkeys(("small", "large", "completions", "float32", "bfloat16"), ABSENT)
     record = json.loads(path.read_text(encoding="utf-8"))

@@ -1,0 +1,138 @@
+"""How fast mastery is measured, against transformers' `generate` on the same prompts.
+
+Both complete the 21 mapping templates of the same facts, 10 samples of up to 32 tokens each, at
+temperature 0.7 from the full distribution (§3.1, Appendix F.1). `generate` gets all prompts of a
+fact at once, padded on the left, with `num_return_sequences`.
+
+    python benchmarks/mastery.py [MODEL] [--facts 2] [--repeats 3] [--dtypes float32 bfloat16]
+
+Writes `results/MODEL/benchmarks/mastery.json`, which the book reads.
+"""
+
+import argparse
+import statistics
+import time
+from collections import Counter
+
+import common
+import torch
+
+from repro import facts, kvcache, mastery, models
+from repro.decoding import complete, contains
+
+PROTOCOL = mastery.Protocol()
+
+
+def generate(network, tokenizer, prompts: list) -> list[int]:
+    """Return the hits of each prompt by transformers' own loop, fact by fact."""
+    hits = []
+    for at in range(0, len(prompts), PROTOCOL.templates):
+        own = prompts[at : at + PROTOCOL.templates]
+        ids, mask = common.padded([prompt.ids for prompt in own])
+        made = network.generate(
+            ids,
+            attention_mask=mask,
+            do_sample=True,
+            temperature=PROTOCOL.temperature,
+            top_k=0,
+            top_p=1.0,
+            num_return_sequences=PROTOCOL.draws,
+            max_new_tokens=PROTOCOL.max_new_tokens,
+            pad_token_id=tokenizer.eos_token_id,
+        )
+        texts = tokenizer.batch_decode(made[:, ids.shape[1] :], skip_special_tokens=True)
+        for place, prompt in enumerate(own):
+            some = texts[place * PROTOCOL.draws : (place + 1) * PROTOCOL.draws]
+            hits.append(sum(contains(text, prompt.names) for text in some))
+    return hits
+
+
+def ours(network, tokenizer, prompts: list, work: Counter, **options) -> list[int]:
+    """Return the hits of each prompt by `repro.decoding`."""
+    done = complete(
+        network,
+        tokenizer,
+        prompts,
+        PROTOCOL.max_new_tokens,
+        draws=PROTOCOL.draws,
+        temperature=PROTOCOL.temperature,
+        work=work,
+        **options,
+    )
+    return [sum(completion.hit for completion in samples) for samples in done]
+
+
+@torch.inference_mode()
+def products(network, rows: int, repeats: int = 5) -> float:
+    """Return the seconds that a step's matrix products alone take: every linear layer once."""
+    layers = [m for m in network.modules() if isinstance(m, torch.nn.Linear)]
+    inputs = {m.in_features: torch.randn(rows, 1, m.in_features) for m in layers}
+    inputs = {size: x.to(network.dtype) for size, x in inputs.items()}
+    seconds = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        for layer in layers:
+            layer(inputs[layer.in_features])
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds)
+
+
+def measure(name: str, dtype: torch.dtype, chosen, repeats: int) -> dict:
+    """Return the seconds of both ways, and the work done and avoided."""
+    network, tokenizer = models.load(name, dtype)
+    prompts = mastery.prompts(tokenizer, chosen, PROTOCOL.templates)
+    size, hits, work, turn = len(prompts) // repeats, Counter(), Counter(), Counter()
+
+    def run(way: str) -> None:
+        part = prompts[turn[way] * size : (turn[way] + 1) * size]
+        turn[way] += 1
+        if way == "generate":
+            hits[way] += sum(generate(network, tokenizer, part))
+        else:
+            hits[way] += sum(ours(network, tokenizer, part, work))
+
+    seconds = common.alternate(
+        {way: lambda way=way: run(way) for way in ("generate", "ours")}, repeats
+    )
+    longest = max(len(prompt.ids) for prompt in prompts)
+    fit = kvcache.rows_within(network, longest, longest + PROTOCOL.max_new_tokens)
+    rows = min(size, max(1, fit // PROTOCOL.draws)) * PROTOCOL.draws
+    bound = rows / products(network, rows)
+    done = work["computed"] + work["prompt_computed"]
+    return {
+        "dtype": str(dtype).removeprefix("torch."),
+        "facts": len(prompts) // PROTOCOL.templates,
+        "seconds": seconds,
+        "seconds_per_fact": {
+            way: sum(each) * PROTOCOL.templates / len(prompts) for way, each in seconds.items()
+        },
+        "ratio": common.ratio(seconds["generate"], seconds["ours"]),
+        "hits": dict(hits),
+        "tokens_asked": len(prompts) * PROTOCOL.draws * PROTOCOL.max_new_tokens,
+        "work": dict(work),
+        "rows": rows,
+        "tokens_per_second": done / sum(seconds["ours"]),
+        "products_tokens_per_second": bound,
+    }
+
+
+def main() -> None:
+    """Compare in every dtype, and across: our fastest against `generate` in bfloat16."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("model", nargs="?", default="smollm2-135m")
+    parser.add_argument("--facts", type=int, default=2, help="facts per repeat")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"])
+    options = parser.parse_args()
+    number = options.facts * options.repeats
+    chosen = facts.select(facts.load(), {"train": number}, 0)
+    runs = [
+        measure(options.model, getattr(torch, dtype), chosen, options.repeats)
+        for dtype in options.dtypes
+    ]
+    record = {"model": options.model, "repeats": options.repeats, "runs": runs}
+    common.save(options.model, "mastery", record)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,132 @@
+"""Keys and values of a batch: in one buffer written in place, where the model allows it.
+
+transformers' own cache grows by concatenation: at every step all keys and values are copied.
+Here they are allocated once, a step writes one column, and rows that stay are never moved.
+"""
+
+import numpy as np
+import torch
+from transformers import Cache, DynamicCache, PreTrainedModel
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+
+BUDGET = 1 << 30  # bytes for the keys, values and logits of a batch, and its widest activations
+
+
+class InPlaceLayer(DynamicLayer):
+    """Keys and values of one layer, (rows, heads, length, head size), allocated once."""
+
+    def __init__(self, rows: int, length: int):
+        """Take the most rows and columns there will be; memory is allocated on first use."""
+        super().__init__()
+        self.capacity, self.corner = (rows, length), (0, 0)
+
+    def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
+        """Allocate both buffers for states of this shape and dtype.
+
+        They start as zeros, because a masked column still enters the products.
+        """
+        rows, length = self.capacity
+        self.dtype, self.device = key_states.dtype, key_states.device
+        self._buffers = [
+            states.new_zeros(rows, states.shape[1], length, states.shape[3])
+            for states in (key_states, value_states)
+        ]
+        self.is_initialized = True
+        self.show(0, 0)
+
+    def update(self, key_states, value_states, *args, **kwargs):
+        """Write the next columns of the rows in use, and return what there is so far."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        rows, start = len(key_states), self.get_seq_length()
+        self.show(rows, start + key_states.shape[-2])
+        self.keys[:, :, start:] = key_states
+        self.values[:, :, start:] = value_states
+        return self.keys, self.values
+
+    def batch_select_indices(self, indices: torch.Tensor) -> None:
+        """Make row i what row indices[i] was; a row that stays in its place is not touched."""
+        to = (indices != torch.arange(len(indices), device=indices.device)).nonzero()[:, 0]
+        before = self.keys, self.values
+        self.show(len(indices), self.get_seq_length())
+        for states, old in zip((self.keys, self.values), before, strict=True):
+            states[to] = old[indices[to]]
+
+    def show(self, rows: int, length: int, corner: tuple[int, int] | None = None) -> None:
+        """Take rows and columns of the buffers into use, from the (row, column) of a corner on."""
+        self.corner = corner or self.corner
+        if self.is_initialized:
+            row, column = self.corner
+            self.keys, self.values = (
+                buffer[row : row + rows, :, column : column + length] for buffer in self._buffers
+            )
+
+
+def make(network: PreTrainedModel, rows: int, length: int, in_place: bool = True) -> Cache:
+    """Return a cache for at most `rows` rows of `length` tokens.
+
+    It is in place where every layer attends to all that came before, or would within this
+    length (a sliding window no shorter); else it is transformers' own. Both give the same
+    logits. `in_place=False` asks for transformers' own.
+    """
+    cache = DynamicCache(config=network.config)
+    if in_place and all(_attends_to_all(layer, length) for layer in cache.layers):
+        return Cache(layers=[InPlaceLayer(rows, length) for _ in cache.layers])
+    return cache
+
+
+def is_in_place(cache: Cache) -> bool:
+    """Tell which of the two caches this is."""
+    return isinstance(cache.layers[0], InPlaceLayer)
+
+
+def show(cache: Cache, rows: int, length: int, corner: tuple[int, int]) -> None:
+    """Take a part of an in-place cache into use: rows and columns from a corner on."""
+    for layer in cache.layers:
+        layer.show(rows, length, corner)
+
+
+def _attends_to_all(layer, length: int) -> bool:
+    if type(layer) is DynamicSlidingWindowLayer:
+        return layer.sliding_window >= length
+    return type(layer) is DynamicLayer
+
+
+def rows_within(network: PreTrainedModel, width: int, length: int, budget: int = BUDGET) -> int:
+    """Return how many rows of `length` tokens fit into a budget in bytes, at least one.
+
+    `width` is the length of the longest prompt, all of which is computed at once.
+    """
+    config = network.config.get_text_config()
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    item = network.dtype.itemsize
+    kept = 2 * config.num_hidden_layers * heads * size * length * item
+    wide = 3 * (getattr(config, "intermediate_size", None) or 4 * config.hidden_size)
+    logits = config.vocab_size * (item + 4)
+    return max(1, budget // (kept + width * wide * item + logits))
+
+
+def arrange(of: np.ndarray, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Give every distinct continuation a row of its own, and move as few rows as possible.
+
+    Args:
+        of: (samples,), the row each open sample is at.
+        tokens: (samples,), the token it goes on with. Samples with the same row and token
+            have the same past and share a row from here on.
+
+    Returns:
+        The parent row and the token of each new row, and each sample's new row. The first
+        continuation of a row stays in it unless that lies beyond the new number of rows;
+        the others fill the gaps.
+    """
+    span = int(tokens.max()) + 1
+    pairs, at = np.unique(of.astype(np.int64) * span + tokens, return_inverse=True)
+    parents, follow = np.divmod(pairs, span)
+    first = np.r_[True, parents[1:] != parents[:-1]]
+    stays = first & (parents < len(pairs))
+    place = np.empty(len(pairs), np.int64)
+    place[stays] = parents[stays]
+    place[~stays] = np.setdiff1d(np.arange(len(pairs)), parents[stays], assume_unique=True)
+    order = np.argsort(place)
+    return parents[order], follow[order], place[at]

@@ -1,0 +1,88 @@
+"""Which token comes next: the most probable one, or one drawn from the full softmax (§3.3).
+
+Samples are exact and reproducible: a number belongs to the seed, the sample's label and the
+step, so that neither the batch nor the number of processes changes what is drawn.
+"""
+
+import hashlib
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+
+BLOCK = 256  # vocabulary entries per block of the two-level sampler
+CHUNK = 1 << 22  # logits drawn from at a time: bounds the memory and stays near the caches
+
+# (logits of the rows, row of each sample, each sample's index, step) → token of each sample
+Pick = Callable[[torch.Tensor, torch.Tensor, np.ndarray, int], torch.Tensor]
+
+
+def greedy(logits: torch.Tensor, of: torch.Tensor, samples: np.ndarray, step: int) -> torch.Tensor:
+    """Pick the most probable token of each sample's row."""
+    return logits.argmax(-1)[of]
+
+
+def sampler(labels: Sequence[str], steps: int, temperature: float, seed: int) -> Pick:
+    """Return a pick that draws from the full softmax at `temperature` (§3.3).
+
+    Samples that share a row, because all their tokens so far are the same, draw with numbers
+    of their own: independent samples whose common start was computed once.
+    """
+    numbers = np.stack([uniforms(seed, label, steps) for label in labels])
+
+    def pick(logits, of, samples, step):
+        u = torch.from_numpy(numbers[samples, step]).to(logits.device)
+        return draw(logits, u, of, temperature)
+
+    return pick
+
+
+def uniforms(seed: int, label: str, count: int) -> np.ndarray:
+    """Return `count` numbers in [0, 1) that depend on the seed and the label only."""
+    digest = hashlib.blake2b(f"{seed}|{label}".encode(), digest_size=16).digest()
+    return np.random.Generator(np.random.Philox(key=int.from_bytes(digest))).random(count)
+
+
+def draw(
+    logits: torch.Tensor,
+    u: torch.Tensor,
+    of: torch.Tensor | None = None,
+    temperature: float = 1.0,
+) -> torch.Tensor:
+    """Invert the cumulative distribution in two levels: a block, then a token inside it.
+
+    Args:
+        logits: (rows, vocabulary).
+        u: (samples,), float64 in [0, 1).
+        of: (samples,), the row each sample draws from; by default one sample per row.
+        temperature: the logits are divided by it.
+
+    Returns:
+        Token ids (samples,), distributed exactly as softmax(logits / temperature).
+    """
+    of = torch.arange(len(logits), device=logits.device) if of is None else of
+    tokens = torch.empty_like(of)
+    size = max(1, CHUNK // logits.shape[-1])
+    for start in range(0, len(logits), size):
+        inside = ((of >= start) & (of < start + size)).nonzero()[:, 0]
+        part = logits[start : start + size].float() / temperature
+        tokens[inside] = _draw(part.softmax(-1), u[inside], of[inside] - start)
+    return tokens
+
+
+def _draw(p: torch.Tensor, u: torch.Tensor, of: torch.Tensor) -> torch.Tensor:
+    p = torch.nn.functional.pad(p, (0, -p.shape[-1] % BLOCK))
+    blocks = p.view(len(p), -1, BLOCK)
+    block, rest = _invert(blocks.sum(-1)[of], u)
+    token, _ = _invert(blocks[of, block], rest)
+    return block * BLOCK + token
+
+
+def _invert(weights: torch.Tensor, u: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    # Returns the index drawn and where in [0, 1) of its own mass `u` fell, for the next level.
+    upto = weights.double().cumsum(-1)
+    target = (u * upto[:, -1])[:, None]
+    index = torch.searchsorted(upto, target, right=True).clamp(max=weights.shape[-1] - 1)
+    mass = weights.double().gather(-1, index)
+    inside = (target - (upto.gather(-1, index) - mass)) / mass
+    return index[:, 0], inside[:, 0].clamp(0, 1 - 1e-12)
