@@ -112,7 +112,8 @@ def test_eos_stays_in_the_loss_where_it_is_the_padding_token(bos):
     assert first == 1
     assert batch["input_ids"].shape == (2, width)
     assert batch["input_ids"][0, first:].tolist() == short[0]
-    assert batch["labels"].tolist() == [[-100, *short[1]], long[1]]
+    assert batch["logits_to_keep"].tolist() == [width - 5, width - 4, width - 3, width - 2]
+    assert batch["targets"].tolist() == [-100, *short[1][-3:], *long[1][-4:]]
     assert batch["attention_mask"].tolist() == [[0] + [1] * (width - 1), [1] * width]
 
 
@@ -198,18 +199,23 @@ def test_loss_is_that_of_answer_and_eos(model, pool):
 
 
 def test_packed_row_by_hand():
-    batch = pack([([5, 6, 7], [-100, 6, 7]), ([8, 9], [-100, 9])])
+    batch = pack([([5, 6, 7], [-100, 6, 7]), ([5, 6, 9, 7], [-100, -100, 9, 7]), ([8], [-100])])
+    mask = batch.pop("attention_mask")
     assert {name: rows.tolist() for name, rows in batch.items()} == {
-        "input_ids": [[5, 6, 7, 8, 9]],
-        "labels": [[-100, 6, 7, -100, 9]],
-        "position_ids": [[0, 1, 2, 0, 1]],
+        "input_ids": [[5, 6, 7, 9, 7, 8]],
+        "position_ids": [[0, 1, 2, 2, 3, 0]],
+        "logits_to_keep": [0, 1, 1, 3],
+        "targets": [6, 7, 9, 7],
     }
+    assert mask.shape == (1, 1, 6, 6)
+    seen = [[0], [0, 1], [0, 1, 2], [0, 1, 3], [0, 1, 3, 4], [5]]
+    assert [row.nonzero().flatten().tolist() for row in mask[0, 0]] == seen
 
 
 SMALL = {"vocab_size": 64, "num_hidden_layers": 2, "max_position_embeddings": 64}
 HEADS = {"num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 48}
 WINDOWS = {
-    "sliding_window": 4,
+    "sliding_window": 12,
     "head_dim": 8,
     "layer_types": ["sliding_attention", "full_attention"],
 }
@@ -228,10 +234,12 @@ def random_network(config):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_packed_and_padded_give_one_gradient(family):
-    """Examples longer than Gemma's window, so its two masks differ; tied and untied heads."""
+    """Examples that share their beginning in part; tied and untied heads."""
     network = random_network(FAMILIES[family])
-    examples = [(ids := [*range(2, 2 + n)], [-100, -100, *ids[2:]]) for n in (12, 3, 9)]
-    assert sft._packs(network)
+    rows = [[*range(2, 14)], [2, 3, 9], [2, 3, 4, 9, 8, 7], [30, 31, 32]]
+    examples = [(ids, [-100, -100, *ids[2:]]) for ids in rows]
+    assert sft._packs(network, 12)
+    assert sft._packs(network, 13) == (family == "untied")  # longer than Gemma's window
     found = {}
     for join in (collate, pack):
         accelerator = sft.Accelerator()
@@ -247,8 +255,8 @@ def test_packed_and_padded_give_one_gradient(family):
 
 
 def test_network_whose_state_runs_on_is_not_packed(model):
-    assert sft._packs(model[0])
-    assert not sft._packs(random_network(RUNS_ON))
+    assert sft._packs(model[0], 40)
+    assert not sft._packs(random_network(RUNS_ON), 40)
 
 
 # --- training ---------------------------------------------------------------------------------
@@ -266,13 +274,11 @@ def test_every_example_is_seen_once_an_epoch(model, pool):
     network, tokens = model
     examples = [encode(tokens, f.question, f.object) for f in pool.itertuples()]
     _, _, _, loader, _ = sft._prepare(network, examples, STEEP)
-    seen = [
-        tuple(ids.tolist())
-        for batch in loader
-        for ids in batch["input_ids"][0].tensor_split(
-            (batch["position_ids"][0] == 0).nonzero().flatten()[1:].tolist()
-        )
-    ]
+    seen = []
+    for batch in loader:
+        ids, sees = batch["input_ids"][0], batch["attention_mask"][0, 0]
+        last = sees.sum(0) == 1  # seen by no token but itself
+        seen += [tuple(ids[row].tolist()) for row in sees[last]]
     assert sorted(seen) == sorted(tuple(ids) for ids, _ in examples)
     assert seen != [tuple(ids) for ids, _ in examples]
     assert len(loader) == math.ceil(11 / 4)
