@@ -1,4 +1,4 @@
-"""The command line: `repro models | data | plan | run | export`."""
+"""The command line: `repro models | data | plan | run | export | rank | restore`."""
 
 import argparse
 import os
@@ -64,7 +64,33 @@ def _parser() -> argparse.ArgumentParser:
         study.add_argument("--profile", default="default", help="smoke, quick or full")
         study.add_argument("--data", type=Path, help="folder with train/, dev/ and test/")
         study.add_argument("--learning-rate", type=float, help="instead of the model's own")
+    _add_tool(commands)
     return parser
+
+
+def _add_tool(commands) -> None:
+    rank = _add(commands, "rank", _rank, "rank the parameters that fine-tuning changed most")
+    restore = _add(commands, "restore", _restore, "write a model with a share of them set back")
+    for command, percents, strategies in (
+        (rank, [1.0, 3.0, 5.0, 10.0, 20.0, 40.0, 60.0], ["top", "absolute"]),
+        (restore, None, ["top", "bottom", "random", "absolute", "interpolate"]),
+    ):
+        for name, text in (("BASE", "before fine-tuning"), ("TUNED", "after fine-tuning")):
+            help = f"model {text}: a folder, a name from `repro models`, owner/name on the Hub"
+            command.add_argument(name.lower(), metavar=name, help=help)
+        many = {"type": float, "nargs": "+", "default": percents, "required": percents is None}
+        command.add_argument("--percent", **many, metavar="X", help="shares of the parameters")
+        command.add_argument("--strategy", choices=strategies, default="top")
+        region = "transformer, attention, mlp, embedding, all, or a regular expression"
+        command.add_argument("--region", default="transformer", help=region)
+        command.add_argument("--layers", default="", metavar="0-3", help="only these layers")
+        command.add_argument("--score-dtype", choices=["float32", "bfloat16"], default="float32")
+        command.add_argument("--threads", type=int, help="by default as many as PyTorch uses")
+        command.add_argument("--json", action="store_true", help="print JSON")
+    restore.add_argument("out", metavar="OUT", nargs="?", help="folder to write")
+    restore.add_argument("--seed", type=int, default=0, help="of random")
+    restore.add_argument("--dry-run", action="store_true", help="report, and write nothing")
+    restore.add_argument("--overwrite", action="store_true", help="replace what this has written")
 
 
 def _add(commands, name: str, command, text: str) -> argparse.ArgumentParser:
@@ -112,15 +138,30 @@ def _plan(options) -> None:
 
 
 def _run(options) -> None:
+    from repro.models import processes
+
     study = _open(options)
     made = study.run()
-    print(f"{study.model.name} {study.profile.name}: {made} new records, all are there")
+    if processes().is_main_process:
+        print(f"{study.model.name} {study.profile.name}: {made} new records, all are there")
 
 
 def _export(options) -> None:
     study = _open(options)
     for path in study.export():
         print(path)
+
+
+def _rank(options) -> None:
+    from repro import tool
+
+    print(tool.rank(options))
+
+
+def _restore(options) -> None:
+    from repro import tool
+
+    print(tool.restore(options))
 
 
 if __name__ == "__main__":

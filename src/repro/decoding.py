@@ -13,13 +13,12 @@ from itertools import pairwise
 
 import numpy as np
 import torch
-from accelerate import PartialState
 from accelerate.utils import gather_object
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from repro import kvcache
 from repro.errors import ModelError
-from repro.models import stop_ids
+from repro.models import processes, stop_ids
 from repro.sampling import Pick, greedy, sampler
 
 CHECK_EVERY = 4  # steps between searches for the answer in the decoded text, after the first few
@@ -92,8 +91,8 @@ def complete(
     longest = max(len(prompt.ids) for prompt in prompts)
     rows = rows or kvcache.rows_within(network, longest, longest + max_new_tokens)
     batches = _batches(prompts, max(1, rows // draws))
-    state, mine = PartialState(), []
-    for batch in batches[state.process_index :: state.num_processes]:
+    sharing, mine = processes(), []
+    for batch in batches[sharing.process_index :: sharing.num_processes]:
         parts = groups([prompts[i].ids for i in batch])
         order = [batch[at] for part in parts for at in part]
         chosen = [prompts[i] for i in order]

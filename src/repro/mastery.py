@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from repro import paper
 from repro.decoding import Prompt, complete
 from repro.errors import ConfigError, DataError
-from repro.models import bos_ids
+from repro.models import bos_ids, processes
 from repro.store import write_atomic
 
 LEVELS = (0, 1, 2, 3, 4)
@@ -84,7 +84,7 @@ def measure(
     if facts.empty:
         raise DataError("no facts to measure: the chosen splits are empty")
     facts = facts.sort_values("fact_id", ignore_index=True)
-    done = []
+    done, sharing = [], processes()
     for start in range(0, len(facts), block):
         chunk = facts.iloc[start : start + block]
         path = partial / f"{_fingerprint(chunk, protocol)}.csv" if partial else None
@@ -92,12 +92,13 @@ def measure(
             done.append(pd.read_csv(path))
         else:
             done.append(_measure_block(network, tokenizer, chunk, protocol, rows))
-            if path:
+            if path and sharing.is_main_process:
                 write_atomic(path, done[-1].to_csv(index=False))
         if progress:
             progress(len(chunk))
     table = add_levels(pd.concat(done, ignore_index=True), protocol.trials)
-    if partial:
+    sharing.wait_for_everyone()  # another may still be reading
+    if partial and sharing.is_main_process:
         shutil.rmtree(partial, ignore_errors=True)
     return table
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 import yaml
+from accelerate import PartialState
 from huggingface_hub import HfApi, try_to_load_from_cache
 from safetensors import SafetensorError
 from transformers import (
@@ -92,9 +93,9 @@ def weights_id(model: Entry) -> str:
     if model.gguf:
         return f"sha256:{model.gguf['sha256']}"
     digest = hashlib.sha256()
-    _safetensors(model.folder)
+    safetensors(model.folder)
     for path in sorted(p for p in model.folder.iterdir() if p.suffix in PINNED):
-        digest.update(f"{path.name}:{_sha256(path)}\n".encode())
+        digest.update(f"{path.name}:{sha256(path)}\n".encode())
     return f"sha256:{digest.hexdigest()}"
 
 
@@ -119,7 +120,7 @@ def load(
         _check_hub(model)
         source, options["revision"] = model.hub["id"], model.hub["revision"]
     else:
-        _safetensors(source)
+        safetensors(source)
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, **options)
         network, found = AutoModelForCausalLM.from_pretrained(
@@ -176,7 +177,7 @@ def locate(model: Entry) -> Path:
         return _converted(model)
     if model.hub:
         return Path(os.environ.get("REPRO_MODELS", "models")) / model.name
-    _safetensors(model.folder)
+    safetensors(model.folder)
     return model.folder
 
 
@@ -187,9 +188,15 @@ def available(model: Entry) -> bool:
     return locate(model).exists()
 
 
+def processes() -> PartialState:
+    """Return accelerate's view of the processes that share the work: one, unless launched so."""
+    # Without an accelerator accelerate must be told, or launched processes ignore one another.
+    return PartialState(cpu=not torch.accelerator.is_available())
+
+
 def best_device() -> torch.device:
-    """Return the accelerator if there is one, else the CPU."""
-    return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+    """Return the accelerator if there is one, else the CPU; each process of several has its own."""
+    return processes().device
 
 
 def inference_dtype(device: torch.device | None = None) -> torch.dtype:
@@ -219,7 +226,12 @@ def stop_ids(network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> se
     return {i for i in (*own, tokenizer.eos_token_id) if i is not None}
 
 
-def _safetensors(folder: Path) -> list[Path]:
+def safetensors(folder: Path) -> list[Path]:
+    """Return the safetensors of a folder.
+
+    Raises:
+        ModelError: there are none; the message tells of a pickle if that is what there is.
+    """
     if files := sorted(folder.glob("*.safetensors")):
         return files
     if pickles := sorted([*folder.glob("*.bin"), *folder.glob("*.pt"), *folder.glob("*.pth")]):
@@ -230,7 +242,8 @@ def _safetensors(folder: Path) -> list[Path]:
     raise ModelError(f"{folder} holds no *.safetensors: point to a Hugging Face model folder")
 
 
-def _sha256(path: Path) -> str:
+def sha256(path: Path) -> str:
+    """Return the SHA-256 of a file, computed once while the file stays as it is."""
     stat = path.stat()
     return _sha256_cached(str(path.resolve()), stat.st_mtime_ns, stat.st_size)
 
@@ -283,7 +296,7 @@ def _dequantise(model: Entry, parts: list[Path], work: Path) -> None:
         for part in parts:
             with part.open("rb") as piece:
                 shutil.copyfileobj(piece, whole, 1 << 20)
-    if _sha256(gguf) != model.gguf["sha256"]:
+    if sha256(gguf) != model.gguf["sha256"]:
         raise ModelError(f"{model.name}: {gguf.name} has a wrong checksum; reinstall: {model.get}")
     read = AutoModelForCausalLM.from_pretrained(work, gguf_file=gguf.name, dtype=torch.float32)
     AutoTokenizer.from_pretrained(work, gguf_file=gguf.name).save_pretrained(work)

@@ -21,12 +21,17 @@ from repro.study import MIXED, Run, Study, Task
 def compute(study: Study, tasks: list[Task]) -> None:
     """Compute and store tasks, run by run, with a progress bar.
 
+    Under `accelerate launch` all processes share the work, and the first one writes.
+
     Raises:
         ReproError: the model, the facts or the cache folder cannot be used.
     """
     bench = Workbench(study)
-    bench.facts, bench.network  # noqa: B018 - what cannot be read is said before a bar is drawn
-    with tqdm(total=len(tasks), desc=f"{study.model.name} {study.profile.name}", unit="rec") as bar:
+    with bench.processes.main_process_first():  # it downloads and converts, once for all
+        bench.facts, bench.network  # noqa: B018 - what cannot be read is said before a bar is drawn
+    # What is missing was looked up by each process: none may write before all have looked.
+    bench.processes.wait_for_everyone()
+    with bench.bar(len(tasks), f"{study.model.name} {study.profile.name}", "rec", True) as bar:
         for run, group in groupby(tasks, key=lambda task: task.run):
             bench.prepare(run, tasks := list(group))
             for task in tasks:
@@ -48,10 +53,16 @@ class Workbench:
     def __init__(self, study: Study):
         """Load the facts; the weights are loaded on first use."""
         self.study = study
+        self.processes = models.processes()
         self.training: dict = {}
         self.thresholds: dict[float, restore.Cut] = {}
         self.asked: list[Task] = []
         self.answered: dict[str, dict] = {}
+
+    def bar(self, total: int, text: str, unit: str, leave: bool = False) -> tqdm:
+        """Return a progress bar, shown by the first process only."""
+        silent = not self.processes.is_main_process
+        return tqdm(total=total, desc=text, unit=unit, leave=leave, disable=silent)
 
     @cached_property
     def facts(self) -> pd.DataFrame:
@@ -133,7 +144,7 @@ class Workbench:
         recipe = sft.Recipe(**self.study.finetune_task(run).params["recipe"])
         chosen = self.training_facts(run)
         steps = -(-len(chosen) // recipe.batch_size)
-        with tqdm(total=steps, desc="fine-tuning", unit="step", leave=False) as bar:
+        with self.bar(steps, "fine-tuning", "step") as bar:
 
             def show(loss: float) -> None:
                 bar.set_postfix_str(f"loss {loss:.3f}")
@@ -158,10 +169,13 @@ class Workbench:
             model=self.study.model.name,
             profile=self.study.profile.name,
             device=str(self.network.device),
+            processes=self.processes.num_processes,
             dtype=str(models.inference_dtype(self.network.device)).removeprefix("torch."),
         )
         key = store.key(task.kind, task.params)
-        store.save(store.Record(task.kind, key, task.params, result, where), table)
+        if self.processes.is_main_process:
+            store.save(store.Record(task.kind, key, task.params, result, where), table)
+        self.processes.wait_for_everyone()  # the next step may read it
 
     # --- one method per kind of record; each returns (result, table beside it) ---------------
 
@@ -169,7 +183,7 @@ class Workbench:
         """Measure R_k of every fact."""
         protocol = mastery.Protocol(**task.params["protocol"])
         partial = store.cache_dir() / "partial" / store.key(task.kind, task.params)
-        with tqdm(total=len(self.facts), desc="mastery", unit="fact") as bar:
+        with self.bar(len(self.facts), "mastery", "fact", True) as bar:
             options = {"partial": partial, "progress": bar.update}
             measured = mastery.measure(
                 self.decoder, self.tokenizer, self.facts, protocol, **options
