@@ -2,6 +2,8 @@
 
 import copy
 import math
+import platform
+import resource
 
 import numpy as np
 import pandas as pd
@@ -259,6 +261,38 @@ def test_network_whose_state_runs_on_is_not_packed(model):
     assert not sft._packs(random_network(RUNS_ON), 40)
 
 
+def test_network_that_is_not_packed_trains_padded(model, pool):
+    """It gets its ids as they are: not every such network takes embeddings instead."""
+    network = random_network(RUNS_ON)
+    examples = [([2, 3, 4, 5], [-100, -100, 4, 5]), ([6, 7, 8, 9], [-100, 7, 8, 9])]
+    accelerator, _, _, loader, _ = sft._prepare(network, examples, Recipe())
+    with sft._sparse_lookup(accelerator, network) as table:
+        losses = [sft._backward(accelerator, network, batch, table) for batch in loader]
+    assert losses == [pytest.approx(plain_loss(network, examples), rel=1e-5)]
+    found = gradients(network)
+    rows = torch.tensor([ids for ids, _ in examples])
+    network(input_ids=rows, labels=torch.tensor([own for _, own in examples])).loss.backward()
+    for name, wanted in gradients(network).items():
+        torch.testing.assert_close(found[name], wanted, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
+def test_kept_pages_are_not_asked_for_again():
+    def faults() -> int:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        torch.ones(1 << 24).sum()  # 64 MB: 16,384 pages
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+    try:
+        sft.keep_pages(False)
+        assert min(faults(), faults()) > 4000
+        sft.keep_pages()
+        faults()
+        assert faults() < 100
+    finally:
+        sft.keep_pages(False)
+
+
 # --- training ---------------------------------------------------------------------------------
 
 
@@ -321,6 +355,20 @@ def test_steps_are_those_of_adamw(model, pool):
     for name in before:
         error = (after[name] - expected[name]).norm() / (expected[name] - before[name]).norm()
         assert error < 0.01, name
+
+
+@pytest.mark.parametrize("limit", [0.5, 1e3])
+def test_clipping_is_torch_own(model, limit):
+    network, plain = model[0], copy.deepcopy(model[0])
+    torch.manual_seed(0)
+    for one, other in zip(network.parameters(), plain.parameters(), strict=True):
+        one.grad = torch.randn_like(one)
+        other.grad = one.grad.clone()
+    sft._clip(sft.Accelerator(), network, limit)
+    torch.nn.utils.clip_grad_norm_(plain.parameters(), limit)
+    wanted = gradients(plain)
+    for name, found in gradients(network).items():
+        torch.testing.assert_close(found, wanted[name], rtol=1e-5, atol=0)
 
 
 def test_one_seed_gives_the_same_bits(tiny_loaded, pool):
