@@ -37,11 +37,13 @@ def test_two_processes_count_what_one_counts(tiny_model, tiny_facts_folder, tmp_
     for table in tables:
         assert (tmp_path / "one" / table).read_text() == (tmp_path / "two" / table).read_text()
     # What no training touched is the same to the last count.
-    untrained = [k for k, r in one.items() if "mastery" in (r["kind"], *r["params"])]
-    assert untrained and all(one[k]["result"] == two[k]["result"] for k in untrained)
-    # Both trained: the first step, on the same batch, has the same loss.
     for key, record in one.items():
-        if record["kind"] == "finetune":
-            first, other = (r["result"]["losses"][0]["loss"] for r in (record, two[key]))
-            assert abs(first - other) < 1e-4
+        if record["kind"] == "mastery" or "mastery" in record["params"]:
+            if record["kind"] != "finetune":
+                assert record["result"] == two[key]["result"]
+            # A batch that both share in full has the same loss; a last one that is too small is
+            # filled up by accelerate.
+            elif record["result"]["steps"] > 1:
+                first, other = (r["result"]["losses"][0]["loss"] for r in (record, two[key]))
+                assert abs(first - other) < 1e-4
     assert not list((tmp_path / "two").rglob(".*"))
