@@ -134,7 +134,8 @@ def _plan(options) -> None:
     print(table.to_string(index=False, float_format="{:,.0f}".format))
     seconds, size = table["seconds"].sum(), table["bytes"].sum() + plan.model_bytes(study)
     print(f"missing: {table['missing'].sum():,} of {table['records'].sum():,} records,", end=" ")
-    print(f"{table['tokens'].sum():,} tokens, {seconds / 60:.1f} min, {size / 1e6:,.0f} MB of disk")
+    print(f"{table['tokens'].sum():,} tokens, {seconds / 60:.1f} min,", end=" ")
+    print(f"{plan.memory(study) / 1e9:.1f} GB of memory, {size / 1e6:,.0f} MB of disk")
 
 
 def _run(options) -> None:

@@ -6,23 +6,34 @@ from dataclasses import asdict, dataclass, replace
 
 import pandas as pd
 
-from repro import evaluate, facts, mastery, models, restore, sft
+from repro import evaluate, facts, kvcache, mastery, models, restore, sft
 from repro.study import MIXED, Study, Task
 from repro.workbench import Workbench
 
-FEW = 16  # facts that calibrate a plan
+MASTERED = 4_000  # tokens generated to calibrate mastery
+ANSWERED = 64  # questions answered to calibrate evaluation
+BATCHES = 5  # steps of fine-tuning, beside a first one
 RECORD_BYTES = 3_000  # of a typical record on disk
+LIBRARIES = 700 << 20  # bytes of a process that has PyTorch and transformers loaded
 
 
 @dataclass(frozen=True)
 class Speed:
-    """Seconds on this machine: per fact mastered, sample trained on, answer, ranking, restoring."""
+    """Seconds on this machine for one of each kind of work.
+
+    A fact mastered; a fine-tuning begun, and each of its samples; a question read, and each
+    token of its answer; a ranking; a share restored and taken back. `answer` is the length of
+    a typical answer, in tokens.
+    """
 
     fact: float
+    tuning: float
     sample: float
-    answer: float
+    question: float
+    token: float
     ranking: float
     restoring: float
+    answer: float
 
 
 def calibrate(study: Study) -> Speed:
@@ -33,18 +44,54 @@ def calibrate(study: Study) -> Speed:
     """
     bench = Workbench(study)
     pool = bench.facts[bench.facts["split"] == "train"]
-    few = facts.sample(pool, min(FEW, len(pool)), 0)
     protocol = study.profile.protocol(study.seed)
-    base, network, decoder, tokenizer = bench.base, bench.network, bench.decoder, bench.tokenizer
-    recipe = sft.Recipe(learning_rate=study.model.learning_rate)
-    mastered = _seconds(lambda: mastery.measure(decoder, tokenizer, few, protocol))
-    trained = _seconds(lambda: sft.finetune(network, tokenizer, few, recipe))
-    answered = _seconds(lambda: evaluate.answer(decoder, tokenizer, few))
-    tuned = restore.snapshot(network)
+    each = protocol.trials * protocol.max_new_tokens
+    few = facts.sample(pool, min(max(1, MASTERED // each), len(pool)), 0)
+    mastered = _seconds(lambda: mastery.measure(bench.decoder, bench.tokenizer, few, protocol))
+    tuning, sample = _tuning(bench, pool)
+    base, tuned = bench.base, restore.snapshot(bench.network)
     ranking = restore.rank(base, tuned)
     ranked = _seconds(lambda: restore.concentration(restore.rank(base, tuned), [1.0, 5.0]))
-    restored = _seconds(lambda: _restore_once(decoder, base, tuned, ranking))
-    return Speed(mastered / len(few), trained / len(few), answered / len(few), ranked, restored)
+    restored = _seconds(lambda: _restore_once(bench.decoder, base, tuned, ranking))
+    restore.write(bench.decoder, base)  # it goes on and on, so that its tokens can be timed
+    question, token = _answering(bench, pool)
+    answer = _answer_length(bench, few)
+    return Speed(mastered / len(few), tuning, sample, question, token, ranked, restored, answer)
+
+
+def _answer_length(bench: Workbench, few: pd.DataFrame) -> float:
+    encoded = [sft.encode(bench.tokenizer, f.question, f.object)[1] for f in few.itertuples()]
+    return sum(len(labels) - labels.count(sft.IGNORED) for labels in encoded) / len(few)
+
+
+def _tuning(bench: Workbench, pool: pd.DataFrame) -> tuple[float, float]:
+    """Return the seconds to begin and end a fine-tuning, and those of each sample."""
+    bench.base  # noqa: B018 - the pre-trained weights, before they change
+    recipe = sft.Recipe(learning_rate=bench.study.model.learning_rate)
+    size = min(recipe.batch_size, len(pool))
+    number = min(size * (1 + BATCHES), len(pool))
+
+    def once(count: int) -> float:
+        few = facts.sample(pool, count, 0)
+        return _seconds(lambda: sft.finetune(bench.network, bench.tokenizer, few, recipe))
+
+    once(size)  # the first of a process also finds its memory
+    first, more = once(size), once(number)
+    sample = max(more - first, 0) / max(number - size, 1)
+    copies = _seconds(lambda: restore.write(bench.decoder, restore.snapshot(bench.network)))
+    return max(first - size * sample, 0) + 2 * copies, sample
+
+
+def _answering(bench: Workbench, pool: pd.DataFrame) -> tuple[float, float]:
+    """Return the seconds to read a question, and those of each token of an answer after it."""
+    few = facts.sample(pool, min(ANSWERED, len(pool)), 0).assign(object="\0")  # never found
+
+    def upto(tokens: int) -> float:
+        options = {"max_new_tokens": tokens}
+        return _seconds(lambda: evaluate.answer(bench.decoder, bench.tokenizer, few, **options))
+
+    first, more = upto(1), upto(5)
+    return first / len(few), max(more - first, 0) / 4 / len(few)
 
 
 def _seconds(work: Callable[[], object]) -> float:
@@ -96,6 +143,8 @@ def _cost(study, task: Task, sizes: dict, speed: Speed | None, lacking: bool, tr
     work = _work(study, task, sizes) if lacking or trains else {}
     tokens = work.pop("tokens", 0)
     timed = asdict(speed) if speed else {}
+    if "answer" in work:  # as long as the task says, or as a typical answer
+        work["token"] = work["question"] * min(work.pop("answer"), timed.get("answer", 0))
     seconds = sum(each * work.get(name, 0) for name, each in timed.items())
     counted = {"records": 1, "missing": int(lacking), "tokens": tokens, "seconds": seconds}
     return {"kind": task.kind, **counted, "bytes": RECORD_BYTES * lacking}
@@ -107,21 +156,36 @@ def _work(study: Study, task: Task, sizes: dict) -> dict:
         protocol, number = study.profile.protocol(study.seed), sum(sizes.values())
         return {"fact": number, "tokens": number * protocol.trials * protocol.max_new_tokens}
     if task.kind == "finetune":
-        return {"sample": _size(study, task), "tokens": 32 * _size(study, task)}
+        return {"tuning": 1, "sample": _size(study, task), "tokens": 32 * _size(study, task)}
     if task.kind == "accuracy":
         split = task.params["split"]
         number = _size(study, task) if split == "train" else sizes[split]
-        restoring = {"restoring": 1} if task.params["restore"] else {}
-        return {"answer": number, "tokens": number * task.params["max_new_tokens"], **restoring}
+        limit = task.params["max_new_tokens"]
+        # Splits are answered together: the shares of a run are restored once for all of them.
+        together = {"restoring": 1 / 3} if task.params["restore"] else {}
+        length = {"answer": limit} if task.run else {"token": number * limit}
+        return {"question": number, "tokens": number * limit, **length, **together}
     if task.kind == "concentration":
         return {"ranking": 1}
-    return {"answer": 1}
+    return {"question": 1}
 
 
 def _size(study: Study, task: Task) -> int:
     if task.run.size is not None or task.run.level == MIXED:
         return task.run.size
     return study._pools[task.run.level]
+
+
+def memory(study: Study) -> int:
+    """Return the most bytes of memory a run takes at a time, about.
+
+    Float32 weights: those that are trained, their gradients and AdamW's two moments, and the
+    pre-trained ones to go back to; later the fine-tuned ones in the place of the moments. A
+    copy decodes where another dtype is faster. And what a batch of decoding may take.
+    """
+    device = models.best_device()
+    copy = models.inference_dtype(device).itemsize % 4  # 2 for bfloat16, 0 where it is the same
+    return (5 * 4 + copy) * (study.model.parameters or 0) + kvcache.BUDGET + LIBRARIES
 
 
 def model_bytes(study: Study) -> int:
