@@ -232,6 +232,11 @@ def safetensors(folder: Path) -> list[Path]:
     Raises:
         ModelError: there are none; the message tells of a pickle if that is what there is.
     """
+    """Return the safetensors of a folder.
+
+    Raises:
+        ModelError: there are none; the message tells of a pickle if that is what there is.
+    """
     if files := sorted(folder.glob("*.safetensors")):
         return files
     if pickles := sorted([*folder.glob("*.bin"), *folder.glob("*.pt"), *folder.glob("*.pth")]):
@@ -243,6 +248,7 @@ def safetensors(folder: Path) -> list[Path]:
 
 
 def sha256(path: Path) -> str:
+    """Return the SHA-256 of a file, computed once while the file stays as it is."""
     """Return the SHA-256 of a file, computed once while the file stays as it is."""
     stat = path.stat()
     return _sha256_cached(str(path.resolve()), stat.st_mtime_ns, stat.st_size)

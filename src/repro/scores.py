@@ -10,6 +10,8 @@ import numpy as np
 from numba import njit
 
 EPSILON = 1e-8
+# PyTorch rounds the number to bfloat16 too before it is added.
+_ROUNDED_EPSILON = np.uint32(0x322C0000).view(np.float32)
 BINS = 1 << 15  # of the upper half of a score: its sign is never set
 LOWS = 1 << 16  # of the lower half
 CHUNK = 1024  # parameters at a time: what is computed of them stays in the fastest cache
@@ -71,7 +73,7 @@ def _rounded_change(s, p, relative, room, out):
     if relative:
         x, b = out.view(np.float32), room[1].view(np.float32)
         for i in range(b.size):
-            b[i] = abs(b[i]) + np.float32(EPSILON)
+            b[i] = abs(b[i]) + _ROUNDED_EPSILON
         _round(room[1], room[1])
         for i in range(b.size):
             x[i] = x[i] / b[i]
@@ -201,12 +203,13 @@ def refine(tuned, base, start, how, rows, table, table_zero):
 @compiled
 def exceed(keys, thresholds, above, equal):
     """Add to `above` and `equal`, per threshold, how many keys lie above it and on it."""
-    for t in range(thresholds.size):
-        for at in range(0, keys.size, CHUNK):
-            more, same = np.int32(0), np.int32(0)
-            for key in keys[at : at + CHUNK]:
-                more += np.int32(key > thresholds[t])
-                same += np.int32(key == thresholds[t])
+    for at in range(0, keys.size, CHUNK):
+        part = keys[at : at + CHUNK]
+        for t in range(thresholds.size):
+            threshold, more, same = thresholds[t], np.int32(0), np.int32(0)
+            for i in range(part.size):
+                more += np.int32(part[i] > threshold)
+                same += np.int32(part[i] == threshold)
             above[t] += more
             equal[t] += same
 
