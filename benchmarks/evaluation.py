@@ -14,13 +14,14 @@ from collections import Counter
 import common
 import torch
 
-from repro import evaluate, facts, models, sft
+from repro import evaluate, facts, memory, models, sft
 
 TRAINED_ON = 240  # facts the model is fine-tuned on before it answers
 
 
 def generate(network, tokenizer, prompts: list[list[int]], size: int = 32) -> list[list[int]]:
     """Return the new tokens of each prompt, by transformers' own loop."""
+    memory.keep_pages(False)  # it runs as it does by itself; `complete` turns this on
     out = []
     for at in range(0, len(prompts), size):
         ids, mask = common.padded(prompts[at : at + size])

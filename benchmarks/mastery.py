@@ -17,7 +17,7 @@ from collections import Counter
 import common
 import torch
 
-from repro import facts, kvcache, mastery, models
+from repro import facts, kvcache, mastery, memory, models
 from repro.decoding import complete, contains
 
 PROTOCOL = mastery.Protocol()
@@ -25,6 +25,7 @@ PROTOCOL = mastery.Protocol()
 
 def generate(network, tokenizer, prompts: list) -> list[int]:
     """Return the hits of each prompt by transformers' own loop, fact by fact."""
+    memory.keep_pages(False)  # it runs as it does by itself; `complete` turns this on
     hits = []
     for at in range(0, len(prompts), PROTOCOL.templates):
         own = prompts[at : at + PROTOCOL.templates]

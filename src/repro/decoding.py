@@ -18,6 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from repro import kvcache
 from repro.errors import ModelError
+from repro.memory import keep_pages
 from repro.models import processes, stop_ids
 from repro.sampling import Pick, greedy, sampler
 
@@ -90,8 +91,9 @@ def complete(
         return []
     longest = max(len(prompt.ids) for prompt in prompts)
     rows = rows or kvcache.rows_within(network, longest, longest + max_new_tokens)
-    batches = _batches(prompts, max(1, rows // draws))
     sharing, mine = processes(), []
+    batches = _batches(prompts, max(1, rows // draws), sharing.num_processes)
+    keep_pages()
     for batch in batches[sharing.process_index :: sharing.num_processes]:
         parts = groups([prompts[i].ids for i in batch])
         order = [batch[at] for part in parts for at in part]
@@ -114,10 +116,15 @@ def _pick(prompts, draws: int, steps: int, temperature: float | None, seed: int)
     return sampler(labels, steps, temperature, seed)
 
 
-def _batches(prompts: Sequence[Prompt], size: int) -> list[list[int]]:
-    # Longest first: the batch that needs the most memory fails at once, not after hours.
+def _batches(prompts: Sequence[Prompt], most: int, sharing: int = 1) -> list[list[int]]:
+    """Return batches of at most `most` prompts, of one size, as many for each process.
+
+    Longest first: the batch that needs the most memory fails at once, not after hours.
+    """
     order = sorted(range(len(prompts)), key=lambda i: (-len(prompts[i].ids), i))
-    return [order[at : at + size] for at in range(0, len(order), size)]
+    count = -(-len(order) // (most * sharing)) * sharing
+    size = -(-len(order) // max(1, count))
+    return [order[at : at + size] for at in range(0, len(order), size or 1)]
 
 
 def groups(prompts: Sequence[list[int]]) -> list[list[int]]:

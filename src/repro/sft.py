@@ -6,9 +6,7 @@ spent on padding or on computing a common beginning twice; tests hold one agains
 `benchmarks/finetuning.py` times it against TRL.
 """
 
-import ctypes
 import math
-import platform
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -27,10 +25,10 @@ from transformers import (
 
 from repro.errors import ConfigError, TrainingError
 from repro.facts import sample
+from repro.memory import keep_pages
 from repro.models import bos_ids, inference_dtype
 
 IGNORED = -100  # label of a position without loss, as PyTorch's cross-entropy has it
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4  # glibc's <malloc.h>
 
 
 @dataclass(frozen=True)
@@ -337,24 +335,6 @@ def _clip(accelerator, network, limit: float) -> None:
     if norm > limit:
         for gradient in gradients:
             gradient.mul_(limit / norm)
-
-
-def keep_pages(keep: bool = True) -> None:
-    """Let this process keep the memory it frees, for its next use; False: as glibc does.
-
-    A step takes and frees as much memory as all gradients hold, a run as much again for AdamW.
-    glibc hands large blocks back to the system, which must find and zero every page that is
-    asked for again: 130,000 page faults and a fifth of the time of a step of SmolLM2-135M, and
-    more at the start of a run. Other C libraries are left as they are.
-    """
-    if platform.libc_ver()[0] != "glibc":
-        return
-    libc = ctypes.CDLL(None)
-    libc.mallopt(M_MMAP_MAX, 0 if keep else 1 << 16)
-    libc.mallopt(M_MMAP_THRESHOLD, 32 << 20)  # where glibc's own adjustment ends, as does 64 MB
-    libc.mallopt(M_TRIM_THRESHOLD, -1 if keep else 64 << 20)
-    if not keep:
-        libc.malloc_trim(0)
 
 
 def _finite(loss: float, step: int, recipe: Recipe) -> float:
