@@ -1,0 +1,285 @@
+"""Checkpoint folders: weights mapped from safetensors, and written again tensor by tensor."""
+
+import json
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from huggingface_hub import snapshot_download
+from safetensors import SafetensorError, safe_open
+
+from repro import models
+from repro.errors import ConfigError, ModelError, StoreError
+
+INDEX = "model.safetensors.index.json"
+# What a model needs beside its weights: no code, no state of a training.
+BESIDE = (
+    "config.json", "generation_config.json", "tokenizer*", "special_tokens_map.json",
+    "added_tokens.json", "vocab.*", "merges.txt", "chat_template*", "*.model", "LICENSE*",
+    "NOTICE*",
+)  # fmt: skip
+
+
+def find(name: str | Path) -> Path:
+    """Return the folder of a model: a folder, a name of the registry, or `owner/name[@revision]`.
+
+    Raises:
+        ModelError: there is none, or the Hub cannot be reached.
+    """
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return folder
+    if str(name) in models.entries():
+        entry = models.entry(name)
+        if (there := models.locate(entry)).is_dir():
+            return there
+        return _download(entry.hub["id"], entry.hub["revision"])
+    if found := re.fullmatch(r"([\w.-]+/[\w.-]+)(?:@([\w./-]+))?", str(name)):
+        return _download(found[1], found[2])
+    raise ModelError(
+        f"there is no folder {name}: give a folder of safetensors, a name from `repro models`, or"
+        " an id on the Hub such as owner/name"
+    )
+
+
+def _download(name: str, revision: str | None) -> Path:
+    wanted = ["*.safetensors", INDEX, *BESIDE]
+    try:
+        options = {"allow_patterns": wanted, "ignore_patterns": ["*/*", "consolidated*"]}
+        return Path(snapshot_download(name, revision=revision, **options))
+    except Exception as error:  # the Hub's client has changed its HTTP library more than once
+        reason = " ".join(str(error).split())[:200]
+        raise ModelError(
+            f"there is no folder {name}, and the Hub does not give a model of this name ({reason});"
+            " give the folder of a model that is here, or check the name, the network and"
+            f" the licence at https://huggingface.co/{name}"
+        ) from error
+
+
+class Checkpoint(Mapping[str, torch.Tensor]):
+    """The tensors of a folder by name. Each is mapped from its file: nothing is read before use."""
+
+    def __init__(self, folder: Path):
+        """Open every shard.
+
+        Raises:
+            ModelError: there are no safetensors, or a shard is missing, truncated or damaged.
+        """
+        self.folder = folder
+        self.files = _shards(folder)
+        self._open, self.shard = {}, {}
+        for path in self.files:
+            try:
+                self._open[path] = safe_open(path, "pt")
+                names = self._open[path].keys()
+            except (SafetensorError, OSError) as error:
+                raise ModelError(
+                    f"{path} is truncated or damaged ({error}): get it again"
+                ) from error
+            for name in names:
+                if name in self.shard:
+                    raise ModelError(f"{name} is in both {self.shard[name].name} and {path.name}")
+                self.shard[name] = path
+        self._check_index()
+
+    def _check_index(self) -> None:
+        if (self.folder / INDEX).exists():
+            for name, file in _index(self.folder).items():
+                if self.shard.get(name) != self.folder / file:
+                    raise ModelError(f"{self.folder / file} lacks {name}, which {INDEX} lists")
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        """Return a tensor whose memory is the file."""
+        return self._open[self.shard[name]].get_tensor(name)
+
+    def __iter__(self) -> Iterator[str]:
+        """Yield the names of all tensors."""
+        return iter(self.shard)
+
+    def __len__(self) -> int:
+        """Return how many there are."""
+        return len(self.shard)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all shards."""
+        return sum(path.stat().st_size for path in self.files)
+
+    def hashes(self) -> dict[str, str]:
+        """Return the SHA-256 of every shard."""
+        return {path.name: models.sha256(path) for path in self.files}
+
+    def config(self) -> dict:
+        """Return `config.json`, empty where there is none."""
+        return _json(path) if (path := self.folder / "config.json").exists() else {}
+
+
+def _json(path: Path) -> dict:
+    try:
+        return json.loads(path.read_bytes())
+    except ValueError as error:
+        raise ModelError(f"{path} is not JSON ({error}): get it again") from error
+
+
+def _index(folder: Path) -> dict[str, str]:
+    names = _json(folder / INDEX).get("weight_map")
+    if not isinstance(names, dict) or any(Path(file).name != file for file in names.values()):
+        raise ModelError(f"{folder / INDEX} does not say which shard holds which tensor")
+    return names
+
+
+def _shards(folder: Path) -> list[Path]:
+    if (folder / INDEX).exists():
+        files = [folder / file for file in sorted(set(_index(folder).values()))]
+    elif (folder / "model.safetensors").exists():
+        files = [folder / "model.safetensors"]
+    else:
+        files = [p for p in models.safetensors(folder) if not p.name.startswith("consolidated")]
+    if missing := [path for path in files if not path.exists()]:
+        raise ModelError(f"{missing[0]} is missing, which {INDEX} lists")
+    if [path.name for path in files] == ["adapter_model.safetensors"]:
+        raise ModelError(f"{folder} holds a LoRA adapter: merge it into its model first")
+    return files
+
+
+class View(Mapping[str, torch.Tensor]):
+    """Tensors of a checkpoint under the names that are compared."""
+
+    def __init__(self, checkpoint: Checkpoint, names: dict[str, str]):
+        """Show the tensor `names[name]` as `name`."""
+        self.checkpoint, self.names = checkpoint, names
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        """Return a tensor."""
+        return self.checkpoint[self.names[name]]
+
+    def __iter__(self) -> Iterator[str]:
+        """Yield the names."""
+        return iter(self.names)
+
+    def __len__(self) -> int:
+        """Return how many there are."""
+        return len(self.names)
+
+
+def align(base: Checkpoint, tuned: Checkpoint) -> tuple[View, View, dict[str, str]]:
+    """Return both models under the same names, and which stored tensor repeats which.
+
+    An output matrix that is absent or has the bits of the embedding is tied to it. Tied in both,
+    it is no parameter of its own and is written as the embedding is. Absent in `base` only, its
+    value there is the embedding's. Tables of the position embedding's angles are no parameters.
+
+    Raises:
+        ModelError: the models are of different architectures.
+    """
+    types = [checkpoint.config().get("model_type") for checkpoint in (base, tuned)]
+    if None not in types and types[0] != types[1]:
+        raise ModelError(f"{base.folder} is a {types[0]} model and {tuned.folder} a {types[1]} one")
+    views = [{n: n for n in c if not n.endswith("rotary_emb.inv_freq")} for c in (base, tuned)]
+    embedding = next((n for n in tuned if n.endswith("embed_tokens.weight")), None)
+    head = next((n for n in (*base, *tuned) if n.endswith("lm_head.weight")), None)
+    if head is None or embedding is None or embedding not in base:
+        return View(base, views[0]), View(tuned, views[1]), {}
+    tied = [_tied(checkpoint, head, embedding) for checkpoint in (base, tuned)]
+    twins = {head: embedding} if all(tied) and head in tuned else {}
+    if all(tied):
+        for view in views:
+            view.pop(head, None)
+    elif head not in tuned:
+        raise ModelError(f"{head} is missing from {tuned.folder}, and in {base.folder} it is a"
+                         " matrix of its own: these are different architectures")  # fmt: skip
+    else:
+        views[0].setdefault(head, embedding)
+    return View(base, views[0]), View(tuned, views[1]), twins
+
+
+def _tied(checkpoint: Checkpoint, head: str, embedding: str) -> bool:
+    if head not in checkpoint:
+        return True
+    a, b = checkpoint[head], checkpoint[embedding]
+    same = (a.shape, a.dtype) == (b.shape, b.dtype) and torch.equal(a[:1], b[:1])
+    return same and torch.equal(a, b)
+
+
+class Shards:
+    """The shards of a checkpoint written anew: same files and headers, tensors in any order."""
+
+    def __init__(self, checkpoint: Checkpoint, folder: Path, twins: Mapping[str, str]):
+        """Write the headers.
+
+        Args:
+            checkpoint: whose files, headers and types are kept.
+            folder: where they are written; it exists.
+            twins: tensors that repeat another, and which.
+        """
+        self.folder, self._places = folder, {}
+        self._files = {}
+        for path in checkpoint.files:
+            with path.open("rb") as source:
+                length = source.read(8)
+                header = source.read(int.from_bytes(length, "little"))
+            self._files[path.name] = file = (folder / path.name).open("wb", buffering=0)
+            file.write(length + header)
+            entries = json.loads(header)
+            for name in entries.keys() - {"__metadata__"}:
+                begin = 8 + len(header) + entries[name]["data_offsets"][0]
+                self._places.setdefault(twins.get(name, name), []).append((path.name, begin))
+
+    def put(self, name: str, start: int, values: torch.Tensor) -> None:
+        """Write a flat piece of a tensor that begins at the parameter `start`.
+
+        Raises:
+            StoreError: the disk is full or cannot be written.
+        """
+        data = values.contiguous().view(torch.uint8).numpy().data
+        for file, begin in self._places[name]:
+            with writing(self.folder / file):
+                self._files[file].seek(begin + start * values.element_size())
+                rest = data
+                while rest:  # an unbuffered file may take a part only
+                    rest = rest[self._files[file].write(rest) :]
+
+    def close(self) -> None:
+        """Finish all files."""
+        for file in self._files.values():
+            file.close()
+
+
+@contextmanager
+def writing(path: Path):
+    """Turn an error of the disk within the block into a StoreError that names the file."""
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(
+            f"cannot write {path.name} ({error.strerror or error}): nothing is kept; check the"
+            " free space and the permissions of the folder"
+        ) from error
+
+
+def copy_beside(source: Path, target: Path) -> None:
+    """Copy configuration, tokenizer and generation settings, and the index of the shards last."""
+    for pattern in (*BESIDE, INDEX):
+        for path in sorted(p for p in source.glob(pattern) if p.is_file()):
+            with writing(target / path.name):
+                shutil.copyfile(path, target / path.name)
+
+
+def check_target(out: Path, inputs: list[Path], overwrite: bool) -> None:
+    """Refuse a target that exists, unless it may be replaced and this tool has written it.
+
+    Raises:
+        ConfigError: it must not be written.
+    """
+    if any(out.resolve() in (path.resolve(), *path.resolve().parents) for path in inputs):
+        raise ConfigError(f"{out} is, or holds, one of the two models: give another folder")
+    if not out.exists():
+        return
+    if not overwrite:
+        raise ConfigError(f"{out} exists: give another folder, or --overwrite to replace it")
+    if not any(out.glob("restore.json")) and not any(out.glob("*/restore.json")):
+        raise ConfigError(f"{out} holds no restore.json, so it was not written by this command and"
+                          " is not replaced: give another folder")  # fmt: skip

@@ -1,0 +1,137 @@
+"""What `repro rank` and `repro restore` print."""
+
+import json
+import sys
+from argparse import Namespace
+from contextlib import contextmanager
+from dataclasses import asdict
+
+import pandas as pd
+from tqdm import tqdm
+
+from repro import folders, ranking
+from repro.errors import ConfigError
+
+PASSES = 3  # over the region in both models: two to find the thresholds, one to use them
+
+
+def rank(options: Namespace) -> str:
+    """Rank two models and return the report, as text or JSON."""
+    settings = _settings(options)
+    both = folders.Models(options.base, options.tuned)
+    with _work(options, both, settings) as work:
+        ranked = both.rank(settings, work)
+        table = ranking.concentration(ranked, options.percent)
+        tensors = ranking.by_tensor(ranked, options.percent)
+    report = {
+        **both.names,
+        "settings": asdict(settings),
+        "n": ranked.size,
+        "zero_base": ranked.zero_base,
+        "unchanged": ranked.unchanged,
+        "concentration": table.to_dict("records"),
+        "modules": shares(tensors, "module").to_dict("records"),
+        "layers": shares(tensors, "layer").to_dict("records"),
+    }
+    return json.dumps(report, indent=1) if options.json else _rank_text(report, len(tensors))
+
+
+def restore(options: Namespace) -> str:
+    """Restore, or only say what would be, and return the report, as text or JSON."""
+    if options.out is None and not options.dry_run:
+        raise ConfigError("give OUT, the folder to write, or --dry-run")
+    settings, out = _settings(options), None if options.dry_run else options.out
+    both = folders.Models(options.base, options.tuned)
+    with _work(options, both, settings) as work:
+        reports = folders.restore(both, out, options.percent, settings, work, options.overwrite)
+    return json.dumps(reports, indent=1) if options.json else _restore_text(reports, out)
+
+
+def _settings(options: Namespace) -> folders.Settings:
+    seed = getattr(options, "seed", 0)
+    return folders.Settings(
+        options.strategy, options.region, options.layers, options.score_dtype, seed
+    )
+
+
+@contextmanager
+def _work(options: Namespace, both: folders.Models, settings: folders.Settings):
+    if options.threads is not None and options.threads < 1:
+        raise ConfigError(f"{options.threads} threads: give 1 or more")
+    region = both.region(settings)
+    size = sum(w[n].nbytes for n in region.shapes for w in (both.base, both.tuned))
+    bytes_of = {"total": PASSES * size, "unit": "B", "unit_scale": True, "delay": 1}
+    with tqdm(**bytes_of, desc="reading", disable=not sys.stderr.isatty()) as bar:
+        yield folders.Work(options.threads, progress=bar.update)
+
+
+def shares(tensors: pd.DataFrame, by: str) -> pd.DataFrame:
+    """Add up `ranking.by_tensor` by layer or module.
+
+    Returns:
+        DataFrame[by, n_percent, change_percent, one column per percentage]: of all parameters, of
+        all change, and of the chosen; a share above n_percent is more than its part.
+    """
+    percents = [c for c in tensors if isinstance(c, float)]
+    whole = tensors.assign(**{by: tensors[by].fillna(-1).replace(-1, "outside")})
+    sums = whole.groupby(by, sort=False)[["n", "change_percent", *percents]].sum()
+    for column in ("n", *percents):
+        sums[column] = 100 * sums[column] / max(sums[column].sum(), 1)
+    return sums.rename(columns={"n": "n_percent"}).rename(columns=_label).reset_index()
+
+
+def _label(column) -> str:
+    return f"top_{column:g}_percent" if isinstance(column, float) else column
+
+
+def _rank_text(report: dict, tensors: int) -> str:
+    n, zero, same = report["n"], report["zero_base"], report["unchanged"]
+    table = pd.DataFrame(report["concentration"]).drop(columns=["n", "zero_base", "unchanged"])
+    modules = pd.DataFrame(report["modules"])
+    return "\n".join(
+        [
+            f"{n:,} parameters in {tensors:,} tensors, {_describe(report['settings'])}",
+            f"{zero:,} ({100 * zero / n:.2f} %) were zero before,"
+            f" {same:,} ({100 * same / n:.2f} %) did not change",
+            "",
+            _text(table),
+            "",
+            "Where the chosen are, in % of the chosen; n_percent is the part of all parameters:",
+            _text(modules),
+        ]
+    )
+
+
+def _restore_text(reports: list[dict], out: str | None) -> str:
+    first = reports[0]
+    columns = ("k", "differ", "rounded", "threshold", "change_restored_percent")
+    rows = [{"percent": r["settings"]["percent"], **{c: r[c] for c in columns}} for r in reports]
+    wrote = "nothing written (dry run)" if out is None else f"written to {out}"
+    if out is not None and len(reports) > 1:
+        wrote += ": one folder per percentage"
+    return "\n".join(
+        [
+            f"{first['n']:,} parameters in {len(first['tensors']):,} tensors,"
+            f" {_describe(first['settings'])}",
+            _text(pd.DataFrame(rows)),
+            wrote,
+        ]
+    )
+
+
+def _describe(settings: dict) -> str:
+    layers = f", layers {settings['layers']}" if settings["layers"] else ""
+    chosen = f"{settings['strategy']} in {settings['score_dtype']}"
+    return f"region {settings['region']}{layers}, {chosen}"
+
+
+def _text(table: pd.DataFrame) -> str:
+    """Show whole numbers in groups of thousands, others with five digits."""
+    shown = table.map(
+        lambda x: "-" if pd.isna(x) else f"{x:,}" if isinstance(x, int) else _float(x)
+    )
+    return shown.to_string(index=False)
+
+
+def _float(value) -> str:
+    return f"{value:.5g}" if isinstance(value, float) else str(value)
