@@ -12,6 +12,14 @@ from tqdm import tqdm
 from repro import folders, ranking
 from repro.errors import ConfigError
 
+HEADINGS = {
+    "top_percent": "top %",
+    "share_of_change_percent": "change %",
+    "without_zero_base_percent": "without zeros %",
+    "k": "k",
+    "threshold": "threshold",
+    "moved": "moved",
+}
 PASSES = 3  # over the region in both models: two to find the thresholds, one to use them
 
 
@@ -84,10 +92,14 @@ def _label(column) -> str:
     return f"top_{column:g}_percent" if isinstance(column, float) else column
 
 
+def _short(column: str) -> str:
+    return {"n_percent": "all"}.get(column, column.removesuffix("_percent").replace("_", " "))
+
+
 def _rank_text(report: dict, tensors: int) -> str:
     n, zero, same = report["n"], report["zero_base"], report["unchanged"]
-    table = pd.DataFrame(report["concentration"]).drop(columns=["n", "zero_base", "unchanged"])
-    modules = pd.DataFrame(report["modules"])
+    table = pd.DataFrame(report["concentration"])[list(HEADINGS)].rename(columns=HEADINGS)
+    modules = pd.DataFrame(report["modules"]).rename(columns=_short)
     return "\n".join(
         [
             f"{n:,} parameters in {tensors:,} tensors, {_describe(report['settings'])}",
@@ -96,7 +108,7 @@ def _rank_text(report: dict, tensors: int) -> str:
             "",
             _text(table),
             "",
-            "Where the chosen are, in % of the chosen; n_percent is the part of all parameters:",
+            "Where the chosen are, in % of them; all: of all parameters; change: of all change",
             _text(modules),
         ]
     )
@@ -105,7 +117,7 @@ def _rank_text(report: dict, tensors: int) -> str:
 def _restore_text(reports: list[dict], out: str | None) -> str:
     first = reports[0]
     columns = ("k", "differ", "rounded", "threshold", "change_restored_percent")
-    rows = [{"percent": r["settings"]["percent"], **{c: r[c] for c in columns}} for r in reports]
+    rows = [{"%": r["settings"]["percent"], **{c: r[c] for c in columns}} for r in reports]
     wrote = "nothing written (dry run)" if out is None else f"written to {out}"
     if out is not None and len(reports) > 1:
         wrote += ": one folder per percentage"
@@ -113,7 +125,7 @@ def _restore_text(reports: list[dict], out: str | None) -> str:
         [
             f"{first['n']:,} parameters in {len(first['tensors']):,} tensors,"
             f" {_describe(first['settings'])}",
-            _text(pd.DataFrame(rows)),
+            _text(pd.DataFrame(rows).rename(columns={"change_restored_percent": "change %"})),
             wrote,
         ]
     )

@@ -1,6 +1,7 @@
 """Numbers the book's prose quotes: the paper's from its tables, ours from the records."""
 
 import json
+import statistics
 
 import pandas as pd
 
@@ -144,3 +145,28 @@ def of_rounding(model: str) -> dict[str, str]:
     small, large = (str(rows) for rows in record["rows"])
     completions = f"{record['runs'][0]['completions']:,}"
     return {"small": small, "large": large, "completions": completions, **moved}
+
+
+def of_restore_benchmark() -> dict[str, str]:
+    """Return what ranking two checkpoints took (`benchmarks/restore.py`)."""
+    path = store.results_dir() / "smollm2-135m" / "benchmarks" / "restore.json"
+    names = ("block", "parameters", "seconds", "memory", "threads", "floor", "faster", "linear")
+    if not path.is_file():
+        return dict.fromkeys(names, ABSENT)
+    record = json.loads(path.read_text(encoding="utf-8"))
+    made_up = [pair for name, pair in record["pairs"].items() if name.startswith("made-up")]
+    largest = max(made_up, key=lambda pair: pair["parameters"])
+    seconds = {id(pair): statistics.median(pair["seconds"]["ours"]) for pair in made_up}
+    return {
+        "block": f"{record['block']:,}",
+        "parameters": f"{largest['parameters']:,}",
+        "seconds": f"{seconds[id(largest)]:.1f}",
+        "memory": f"{(largest['peak_bytes']['ours'] - largest['idle_bytes']['ours']) / 1e6:,.0f}",
+        "threads": str(record["threads"]),
+        "floor": f"{statistics.median(largest['seconds']['floor']):.1f}",
+        "faster": f"{record['pairs']['smollm2-135m']['times_faster_than_in_memory']:,.0f}",
+        "linear": ", ".join(
+            f"{seconds[id(pair)]:.2f} s for {pair['parameters'] / 1e6:,.0f} million"
+            for pair in made_up
+        ),
+    }

@@ -10,7 +10,7 @@ import nbformat
 import pandas as pd
 
 from repro import divergence, models, overview, paper, study
-from repro.book import numbers
+from repro.book import demonstration, numbers
 from repro.book.runs import Book
 
 LONG = 30  # characters from which a cell of a table may wrap
@@ -26,6 +26,8 @@ def substitutions(book: Book) -> dict[str, object]:
         "ours": numbers.of_study(measured),
         "method": {"near": divergence.NEAR, "enough": study.ENOUGH},
         "rounding": numbers.of_rounding(book.model),
+        "restore_benchmark": numbers.of_restore_benchmark(),
+        "tool": demonstration.outputs(book),
         "overview": paper_against_ours(overview.overview(measured)),
         "topics": "\n\n".join(topic(entry) for entry in paper.TOPICS.values()),
         "model": models.entry(book.model).title,
