@@ -24,7 +24,7 @@ from repro.sampling import Pick, greedy, sampler
 
 CHECK_EVERY = 4  # steps between searches for the answer in the decoded text, after the first few
 STARTS = (0, 4, 8, 12)  # leading ids by which the prompts of a batch are grouped, …
-SIZES = (16, 32, 64, 1 << 30)  # … and the size of a group: whichever costs least
+SIZES = (16, 32, 64, 256)  # … and the size of a group: whichever costs least
 CALL = 32  # tokens that cost about as much as one more pass through the weights
 
 

@@ -102,7 +102,9 @@ def rows_within(network: PreTrainedModel, width: int, length: int, budget: int =
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     item = network.dtype.itemsize
     kept = 2 * config.num_hidden_layers * heads * size * length * item
+    # What a layer has in memory at a time: its three widest states, and ten of the usual size.
     wide = 3 * (getattr(config, "intermediate_size", None) or 4 * config.hidden_size)
+    wide += 10 * config.hidden_size
     logits = config.vocab_size * (item + 4)
     return max(1, budget // (kept + width * wide * item + logits))
 
