@@ -1,6 +1,6 @@
 """Which parameters fine-tuning changed most, and giving a share of them back (§5, App. B.2).
 
-Here for a network in memory; `repro.folders` does the same from checkpoint to checkpoint.
+For a network in memory, and with `restore_folder` from checkpoint to checkpoint.
 """
 
 from contextlib import contextmanager
@@ -8,6 +8,8 @@ from contextlib import contextmanager
 import torch
 
 from repro.blocks import Weights
+from repro.folders import Models, Settings, Work
+from repro.folders import restore as restore_folder
 from repro.ranking import (
     Cut,
     Ranking,
@@ -21,8 +23,8 @@ from repro.ranking import (
 )
 
 __all__ = [
-    "Cut", "Ranking", "by_tensor", "concentration", "how_many", "rank", "restored", "selected",
-    "snapshot", "thresholds", "write",
+    "Cut", "Models", "Ranking", "Settings", "Work", "by_tensor", "concentration", "how_many",
+    "rank", "restore_folder", "restored", "selected", "snapshot", "thresholds", "write",
 ]  # fmt: skip
 
 
