@@ -155,6 +155,11 @@ def test_the_threshold_is_the_smallest_restored_score(pair, weights, tmp_path):
     assert report["change_restored_percent"] == table["share_of_change_percent"][0]
 
 
+def test_folders_of_close_percentages_are_apart(pair, tmp_path):
+    run(pair, tmp_path / "out", (12.34567, 12.345671, 7.0))
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {"12.34567", "12.345671", "7"}
+
+
 def test_dry_run_writes_nothing_and_reports_the_same(pair, tmp_path):
     before = sorted(tmp_path.rglob("*"))
     planned = run(pair, None, (20.0, 40.0))
@@ -497,6 +502,9 @@ def test_rank_prints_the_concentration_and_where_it_is(pair, weights, capsys):
     assert [row["layer"] for row in report["layers"]] == [0, 1]
     for part in ("layers", "modules"):
         assert sum(row["top_20_percent"] for row in report[part]) == pytest.approx(100)
+    assert cli.main(["rank", *map(str, pair), "--percent", "0", "5", "--json"]) == 0
+    lowest, highest = json.loads(capsys.readouterr().out)["concentration"]
+    assert lowest["threshold"] is None and highest["threshold"] > 0
     assert cli.main(["rank", *map(str, pair), "--percent", "5"]) == 0
     shown = capsys.readouterr().out
     assert "4,992 parameters in 14 tensors" in shown and "self_attn.v_proj" in shown

@@ -159,7 +159,10 @@ def restore(
     checkpoints.check_target(out, inputs, overwrite)
     both.region(settings)  # what cannot be compared is said before anything is written
     with _whole(out, both.tuned_files.nbytes * len(percents)) as work_folder:
-        folders = [work_folder if len(percents) == 1 else work_folder / f"{x:g}" for x in percents]
+        folders = [
+            work_folder if len(percents) == 1 else work_folder / str(x).removesuffix(".0")
+            for x in percents
+        ]
         reports = _restore(both, percents, settings, work, folders)
     return reports
 

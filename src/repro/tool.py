@@ -37,7 +37,7 @@ def rank(options: Namespace) -> str:
         "n": ranked.size,
         "zero_base": ranked.zero_base,
         "unchanged": ranked.unchanged,
-        "concentration": table.to_dict("records"),
+        "concentration": table.astype(object).where(table.notna(), None).to_dict("records"),
         "modules": shares(tensors, "module").to_dict("records"),
         "layers": shares(tensors, "layer").to_dict("records"),
     }
