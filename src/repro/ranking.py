@@ -75,7 +75,8 @@ class Counts:
         if unchanged < 0:
             raise _not_finite(block)
         self.unchanged += unchanged
-        self.zero.take(self._packed[1])
+        if self._packed[1].any():
+            self.zero.take(self._packed[1])
         self._add(block.name, self.keys.take(self._packed[0]))
 
     def _add(self, name: str, change: int) -> None:

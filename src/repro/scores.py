@@ -17,9 +17,12 @@ LOWS = 1 << 16  # of the lower half
 CHUNK = 1024  # parameters at a time: what is computed of them stays in the fastest cache
 RELATIVE, ABSOLUTE, RANDOM = range(3)
 
-ONE = 1 << 40  # one parameter in a packed bin, above the sum of the lower halves
+ONE_BIT = 40
+ONE = 1 << ONE_BIT  # one parameter in a packed bin, above the sum of the lower halves
 MOST = 1 << 23  # parameters that a packed table can count
 
+_MANTISSAS = np.arange(BINS) % 128 + 128 << 16  # of the first float of each bin, whole numbers
+_MANTISSAS[:128] -= 128 << 16  # subnormal
 _SIGN_OFF, _HALF, _FINITE = np.uint32(0x7FFFFFFF), np.uint32(16), np.uint32(0x7F7FFFFF)
 _LOW, _HIGH = np.uint32(0xFFFF), np.uint32(0xFFFF0000)
 
@@ -244,7 +247,7 @@ class Histogram:
 
     def take(self, packed: np.ndarray) -> int:
         """Add a packed table, clear it, and return the sum of its floats."""
-        counts, lows = packed // ONE, packed % ONE
+        counts, lows = packed >> ONE_BIT, packed & (ONE - 1)
         packed[:] = 0
         self.counts += counts
         self.lows += lows
@@ -269,9 +272,7 @@ class Histogram:
 def _sum(counts: np.ndarray, lows: np.ndarray) -> int:
     # The floats of one exponent are whole numbers of one unit, so their sum is exact; the sums of
     # the 256 exponents are joined in an integer of any length.
-    upper = np.arange(BINS)
-    mantissas = np.where(upper < 128, upper, upper % 128 + 128) << 16
-    by_exponent = (counts * mantissas + lows).reshape(-1, 128).sum(1)
+    by_exponent = (counts * _MANTISSAS + lows).reshape(-1, 128).sum(1)
     return sum(int(m) << max(e - 1, 0) for e, m in enumerate(by_exponent) if m)
 
 
