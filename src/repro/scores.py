@@ -48,10 +48,10 @@ def _round(bits, out):
 
 @compiled
 def _finite(bits):
-    largest = np.uint32(0)
+    beyond = np.int32(0)
     for i in range(bits.size):
-        largest = max(largest, bits[i] & _SIGN_OFF)
-    return largest <= _FINITE
+        beyond += np.int32((bits[i] & _SIGN_OFF) > _FINITE)
+    return beyond == 0
 
 
 @compiled
