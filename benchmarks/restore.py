@@ -31,7 +31,7 @@ import torch
 from common import alternate, ratio, save
 from safetensors.torch import save_file
 
-from repro import blocks, checkpoints, facts, models, regions, restore, sft
+from repro import blocks, checkpoints, regions, restore
 
 PERCENTS = [1.0, 3.0, 5.0, 10.0, 20.0, 40.0, 60.0]
 HIDDEN, INNER, HEADS = 2048, 8192, 512
@@ -163,6 +163,8 @@ def compare(base: Path, tuned: Path, repeats: int) -> dict:
 
 def finetuned(folder: Path) -> tuple[Path, Path]:
     """Return SmolLM2's folder, and one of it fine-tuned for a few steps."""
+    from repro import facts, models, sft  # not above: a timed process holds what it needs only
+
     base, tuned = models.locate(models.entry("smollm2-135m")), folder / "smollm2-tuned"
     if tuned.exists():
         return base, tuned

@@ -1,17 +1,18 @@
 """Checkpoint folders: weights mapped from safetensors, and written again tensor by tensor."""
 
+import hashlib
 import json
 import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 import torch
 from huggingface_hub import snapshot_download
 from safetensors import SafetensorError, safe_open
 
-from repro import models
 from repro.errors import ConfigError, ModelError, StoreError
 
 INDEX = "model.safetensors.index.json"
@@ -32,6 +33,8 @@ def find(name: str | Path) -> Path:
     folder = Path(name).expanduser()
     if folder.is_dir():
         return folder
+    from repro import models  # here: it loads transformers, which two folders do not need
+
     if str(name) in models.entries():
         entry = models.entry(name)
         if (there := models.locate(entry)).is_dir():
@@ -110,11 +113,39 @@ class Checkpoint(Mapping[str, torch.Tensor]):
 
     def hashes(self) -> dict[str, str]:
         """Return the SHA-256 of every shard."""
-        return {path.name: models.sha256(path) for path in self.files}
+        return {path.name: sha256(path) for path in self.files}
 
     def config(self) -> dict:
         """Return `config.json`, empty where there is none."""
         return _json(path) if (path := self.folder / "config.json").exists() else {}
+
+
+def safetensors(folder: Path) -> list[Path]:
+    """Return the safetensors of a folder.
+
+    Raises:
+        ModelError: there are none; the message tells of a pickle if that is what there is.
+    """
+    if files := sorted(folder.glob("*.safetensors")):
+        return files
+    if pickles := sorted([*folder.glob("*.bin"), *folder.glob("*.pt"), *folder.glob("*.pth")]):
+        raise ModelError(
+            f"{folder} holds a pickle checkpoint ({pickles[0].name}), which can run code when"
+            " read: convert it to safetensors where you trust it"
+        )
+    raise ModelError(f"{folder} holds no *.safetensors: point to a Hugging Face model folder")
+
+
+def sha256(path: Path) -> str:
+    """Return the SHA-256 of a file, computed once while the file stays as it is."""
+    stat = path.stat()
+    return _sha256_cached(str(path.resolve()), stat.st_mtime_ns, stat.st_size)
+
+
+@cache
+def _sha256_cached(path: str, mtime: int, size: int) -> str:
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _json(path: Path) -> dict:
@@ -137,7 +168,7 @@ def _shards(folder: Path) -> list[Path]:
     elif (folder / "model.safetensors").exists():
         files = [folder / "model.safetensors"]
     else:
-        files = [p for p in models.safetensors(folder) if not p.name.startswith("consolidated")]
+        files = [p for p in safetensors(folder) if not p.name.startswith("consolidated")]
     if missing := [path for path in files if not path.exists()]:
         raise ModelError(f"{missing[0]} is missing, which {INDEX} lists")
     if [path.name for path in files] == ["adapter_model.safetensors"]:

@@ -26,6 +26,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from repro.checkpoints import safetensors, sha256
 from repro.errors import ConfigError, ModelError, StoreError
 from repro.store import cache_dir
 
@@ -224,40 +225,6 @@ def stop_ids(network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> se
     own = network.generation_config.eos_token_id
     own = own if isinstance(own, list) else [own]
     return {i for i in (*own, tokenizer.eos_token_id) if i is not None}
-
-
-def safetensors(folder: Path) -> list[Path]:
-    """Return the safetensors of a folder.
-
-    Raises:
-        ModelError: there are none; the message tells of a pickle if that is what there is.
-    """
-    """Return the safetensors of a folder.
-
-    Raises:
-        ModelError: there are none; the message tells of a pickle if that is what there is.
-    """
-    if files := sorted(folder.glob("*.safetensors")):
-        return files
-    if pickles := sorted([*folder.glob("*.bin"), *folder.glob("*.pt"), *folder.glob("*.pth")]):
-        raise ModelError(
-            f"{folder} holds a pickle checkpoint ({pickles[0].name}), which can run code when"
-            " read: convert it to safetensors where you trust it"
-        )
-    raise ModelError(f"{folder} holds no *.safetensors: point to a Hugging Face model folder")
-
-
-def sha256(path: Path) -> str:
-    """Return the SHA-256 of a file, computed once while the file stays as it is."""
-    """Return the SHA-256 of a file, computed once while the file stays as it is."""
-    stat = path.stat()
-    return _sha256_cached(str(path.resolve()), stat.st_mtime_ns, stat.st_size)
-
-
-@cache
-def _sha256_cached(path: str, mtime: int, size: int) -> str:
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _part(module: str, name: str) -> Path | None:
