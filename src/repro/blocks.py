@@ -11,6 +11,7 @@ import torch
 
 from repro import regions
 from repro.errors import ModelError
+from repro.scores import MOST
 
 Weights = Mapping[str, torch.Tensor]
 SIZE = 1 << 22  # parameters of a block
@@ -118,6 +119,7 @@ def pair(
             kind = str(wrong.pop()).removeprefix("torch.")
             raise ModelError(f"{name} is of {kind}: convert to float32, bfloat16 or float16 first")
     shapes = {name: base[name].shape for name in names}
+    size = min(size, MOST)
     return Pair(base, tuned, shapes, threads or torch.get_num_threads(), size, progress)
 
 

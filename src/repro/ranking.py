@@ -157,8 +157,7 @@ def rank(
     """
     if strategy not in STRATEGIES:
         raise ConfigError(f"unknown strategy {strategy!r}: give one of {', '.join(STRATEGIES)}")
-    size = min(block, scores.MOST)
-    both = blocks.pair(base, tuned, region, layers, threads, size, progress)
+    both = blocks.pair(base, tuned, region, layers, threads, block, progress)
     measure = Measure(strategy, score_dtype, seed)
     lanes = [Counts(measure) for _ in range(both.threads)]
     both.spread(lanes)
