@@ -27,7 +27,7 @@ from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import TrainerCallback
 
-from repro import facts, models, restore, sft
+from repro import facts, memory, models, restore, sft
 
 try:
     from datasets import Dataset, disable_progress_bars
@@ -113,7 +113,7 @@ class Race:
         """Bring the weights back and let TRL prepare its data and its model: not timed."""
         self.trainer = None
         gc.collect()  # the optimizers of the last runs
-        sft.keep_pages(False)  # TRL runs as it does by itself; `finetune` turns this on
+        memory.keep_pages(False)  # TRL runs as it does by itself; `finetune` turns this on
         for name in vars(self.copy).keys() - self.own:
             delattr(self.copy, name)  # what TRL and accelerate put on it, to be put there again
         for network in (self.network, self.copy):

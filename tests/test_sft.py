@@ -19,7 +19,7 @@ from transformers import (
     Qwen2Config,
 )
 
-from repro import restore, sft
+from repro import memory, restore, sft
 from repro.errors import TrainingError
 from repro.sft import IGNORED, Recipe, choose, collate, encode, finetune, pack, prompt_ids
 
@@ -284,13 +284,13 @@ def test_kept_pages_are_not_asked_for_again():
         return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
     try:
-        sft.keep_pages(False)
+        memory.keep_pages(False)
         assert min(faults(), faults()) > 4000
-        sft.keep_pages()
+        memory.keep_pages()
         faults()
         assert faults() < 100
     finally:
-        sft.keep_pages(False)
+        memory.keep_pages(False)
 
 
 # --- training ---------------------------------------------------------------------------------
