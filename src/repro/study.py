@@ -18,7 +18,7 @@ from repro.profiles import DEFAULT_PROFILE, Profile, profile
 
 __all__ = ["DEFAULT_PROFILE", "Run", "Study", "Task", "open", "profile", "profiles"]
 
-VERSION = 1  # part of every key: raised when a change to the code changes results
+VERSION = 2  # part of every key: raised when a change to the code changes results
 MIXED = -2  # "level" of a run on facts of all levels
 BASE = -1  # "level" of the pre-trained model, which no run has changed
 ENOUGH = 10  # facts that make the divergence of a level worth comparing (§4.1)
