@@ -20,6 +20,8 @@ from pathlib import Path
 
 import common
 
+from repro import store
+
 PLAN = """
 import json, sys
 from repro import plan, study
@@ -47,11 +49,18 @@ def taken(model: str, profile: str, environment: dict) -> dict:
     return {"seconds": time.perf_counter() - start, "memory": usage.ru_maxrss * 1024}
 
 
+def last(model: str) -> dict:
+    """Return what the run took according to the record that is there."""
+    path = store.results_dir() / model / "benchmarks" / "plan.json"
+    return json.loads(path.read_text(encoding="utf-8"))["taken"]
+
+
 def main() -> None:
     """Plan, run, compare."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", nargs="?", default="smollm2-135m")
     parser.add_argument("--profile", default="quick")
+    parser.add_argument("--keep", action="store_true", help="plan anew; keep what the run took")
     parser.add_argument("--cache", type=Path, help="a folder without records (default: a new one)")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as work:
@@ -60,7 +69,11 @@ def main() -> None:
             parser.error(f"{cache} holds records: give a folder without any")
         environment = os.environ | {"REPRO_CACHE": str(cache), "REPRO_RESULTS": f"{work}/none"}
         said, seconds = planned(options.model, options.profile, environment)
-        took = taken(options.model, options.profile, environment)
+        took = (
+            last(options.model)
+            if options.keep
+            else taken(options.model, options.profile, environment)
+        )
     record = {"model": options.model, "profile": options.profile, "planned": said, "taken": took}
     common.save(options.model, "plan", {**record, "seconds_to_plan": seconds})
 

@@ -388,10 +388,11 @@ def test_plan_counts_what_run_then_computes(place, finished, here, capsys):
     assert planned(capsys.readouterr().out)[0] == 0
 
 
-def test_a_plan_before_mastery_is_an_upper_bound(place, finished, here, capsys):
+def test_a_plan_before_mastery_guesses_at_the_levels_from_a_sample(place, finished, here, capsys):
     assert here(*place.study("plan")) == 0
     missing, records, by_kind = planned(capsys.readouterr().out)
-    assert missing == records >= len(finished.record_files())
+    # 36 facts of 21 sentences are few enough for all to be in the sample.
+    assert missing == records == len(finished.record_files())
     assert by_kind["mastery"] == 1
     assert everything(place.cache) == {}
 

@@ -10,7 +10,7 @@ from repro import evaluate, facts, kvcache, mastery, models, restore, sft
 from repro.study import MIXED, Study, Task
 from repro.workbench import Workbench
 
-MASTERED = 4_000  # tokens generated to calibrate mastery
+MASTERED = 8_000  # tokens generated to calibrate mastery, and to guess at the levels
 ANSWERED = 64  # questions answered to calibrate evaluation
 BATCHES = 5  # steps of fine-tuning, beside a first one
 RECORD_BYTES = 3_000  # of a typical record on disk
@@ -23,7 +23,7 @@ class Speed:
 
     A fact mastered; a fine-tuning begun, and each of its samples; a question read, and each
     token of its answer; a ranking; a share restored and taken back. `answer` is the length of
-    a typical answer, in tokens.
+    a typical answer, in tokens; `levels` the shares of the facts by mastery level, in a sample.
     """
 
     fact: float
@@ -34,6 +34,7 @@ class Speed:
     ranking: float
     restoring: float
     answer: float
+    levels: dict[int, float]
 
 
 def calibrate(study: Study) -> Speed:
@@ -45,9 +46,14 @@ def calibrate(study: Study) -> Speed:
     bench = Workbench(study)
     pool = bench.facts[bench.facts["split"] == "train"]
     protocol = study.profile.protocol(study.seed)
-    each = protocol.trials * protocol.max_new_tokens
-    few = facts.sample(pool, min(max(1, MASTERED // each), len(pool)), 0)
-    mastered = _seconds(lambda: mastery.measure(bench.decoder, bench.tokenizer, few, protocol))
+    tokens = protocol.trials * protocol.max_new_tokens
+    few = facts.sample(pool, min(max(1, MASTERED // tokens), len(pool)), 0)
+    measured = []
+    mastered = _seconds(
+        lambda: measured.append(
+            mastery.measure(bench.decoder, bench.tokenizer, few, protocol)["level"]
+        )
+    )
     tuning, sample = _tuning(bench, pool)
     base, tuned = bench.base, restore.snapshot(bench.network)
     ranking = restore.rank(base, tuned)
@@ -56,7 +62,9 @@ def calibrate(study: Study) -> Speed:
     restore.write(bench.decoder, base)  # it goes on and on, so that its tokens can be timed
     question, token = _answering(bench, pool)
     answer = _answer_length(bench, few)
-    return Speed(mastered / len(few), tuning, sample, question, token, ranked, restored, answer)
+    levels = measured[0].value_counts(normalize=True).to_dict()
+    each = tuning, sample, question, token, ranked, restored
+    return Speed(mastered / len(few), *each, answer, levels)
 
 
 def _answer_length(bench: Workbench, few: pd.DataFrame) -> float:
@@ -108,8 +116,9 @@ def _restore_once(network, base, tuned, ranking) -> None:
 def plan(study: Study, speed: Speed | None = None) -> pd.DataFrame:
     """List what a study needs and what of it is missing, by kind of record.
 
-    Before mastery is measured, every level is taken to hold facts enough for every size, so
-    the list is an upper bound.
+    Before mastery is measured, the facts are taken to have the levels of the sample that
+    `calibrate` measured; without it every level is taken to hold facts enough for every size, so
+    that the list is an upper bound.
 
     Args:
         study: a model under a profile.
@@ -121,7 +130,9 @@ def plan(study: Study, speed: Speed | None = None) -> pd.DataFrame:
     """
     sizes = _split_sizes(study)
     if study.mastery_task().record() is None:
-        study = replace(study, assumed=dict.fromkeys(mastery.LEVELS, sizes["train"]))
+        shares = speed.levels if speed else dict.fromkeys(mastery.LEVELS, 1.0)
+        pools = {level: round(share * sizes["train"]) for level, share in shares.items()}
+        study = replace(study, assumed=pools)
     tasks = [study.mastery_task(), *study.tasks()]
     lacking = {id(task) for task in study.missing(tasks)}
     # A run with any record missing is fine-tuned again, also where its own record exists.
@@ -143,6 +154,7 @@ def _cost(study, task: Task, sizes: dict, speed: Speed | None, lacking: bool, tr
     work = _work(study, task, sizes) if lacking or trains else {}
     tokens = work.pop("tokens", 0)
     timed = asdict(speed) if speed else {}
+    timed.pop("levels", None)
     if "answer" in work:  # as long as the task says, or as a typical answer
         work["token"] = work["question"] * min(work.pop("answer"), timed.get("answer", 0))
     seconds = sum(each * work.get(name, 0) for name, each in timed.items())
@@ -161,8 +173,8 @@ def _work(study: Study, task: Task, sizes: dict) -> dict:
         split = task.params["split"]
         number = _size(study, task) if split == "train" else sizes[split]
         limit = task.params["max_new_tokens"]
-        # Splits are answered together: the shares of a run are restored once for all of them.
-        together = {"restoring": 1 / 3} if task.params["restore"] else {}
+        # Four splits are answered together: a share is restored once for all of them.
+        together = {"restoring": 1 / 4} if task.params["restore"] else {}
         length = {"answer": limit} if task.run else {"token": number * limit}
         return {"question": number, "tokens": number * limit, **length, **together}
     if task.kind == "concentration":
