@@ -10,7 +10,7 @@ from repro import evaluate, facts, kvcache, mastery, models, restore, sft
 from repro.study import MIXED, Study, Task
 from repro.workbench import Workbench
 
-MASTERED = 8_000  # tokens generated to calibrate mastery, and to guess at the levels
+MASTERED = 6_000  # tokens generated to calibrate mastery, and to guess at the levels
 ANSWERED = 64  # questions answered to calibrate evaluation
 BATCHES = 5  # steps of fine-tuning, beside a first one
 RECORD_BYTES = 3_000  # of a typical record on disk
@@ -48,6 +48,7 @@ def calibrate(study: Study) -> Speed:
     protocol = study.profile.protocol(study.seed)
     tokens = protocol.trials * protocol.max_new_tokens
     few = facts.sample(pool, min(max(1, MASTERED // tokens), len(pool)), 0)
+    mastery.measure(bench.decoder, bench.tokenizer, few[:1], protocol)  # what is found only once
     measured = []
     mastered = _seconds(
         lambda: measured.append(
