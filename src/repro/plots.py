@@ -245,6 +245,25 @@ def learning_rates(frame: pd.DataFrame, chosen: float) -> Figure:
     return _closed(figure)
 
 
+@plt.rc_context(STYLE)
+def loss_curves(frame: pd.DataFrame) -> Figure:
+    """Draw two ways to fine-tune on the same batches: one panel per model and number format.
+
+    `frame` comes from `speed.curves`. TRL's curve is wide and pale, ours thin and on top.
+    """
+    panels = list(frame.groupby(["model", "dtype"], sort=False)) if len(frame) else []
+    figure, axes = _panels(max(1, len(panels)))
+    for axis, ((model, dtype), rows) in zip(axes, panels, strict=False):
+        for way, style in (("TRL", {"lw": 6, "alpha": 0.35}), ("ours", {"lw": 1.2})):
+            own = rows[rows["way"] == way]
+            axis.plot(own["step"], own["loss"], color=COLOURS[1], label=way, **style)
+        axis.set(title=f"{model}, {dtype}", xlabel="Step", ylabel="Loss (nats per answer token)")
+    _say_if_empty(axes[0], frame)
+    if panels:
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    return _closed(figure)
+
+
 def _panels(count: int) -> tuple[Figure, np.ndarray]:
     size = (WIDTH, 0.9 + 2.7 * count)
     figure, axes = plt.subplots(count, 1, figsize=size, squeeze=False, layout="constrained")

@@ -1,0 +1,119 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # How fast it is, and what larger models would take
+#
+# The protocol of Section 3.1 asks for 21 sentences, 10 samples and 32 tokens for each fact. This page
+# compares our engines with the usual way to do the same work, on the same machine in the same run,
+# and then counts what the paper's models would need. To repeat it:
+#
+# ```bash
+# papermill notebooks/13_speed.py -p model MODEL -p profile PROFILE
+# ```
+#
+# The page reads the committed records of the benchmarks, whichever model is chosen. The commands that
+# make them are at its end.
+
+# %% tags=["parameters"]
+model = "default"
+profile = "default"
+
+# %%
+from IPython.display import Markdown
+
+from repro import plots, speed, tables
+
+# %% [markdown]
+# ## Sampling
+#
+# `generate` gets the 21 prompts of a fact at once, padded on the left, with
+# `num_return_sequences=10`. Ours computes a prompt once for its ten samples, keeps samples together
+# until they draw different tokens, drops a sample that has ended or named its answer, and writes keys
+# and values in place. The samples have the same distribution; a test compares them.
+#
+# *Of the products*: speed as a share of what the linear layers alone reach with as many rows.
+# *Work avoided*: the share of the tokens asked for that needed no forward pass. *At most*: how many
+# times faster it would be if nothing but the products took time. On a processor whose bfloat16
+# products are no faster than its float32 ones, little is left to gain.
+
+# %%
+tables.show(speed.sampling(), "Mastery of the same facts, full protocol")
+
+# %% [markdown]
+# A processor without matrix units for bfloat16 multiplies faster in float32. Ours takes the faster
+# format by itself:
+
+# %%
+tables.show(speed.across(), "Our faster format against generate in bfloat16")
+
+# %% [markdown]
+# ## Evaluation
+#
+# A fine-tuned model answers test questions greedily, 16 tokens at most. `generate` takes them in
+# left-padded batches of 32. Ours sorts them by how they begin and by length, computes what the
+# questions of a batch share once, and drops a question as soon as its answer is there. Answers must
+# be the same, token for token, up to where ours stops. In bfloat16 rounding differs with the batch,
+# which can decide between two tokens that are equally likely: these answers are counted.
+
+# %%
+tables.show(speed.answering(), "The same questions")
+
+# %% [markdown]
+# ## Fine-tuning
+#
+# TRL's `SFTTrainer` with its completion-only loss and ours see the same batches of 8 examples, with
+# the same optimizer and schedule (Section 3.3). Ours joins the examples of a batch without padding,
+# computes logits only where an answer is predicted, and keeps its memory from step to step.
+
+# %%
+tables.show(speed.tuning(), "Fine-tuning on the same batches")
+
+# %% mystnb={"image": {"alt": "Loss per step with TRL and with ours, one panel per model and number format: the two lines lie on one another"}}
+plots.loss_curves(speed.curves())
+
+# %% [markdown]
+# ## A whole study
+#
+# `repro plan` times a little of each kind of work and adds it up. This is what it said, and what the
+# study then took.
+
+# %%
+tables.show(speed.planned(), "Planned and taken")
+
+# %% [markdown]
+# ## LLaMA-3-8B and LLaMA-3-70B: arithmetic, not measurement
+#
+# Tokens of the paper's whole grid on one model, and the operations of the matrix products that they
+# take: two per parameter and token forward, six with the backward pass. Attention itself, which is
+# small at these lengths, is left out.
+
+# %%
+lengths = speed.lengths()
+Markdown(
+    "Taken from our small models: {question:.1f} tokens of a question, {answer:.1f} of an answer,"
+    " and a share of {avoided:.2f} of the sampled tokens that needs no forward pass.".format(
+        **lengths
+    )
+)
+
+# %%
+tables.show(speed.projection(**lengths), "Arithmetic: the paper's grid on one model")
+
+# %%
+tables.show(speed.memory(), "Arithmetic: memory")
+
+# %% [markdown]
+# ## Machine, versions and commands
+
+# %%
+tables.show(speed.machines(), "Where the measurements come from")

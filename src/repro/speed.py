@@ -1,0 +1,256 @@
+"""How fast it is, from the committed benchmarks; and what larger models would take (§3.2, §3.3).
+
+The benchmarks are measurements. The projection is arithmetic: tokens and matrix products counted
+from the protocol and the published architectures, not timed.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from repro import mastery, models, paper, profiles, store
+
+
+def records(name: str, folder: Path | None = None) -> dict[str, dict]:
+    """Return the benchmark records of one name by model: `results/MODEL/benchmarks/NAME.json`."""
+    paths = sorted((folder or store.results_dir()).glob(f"*/benchmarks/{name}.json"))
+    return {path.parts[-3]: json.loads(path.read_text(encoding="utf-8")) for path in paths}
+
+
+def runs(name: str, folder: Path | None = None) -> pd.DataFrame:
+    """Return one row per model and number format of a benchmark: DataFrame[model, dtype, …]."""
+    rows = [
+        {"model": models.entry(model).title, **run}
+        for model, record in records(name, folder).items()
+        for run in record["runs"]
+    ]
+    return pd.DataFrame(rows)
+
+
+def sampling(folder: Path | None = None) -> pd.DataFrame:
+    """Return what a fact costs with `generate` and with ours, and the work avoided.
+
+    *Work avoided* is the share of the asked-for tokens whose forward pass was not needed. *Of
+    the products* is how near the speed comes to that of the matrix products alone; *at most* is
+    how many times faster it would be at their speed.
+    """
+    rows = []
+    for run in runs("mastery", folder).to_dict("records"):
+        asked, done = run["tokens_asked"], run["work"]
+        rows.append(
+            {
+                "Model": run["model"],
+                "Numbers": run["dtype"],
+                "generate, s per fact": run["seconds_per_fact"]["generate"],
+                "ours, s per fact": run["seconds_per_fact"]["ours"],
+                "times faster": run["ratio"],
+                "tokens per s": run["tokens_per_second"],
+                "of the products, %": 100
+                * run["tokens_per_second"]
+                / run["products_tokens_per_second"],
+                "work avoided, %": 100 * (1 - done["computed"] / asked),
+                "at most, times": run["ratio"]
+                * run["products_tokens_per_second"]
+                / run["tokens_per_second"],
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def across(folder: Path | None = None) -> pd.DataFrame:
+    """Return our fastest number format against `generate` in bfloat16, by model."""
+    rows = []
+    for title, group in runs("mastery", folder).groupby("model", sort=False):
+        fact = group.set_index("dtype")["seconds_per_fact"]
+        best = min(fact.index, key=lambda dtype: fact[dtype]["ours"])
+        times = fact["bfloat16"]["generate"] / fact[best]["ours"]
+        rows.append({"Model": title, "ours in": best, "times generate in bfloat16": times})
+    return pd.DataFrame(rows)
+
+
+def answering(folder: Path | None = None) -> pd.DataFrame:
+    """Return the seconds for the same questions with `generate` and with ours."""
+    rows = []
+    for run in runs("evaluation", folder).to_dict("records"):
+        seconds = {way: sorted(each)[len(each) // 2] for way, each in run["seconds"].items()}
+        rows.append(
+            {
+                "Model": run["model"],
+                "Numbers": run["dtype"],
+                "Questions": run["questions"],
+                "generate, s": seconds["generate"],
+                "ours, s": seconds["ours"],
+                "times faster": run["ratio"],
+                "answers that differ": run["different"],
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def tuning(folder: Path | None = None) -> pd.DataFrame:
+    """Return samples per second with TRL and with ours, and how far the losses are apart."""
+    rows = []
+    for run in runs("finetuning", folder).to_dict("records"):
+        rows.append(
+            {
+                "Model": run["model"],
+                "Numbers": run["dtype"],
+                "TRL, samples per s": run["samples_per_second"]["trl"],
+                "ours, samples per s": run["samples_per_second"]["repro"],
+                "times faster": run["ratio"],
+                "largest difference of a loss": run["largest_difference"],
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def curves(folder: Path | None = None) -> pd.DataFrame:
+    """Return both loss curves of each fine-tuning benchmark: DataFrame[model, dtype, way, …]."""
+    names = {"trl": "TRL", "repro": "ours"}
+    return pd.DataFrame(
+        {"model": run["model"], "dtype": run["dtype"], "way": names[way], "step": i + 1, "loss": x}
+        for run in runs("finetuning", folder).to_dict("records")
+        for way, losses in run["loss"].items()
+        for i, x in enumerate(losses)
+    )
+
+
+def planned(folder: Path | None = None) -> pd.DataFrame:
+    """Return what `repro plan` said of a study, and what the study then took."""
+    rows = []
+    for model, record in records("plan", folder).items():
+        for what, unit, scale in (("seconds", "min", 60), ("memory", "GB", 1e9)):
+            said, took = record["planned"][what] / scale, record["taken"][what] / scale
+            row = {"Model": models.entry(model).title, "Profile": record["profile"]}
+            row |= {"What": f"{what}, {unit}".replace("seconds", "time"), "planned": said}
+            rows.append({**row, "taken": took, "planned / taken": said / took})
+    return pd.DataFrame(rows)
+
+
+def machines(folder: Path | None = None) -> pd.DataFrame:
+    """Return where, when and with what each benchmark ran, and the command."""
+    rows = []
+    for name in ("mastery", "evaluation", "finetuning", "restore", "plan"):
+        for model, record in records(name, folder).items():
+            where = record["provenance"]
+            versions = where["versions"] | ({"trl": record["trl"]} if "trl" in record else {})
+            rows.append(
+                {
+                    "Command": f"python benchmarks/{name}.py {model}",
+                    "Machine": where["machine"],
+                    "Date": where["date"][:10],
+                    "Commit": (where["git_commit"] or "–")[:10],
+                    "Versions": ", ".join(f"{k} {v}" for k, v in versions.items()),
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+# --- arithmetic for larger models ---------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """The sizes of a LLaMA-3 model, as its published configuration has them."""
+
+    hidden: int
+    layers: int
+    intermediate: int
+    heads: int
+    key_value_heads: int
+    vocabulary: int = 128_256
+
+    @property
+    def products(self) -> int:
+        """Parameters that every token is multiplied with: all matrices but the look-up table."""
+        narrow = self.hidden * self.key_value_heads // self.heads
+        attention = 2 * self.hidden * self.hidden + 2 * self.hidden * narrow
+        block = attention + 3 * self.hidden * self.intermediate
+        return self.layers * block + self.hidden * self.vocabulary
+
+    @property
+    def parameters(self) -> int:
+        """All parameters: the matrices, the look-up table, two norms a layer and the last one."""
+        return self.products + self.hidden * (self.vocabulary + 2 * self.layers + 1)
+
+    @property
+    def kept(self) -> int:
+        """Bytes of keys and values per token, in bfloat16."""
+        return 2 * 2 * self.layers * self.hidden * self.key_value_heads // self.heads
+
+
+LARGE = {
+    "llama-3-8b": Architecture(4096, 32, 14_336, 32, 8),
+    "llama-3-70b": Architecture(8192, 80, 28_672, 64, 8),
+}
+
+
+def lengths(folder: Path | None = None) -> dict[str, float]:
+    """Return what the projection takes from measurements, as means over the benchmarks' models.
+
+    question, answer: tokens; avoided: the share of sampled tokens that need no forward pass.
+    """
+    asked, sampled = runs("evaluation", folder), runs("mastery", folder)
+    number = asked["questions"].sum()
+    computed = sum(work["computed"] for work in sampled["work"])
+    return {
+        "question": sum(work["prompt_tokens"] for work in asked["work"]) / number,
+        "answer": sum(work["tokens"] for work in asked["work"]) / number,
+        "avoided": 1 - computed / sampled["tokens_asked"].sum(),
+    }
+
+
+def projection(question: float, answer: float, avoided: float) -> pd.DataFrame:
+    """Return tokens and matrix products of the paper's whole grid, by model and stage.
+
+    Args:
+        question: tokens of a prompt, on average; answer: of an answer. Measured on a small model.
+        avoided: the share of sampled tokens that need no forward pass; likewise measured.
+
+    Returns:
+        DataFrame[Model, Stage, tokens (millions), products (10¹⁸ operations)].
+    """
+    rows = []
+    for name, size in LARGE.items():
+        tokens = _tokens(question, answer)
+        tokens["mastery, what ours computes"] = tokens["mastery, at most"] * (1 - avoided)
+        for stage, count in tokens.items():
+            each = (6 if stage == "fine-tuning" else 2) * size.products
+            row = {"Model": models.entry(name).title, "Stage": stage}
+            work = {"million tokens": count / 1e6, "10¹⁸ operations": count * each / 1e18}
+            rows.append({**row, **work})
+    return pd.DataFrame(rows)
+
+
+def _tokens(question: float, answer: float) -> dict[str, float]:
+    full, protocol = profiles.profile("full"), mastery.Protocol()
+    published = paper.table("distribution").query("model == 'LLaMA-3-8B'")
+    counts = published.groupby("split")["count"].sum()
+    sizes, levels = [s for s in full.sizes if s != "all"], len(mastery.LEVELS)
+    trained = full.samples * (levels * sum(sizes) + int(counts["train"]))
+    models_made = full.samples * levels * len(full.sizes)
+    restored = full.restore_samples * levels * len(full.restore_sizes) * (len(full.percents) - 1)
+    asked = int(sum(counts[split] for split in ("test", "testood")))
+    return {
+        "mastery, at most": int(counts.sum()) * protocol.trials * protocol.max_new_tokens,
+        "fine-tuning": trained * (question + answer),
+        "evaluation": models_made * asked * (question + answer),
+        "restoration": restored * asked * (question + answer),
+    }
+
+
+def memory() -> pd.DataFrame:
+    """Return the memory that larger models need, in GB: arithmetic from their sizes."""
+    rows = []
+    for name, size in LARGE.items():
+        values = {
+            "weights to decode with (bfloat16)": 2 * size.parameters,
+            "keys and values of 256 rows of 64 tokens (bfloat16)": 256 * 64 * size.kept,
+            "fine-tuning: weights, gradients, two moments (float32)": 16 * size.parameters,
+            "one checkpoint (bfloat16)": 2 * size.parameters,
+        }
+        title = models.entry(name).title
+        rows += [{"Model": title, "What": k, "GB": v / 1e9} for k, v in values.items()]
+    return pd.DataFrame(rows)
