@@ -1,6 +1,7 @@
 """Decoding stays inside its budget of memory, however many prompts there are."""
 
 import json
+import platform
 import subprocess
 import sys
 
@@ -36,3 +37,27 @@ def test_decoding_stays_inside_its_budget(tiny_model):
     found = json.loads(done.stdout.splitlines()[-1])
     assert 100 < found["rows"] < 1500  # several batches
     assert 0 < found["grown"] < budget
+
+
+FAULTS = """
+import json, resource
+import torch
+from repro.memory import keep_pages
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    torch.ones(1 << 24).sum()  # 64 MB: 16,384 pages
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+before = min(faults(), faults())
+keep_pages()
+print(json.dumps([before, min(faults() for _ in range(5))]))  # the first ones grow the heap
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
+def test_kept_pages_are_not_asked_for_again():
+    command = [sys.executable, "-c", FAULTS]  # a process of its own: what was kept stays kept
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    before, after = json.loads(done.stdout)
+    assert before > 4000 and after < 100

@@ -2,8 +2,6 @@
 
 import copy
 import math
-import platform
-import resource
 
 import numpy as np
 import pandas as pd
@@ -19,7 +17,7 @@ from transformers import (
     Qwen2Config,
 )
 
-from repro import memory, restore, sft
+from repro import restore, sft
 from repro.errors import TrainingError
 from repro.sft import IGNORED, Recipe, choose, collate, encode, finetune, pack, prompt_ids
 
@@ -274,23 +272,6 @@ def test_network_that_is_not_packed_trains_padded(model, pool):
     network(input_ids=rows, labels=torch.tensor([own for _, own in examples])).loss.backward()
     for name, wanted in gradients(network).items():
         torch.testing.assert_close(found[name], wanted, rtol=1e-4, atol=1e-7)
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
-def test_kept_pages_are_not_asked_for_again():
-    def faults() -> int:
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-        torch.ones(1 << 24).sum()  # 64 MB: 16,384 pages
-        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-
-    try:
-        memory.keep_pages(False)
-        assert min(faults(), faults()) > 4000
-        memory.keep_pages()
-        faults()
-        assert faults() < 100
-    finally:
-        memory.keep_pages(False)
 
 
 # --- training ---------------------------------------------------------------------------------
