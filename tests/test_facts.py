@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from repro import facts, paper
+from repro import atlas, facts, paper
 from repro.errors import ConfigError, DataError
 
 SIZES = st.dictionaries(st.sampled_from(sorted(paper.TOPICS)), st.integers(0, 30), max_size=6)
@@ -120,6 +120,37 @@ def test_short_file_names_load_alike(tiny_data):
         path.rename(path.with_name(path.name.split(".")[0] + ".json"))
     assert facts.load(tiny_data).equals(before)
     assert facts.data_hash(tiny_data) == digest
+
+
+def test_atlas_is_in_no_folder(tiny_data, monkeypatch):
+    monkeypatch.delenv("REPRO_DATA", raising=False)
+    expected, digest = facts.load(world="atlas"), facts.data_hash(world="atlas")
+    assert expected.equals(atlas.load())
+    assert digest == atlas.digest(atlas.world())
+    monkeypatch.setenv("REPRO_DATA", str(tiny_data))
+    assert facts.load(world="atlas").equals(expected)
+    assert facts.data_hash(world="atlas") == digest != facts.data_hash()
+    monkeypatch.setenv("REPRO_DATA", str(tiny_data / "nowhere"))
+    assert facts.load(world="atlas").equals(expected)
+
+
+def test_what_a_caller_does_to_the_facts_of_atlas_stays_his():
+    before = facts.load(world="atlas")
+    before["subject"] = "nobody"
+    assert "nobody" not in set(facts.load(world="atlas")["subject"])
+
+
+def test_a_folder_for_atlas_is_refused(tiny_data):
+    for call in (facts.load, facts.data_hash):
+        with pytest.raises(ConfigError, match=r"would not be used: atlas is made.*--data") as error:
+            call(tiny_data, world="atlas")
+        assert str(tiny_data) in one_line(error)
+
+
+def test_an_unknown_world_lists_the_known_ones():
+    for call in (facts.load, facts.data_hash):
+        with pytest.raises(ConfigError, match="'mars': use one of entityquestions, atlas"):
+            call(world="mars")
 
 
 def write(path, text):

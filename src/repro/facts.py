@@ -1,4 +1,5 @@
-"""EntityQuestions as a table of facts, filtered to the 97,112 the paper studies (§3.1).
+"""The facts of a world as a table: the 97,112 of EntityQuestions that the paper studies (§3.1),
+or those of the invented `atlas`, on which the bundled models were pre-trained.
 
 Fine-tuning and the in-domain test use the ten location topics; `testood` is the other fourteen.
 """
@@ -8,6 +9,7 @@ import json
 import numbers
 import os
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 
 import pandas as pd
@@ -16,6 +18,7 @@ from repro import download, paper
 from repro.errors import ConfigError, DataError
 from repro.store import cache_dir
 
+WORLDS = ("entityquestions", "atlas")
 SPLITS = ("train", "dev", "test", "testood")
 COLUMNS = ["fact_id", "topic", "split", "subject", "object", "question"]
 _SOURCES = {
@@ -103,8 +106,24 @@ def _parse(path: Path, topic: str) -> Iterator[tuple[int, str, str, list[str]]]:
         yield number, question, subject, row["answers"]
 
 
-def load(data: Path | None = None, cache: Path | None = None) -> pd.DataFrame:
+def _is_invented(world: str, data: Path | None) -> bool:
+    if world not in WORLDS:
+        raise ConfigError(f"unknown world {world!r}: use one of {', '.join(WORLDS)}")
+    if world == "atlas" and data is not None:
+        raise ConfigError(
+            f"{data} would not be used: atlas is made, not read from a folder; leave out --data,"
+            " or choose a model that is studied on EntityQuestions"
+        )
+    return world == "atlas"
+
+
+def load(
+    data: Path | None = None, cache: Path | None = None, world: str = WORLDS[0]
+) -> pd.DataFrame:
     """Return the facts of §3.1: fact_id, topic, split, subject, object, question (all text).
+
+    `world` is `entityquestions`, or `atlas` for the facts of `repro.atlas`, which are in no file:
+    `REPRO_DATA` plays no part then, and a `data` that is given all the same is refused.
 
     `data` is a folder laid out train|dev|test/P*.json (default: `REPRO_DATA`; without either,
     EntityQuestions is downloaded into `cache`, by default `repro.store.cache_dir()`). It may
@@ -113,9 +132,14 @@ def load(data: Path | None = None, cache: Path | None = None) -> pd.DataFrame:
     9,555 test and 11,613 testood facts of EntityQuestions, the totals of Tables 1 and 8.
     `fact_id` is topic-raw split-row, the row counted from 0 in the file.
 
-    Raises DataError for a missing folder, an unreadable file, a row that is not a question of
-    its topic, or a download that fails; StoreError for a cache that cannot be written.
+    Raises ConfigError for an unknown world or a folder that it does not use; DataError for a
+    missing folder, an unreadable file, a row that is not a question of its topic, or a download
+    that fails; StoreError for a cache that cannot be written.
     """
+    if _is_invented(world, data):
+        from repro import atlas  # here: it takes the columns and splits from this module
+
+        return atlas.load()
     folder = _given_folder(data) or download.fetch(cache or cache_dir())
     seen: dict[str, set[str]] = {split: set() for split in SPLITS}
     facts = []
@@ -130,14 +154,25 @@ def load(data: Path | None = None, cache: Path | None = None) -> pd.DataFrame:
     return pd.DataFrame(facts, columns=COLUMNS)
 
 
-def data_hash(folder: Path | None = None) -> str:
+@cache
+def _atlas_hash() -> str:
+    from repro import atlas
+
+    return atlas.digest(atlas.world())
+
+
+def data_hash(folder: Path | None = None, world: str = WORLDS[0]) -> str:
     """Return the SHA-256 (64 hex digits) that names the dataset in a record's provenance.
 
-    It covers the sums of the files that `load` reads from `folder` (default: `REPRO_DATA`),
-    under their usual names. Without a folder it is that of the pinned EntityQuestions, which
-    need not be present; a folder with the same files has the same hash. Repeated calls read
-    no file that did not change. Raises DataError for a missing or empty folder.
+    For `atlas` it covers every fact and its exposure. For EntityQuestions it covers the sums of
+    the files that `load` reads from `folder` (default: `REPRO_DATA`), under their usual names.
+    Without a folder it is that of the pinned EntityQuestions, which need not be present; a folder
+    with the same files has the same hash. Repeated calls read no file that did not change.
+
+    Raises DataError for a missing or empty folder, ConfigError as `load` does.
     """
+    if _is_invented(world, folder):
+        return _atlas_hash()
     given = _given_folder(folder)
     sums = (
         download.pinned()
