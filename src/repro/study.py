@@ -66,7 +66,7 @@ class Study:
         return {
             "version": VERSION,
             "weights": models.weights_id(self.model),
-            "data": facts.data_hash(self.data),
+            "data": facts.data_hash(self.data, self.model.facts),
             "facts": chosen,
             "seed": self.seed,
         }
@@ -318,8 +318,9 @@ def open(
 
     Args:
         model: a registry name, a folder of safetensors, or `default`.
-        profile: `smoke`, `quick`, `full`, or `default`.
-        data: a folder of EntityQuestions; by default `REPRO_DATA`, else a download.
+        profile: `smoke`, `quick`, `full`, or `default`: `REPRO_PROFILE`, else the model's own.
+        data: a folder of EntityQuestions; by default `REPRO_DATA`, else a download. A model that
+            is studied on `atlas` needs none and refuses one.
         learning_rate: instead of the model's own.
 
     Raises:
@@ -330,4 +331,4 @@ def open(
         if not 0 < learning_rate < float("inf"):
             raise ConfigError(f"learning rate {learning_rate} is not a positive number")
         entry = replace(entry, learning_rate=learning_rate)
-    return Study(entry, profiles.profile(profile), data)
+    return Study(entry, profiles.profile(profile, entry.profile), data)

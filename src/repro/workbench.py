@@ -67,7 +67,7 @@ class Workbench:
     @cached_property
     def facts(self) -> pd.DataFrame:
         """The profile's facts."""
-        loaded = facts.load(self.study.data)
+        loaded = facts.load(self.study.data, world=self.study.model.facts)
         return facts.select(loaded, self.study.source["facts"], self.study.seed)
 
     @cached_property
