@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from repro import cli, models
+from repro import cli, facts, models
 
 RATE = ("--learning-rate", "1e-3")
 COMMAND = Path(sys.executable).with_name("repro")
@@ -263,6 +263,7 @@ WRONG = {
     "missing data": (lambda p: arguments(p, data=p.folder / "no"), "DataError: the data folder"),
     "truncated JSON": (truncated_json, "P17.train.json is truncated or not JSON"),
     "odd question": (odd_question, "does not fit the template of P17"),
+    "data for atlas": (lambda p: arguments(p, "micro-m"), "would not be used: atlas is made"),
     "pickle": (pickled, "ModelError: "),
     "corrupt weights": (corrupt_weights, "ModelError: cannot load broken-model"),
     "unreachable Hub": (lambda p: arguments(p, "llama-3-8b"), "and log in with `hf auth login`"),
@@ -346,8 +347,8 @@ def test_models_lists_every_model_and_marks_one_default(here, capsys):
         line = next(line for line in out.splitlines() if line[2:].startswith(f"{name} "))
         assert line.startswith("*") == (name == models.DEFAULT_MODEL)
         assert entry.title in line
-        assert line.endswith("here") or entry.get in line
-    assert len(re.findall(r"^\* \S+ +[\d,]+ M ", out, re.MULTILINE)) == 1
+        assert line.endswith("here") or (not entry.bundled and entry.get in line)
+    assert len(re.findall(r"^\* \S+ +[\d,.]+ M ", out, re.MULTILINE)) == 1
 
 
 def test_data_counts_the_facts(place):
@@ -356,6 +357,13 @@ def test_data_counts_the_facts(place):
     assert re.findall(r"^(\w+) +(\d+) facts$", out, re.MULTILINE) == [
         *(("train", "36"), ("dev", "36"), ("test", "36"), ("testood", "24"))
     ]
+
+
+def test_data_counts_the_facts_of_atlas(here, capsys):
+    assert here("data", "atlas") == 0
+    counts = dict(re.findall(r"^(\w+) +([\d,]+) facts$", capsys.readouterr().out, re.MULTILINE))
+    expected = facts.load(world="atlas")["split"].value_counts()
+    assert counts == {split: f"{expected[split]:,}" for split in facts.SPLITS}
 
 
 def planned(out: str) -> tuple[int, int, dict[str, int]]:

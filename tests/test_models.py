@@ -16,9 +16,11 @@ from safetensors.torch import load_file, save_file
 from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer
 
-from repro import models
+from repro import facts, models, profiles
 from repro.decoding import Prompt, complete
 from repro.errors import ConfigError, ModelError, StoreError
+
+MICRO = {"micro-s", "micro-m", "micro-l"}
 
 
 @pytest.fixture
@@ -42,11 +44,13 @@ def test_every_entry_is_whole():
     assert models.DEFAULT_MODEL in entries
     for name, model in entries.items():
         assert model.name == name
-        assert (model.hub is None) != (model.gguf is None)
+        assert [model.hub is None, model.gguf is None, not model.bundled].count(False) == 1
         assert model.folder is None
+        assert model.facts in facts.WORLDS
+        assert model.profile in ("", *profiles.PROFILES)
         assert model.title and model.family and model.license != "unknown"
         assert 0 < model.learning_rate < 1e-2
-        assert model.parameters > 1e8
+        assert model.parameters > 1e5
 
 
 def test_hub_entries_are_pinned_to_a_commit():
@@ -67,9 +71,20 @@ def test_gguf_entries_are_pinned_to_a_checksum_and_say_how_to_get_them():
 
 
 def test_the_papers_models_have_the_papers_learning_rate():
-    papers = [m for m in models.entries().values() if m.family.startswith("LLaMA")]
+    papers = [m for m in models.entries().values() if m.hub]
     assert len(papers) == 6
     assert {m.learning_rate for m in papers} == {1e-5}
+
+
+def test_a_model_comes_with_its_world_and_its_profile(monkeypatch):
+    """A profile is the one named, else the environment's, else the model's, else the package's."""
+    monkeypatch.delenv("REPRO_PROFILE", raising=False)
+    usual = {name: profiles.profile(usual=m.profile).name for name, m in models.entries().items()}
+    assert {name for name in usual if usual[name] != profiles.DEFAULT_PROFILE} == MICRO
+    assert {name for name, m in models.entries().items() if m.facts == "atlas"} == MICRO
+    monkeypatch.setenv("REPRO_PROFILE", "smoke")
+    assert profiles.profile(usual="full").name == "smoke"
+    assert profiles.profile("quick", usual="full").name == "quick"
 
 
 def test_an_unknown_model_lists_the_known_ones(tmp_path):
@@ -184,6 +199,19 @@ def test_code_in_a_folder_is_never_run(folder, tmp_path):
         models.load(folder)
     refused(error, "custom code")
     assert not sprung.exists()
+
+
+# --- bundled ----------------------------------------------------------------------------------
+
+
+def test_a_bundled_model_that_is_missing_says_what_to_do():
+    missing = replace(models.entry("micro-m"), name="micro-none")
+    assert not models.available(missing)
+    for call in (models.load, models.weights_id, models.locate):
+        with pytest.raises(ModelError) as error:
+            call(missing)
+        where = str(models.bundled_folder(missing))
+        refused(error, "micro-none", where, "install the package again", "repro.pretrain")
 
 
 # --- damage -----------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from repro import __version__
 from repro.errors import ReproError
 
 EPILOG = "REPRO_DATA: folder of EntityQuestions. REPRO_CACHE: where weights and records are kept."
+FOLDER = "folder of EntityQuestions with train/, dev/ and test/; not for models studied on atlas"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -53,16 +54,26 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     _add(commands, "models", _models, "list the models, and which are here")
     data = _add(commands, "data", _data, "find or download the facts, check them and count them")
-    data.add_argument("--data", type=Path, help="folder with train/, dev/ and test/")
+    worlds = ["entityquestions", "atlas"]  # those of `repro.facts`, which loads pandas
+    world = "entityquestions (the default), or the invented atlas of the micro models"
+    data.add_argument(
+        "world", metavar="WORLD", nargs="?", choices=worlds, default=worlds[0], help=world
+    )
+    data.add_argument("--data", type=Path, help=FOLDER)
     for name, command, text in (
         ("plan", _plan, "say what a study would compute, and how long it would take"),
         ("run", _run, "compute what is missing of a study; safe to interrupt and to repeat"),
         ("export", _export, "copy a study's records to the repository's results/"),
     ):
         study = _add(commands, name, command, text)
-        study.add_argument("model", metavar="MODEL", help="a name from `repro models`, or a folder")
-        study.add_argument("--profile", default="default", help="smoke, quick or full")
-        study.add_argument("--data", type=Path, help="folder with train/, dev/ and test/")
+        study.add_argument(
+            "model",
+            metavar="MODEL",
+            help="a name from `repro models`, such as micro-m, or a folder",
+        )
+        profile = "smoke, quick or full; else REPRO_PROFILE, else the model's own"
+        study.add_argument("--profile", default="default", help=profile)
+        study.add_argument("--data", type=Path, help=FOLDER)
         study.add_argument("--learning-rate", type=float, help="instead of the model's own")
     _add_tool(commands)
     return parser
@@ -109,9 +120,11 @@ def _models(options) -> None:
     from repro import models
 
     for entry in models.entries().values():
-        here = "here" if models.available(entry) else entry.get or "from the Hub, with its licence"
+        absent = entry.get or ("missing" if entry.bundled else "from the Hub, with its licence")
+        here = "here" if models.available(entry) else absent
         mark = "*" if entry.name == models.DEFAULT_MODEL else " "
-        size = f"{entry.parameters / 1e6:,.0f} M"
+        millions = entry.parameters / 1e6
+        size = f"{millions:,.{0 if millions >= 10 else 1}f} M"
         print(f"{mark} {entry.name:20} {size:>9}  {entry.title:30} {here}")
     print("* default. A folder of safetensors is a model too. REPRO_MODELS: a folder of folders.")
 
@@ -119,10 +132,10 @@ def _models(options) -> None:
 def _data(options) -> None:
     from repro import facts
 
-    loaded = facts.load(options.data)
+    loaded = facts.load(options.data, world=options.world)
     for split in facts.SPLITS:
         print(f"{split:8} {(loaded['split'] == split).sum():7,d} facts")
-    print(f"hash     {facts.data_hash(options.data)[:16]}")
+    print(f"hash     {facts.data_hash(options.data, options.world)[:16]}")
 
 
 def _plan(options) -> None:

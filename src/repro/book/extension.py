@@ -19,9 +19,13 @@ log = logging.getLogger(__name__)
 
 
 def chosen(root: Path) -> runs.Book:
-    """Return what to build: `REPRO_MODEL` and `REPRO_PROFILE`, else the package's defaults."""
+    """Return what to build: `REPRO_MODEL` and `REPRO_PROFILE`, else the defaults.
+
+    A profile that is not named is the model's own.
+    """
     model = models.entry()
-    return runs.Book(root, str(model.folder or model.name), profiles.profile().name)
+    profile = profiles.profile(usual=model.profile)
+    return runs.Book(root, str(model.folder or model.name), profile.name)
 
 
 def prepare(app: Sphinx, config: Config) -> None:
