@@ -8,8 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import brentq
 
-from repro.decoding import Completion
-from repro.evaluate import Z95, acc, answer, count, wilson
+from repro.evaluate import Z95, acc, answer, count, pack, unpack, wilson
 from repro.sft import prompt_ids
 
 # --- answers ----------------------------------------------------------------------------------
@@ -55,13 +54,21 @@ def test_counts_by_topic_and_level():
         index=[9, 3, 5, 7, 1],  # as a selection of a larger frame has it
     )
     hits = [True, False, False, True, True]
-    counts = count(facts, [Completion(hit=hit) for hit in hits])
+    counts = count(facts, hits)
     assert counts.to_dict("list") == {
         "topic": ["P17", "P17", "P19"],
         "test_level": [0, 2, 4],
         "correct": [2, 0, 1],
         "total": [3, 1, 1],
     }
+
+
+@pytest.mark.parametrize("number", [0, 1, 7, 8, 9, 1600])
+def test_answers_are_kept_in_a_bit_each(number):
+    hits = np.random.default_rng(number).random(number) < 0.3
+    digits = pack(list(hits))
+    assert len(digits) == 2 * -(-number // 8)
+    assert np.array_equal(unpack(digits, number), hits)
 
 
 # --- Wilson intervals -------------------------------------------------------------------------

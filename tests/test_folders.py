@@ -77,14 +77,19 @@ def run(pair, out, percents=(20.0,), work=WORK, overwrite=False, **settings) -> 
 # --- what is written --------------------------------------------------------------------------
 
 
-def test_it_is_what_the_network_in_memory_becomes(pair, weights, tmp_path):
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_it_is_what_the_network_in_memory_becomes(pair, weights, tmp_path, strategy):
     before, after = weights
-    run(pair, tmp_path / "out")
+    run(pair, tmp_path / "out", strategy=strategy)
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32)
     model = network(tie_word_embeddings=False)
     model.load_state_dict(after)
-    ranking = restore.rank(before, after)
-    with restore.restored(model, before, after, ranking, 20):
+    if strategy == restore.INTERPOLATE:
+        way = restore.interpolated(model, restore.pair(before, after), 20)
+    else:
+        ranking = restore.rank(before, after, strategy=strategy)
+        way = restore.restored(model, before, after, ranking, 20)
+    with way:
         assert same(dict(loaded.state_dict()), dict(model.state_dict()))
 
 

@@ -15,9 +15,12 @@ from repro.blocks import Block
 from repro.errors import ConfigError, ModelError
 from repro.ranking import Measure
 from repro.restore import (
+    Change,
     Ranking,
+    change,
     concentration,
     how_many,
+    interpolated,
     rank,
     restored,
     selected,
@@ -267,16 +270,16 @@ def test_all_restored_gives_the_pretrained_bits_in_the_region(pair):
     inside = list(ranking.shapes)
     outside = [name for name in base if name not in inside]
     assert all((base[name] != tuned[name]).any() for name in base)
-    with restored(model, base, tuned, ranking, 100) as count:
-        assert count == ranking.size
+    with restored(model, base, tuned, ranking, 100) as undone:
+        assert undone.k == ranking.size
         assert same_bits(model, base, inside)
         assert same_bits(model, tuned, outside)
 
 
 def test_none_restored_leaves_the_fine_tuned_bits(pair):
     model, base, tuned, ranking = pair
-    with restored(model, base, tuned, ranking, 0) as count:
-        assert count == 0
+    with restored(model, base, tuned, ranking, 0) as undone:
+        assert undone == Change()
         assert same_bits(model, tuned)
 
 
@@ -294,8 +297,8 @@ def test_a_share_restores_exactly_the_most_changed(percent, share):
     before, after = (torch.cat([w[n].flatten() for n in ranking.shapes]) for w in (base, tuned))
     expected = after.clone()
     expected[order] = before[order]
-    with restored(model, base, tuned, ranking, percent) as count:
-        assert count == k
+    with restored(model, base, tuned, ranking, percent) as undone:
+        assert undone.k == k
         parameters = dict(model.named_parameters())
         found = torch.cat([parameters[name].flatten() for name in ranking.shapes])
         assert torch.equal(bits(found), bits(expected))
@@ -347,8 +350,40 @@ def test_bfloat16_network_holds_the_rounded_pretrained_weights(pair):
 
 def test_a_wrong_percentage_changes_nothing(pair):
     model, base, tuned, ranking = pair
-    with pytest.raises(ConfigError), restored(model, base, tuned, ranking, 101):
-        pass
+    for way in (restored(model, base, tuned, ranking, 101), interpolated(model, ranking.pair, -1)):
+        with pytest.raises(ConfigError), way:
+            pass
+        assert same_bits(model, tuned)
+
+
+@pytest.mark.parametrize("strategy", ["top", "bottom", "random", "absolute"])
+def test_what_was_undone_is_the_change_of_the_chosen(pair, strategy):
+    model, base, tuned, _ = pair
+    ranking = rank(base, tuned, strategy=strategy)
+    chosen = selected(ranking, 33.3)
+    moves = torch.cat([(tuned[n].double() - base[n].double()).flatten() for n in ranking.shapes])
+    with restored(model, base, tuned, ranking, 33.3) as undone:
+        assert undone.k == chosen.sum()
+        assert undone.l1 == pytest.approx(float(moves[chosen].abs().sum()))
+        assert undone.l2 == pytest.approx(float((moves[chosen] ** 2).sum()))
+    whole = change(ranking.pair)
+    assert (whole.k, whole.l1) == (len(moves), pytest.approx(float(moves.abs().sum())))
+    assert whole.l2 == pytest.approx(float((moves**2).sum()))
+
+
+@pytest.mark.parametrize("percent", [0, 5, 60, 100])
+def test_interpolation_moves_every_parameter_the_same_share_back(pair, percent):
+    model, base, tuned, ranking = pair
+    with interpolated(model, ranking.pair, percent) as undone:
+        whole, left = change(ranking.pair), 1 - percent / 100
+        assert undone.k == ranking.size
+        assert undone.l1 == pytest.approx(whole.l1 * (1 - left), abs=1e-6 * whole.l1)
+        assert undone.l2 == pytest.approx(whole.l2 * (1 - left**2), abs=1e-6 * whole.l2)
+        for name, now in model.named_parameters():
+            back = percent / 100 * (base[name] - tuned[name]) if name in ranking.shapes else 0
+            assert torch.allclose(now, tuned[name] + back, rtol=1e-5, atol=1e-7)
+        if percent in (0, 100):
+            assert same_bits(model, base if percent else tuned, ranking.shapes)
     assert same_bits(model, tuned)
 
 

@@ -85,7 +85,7 @@ def test_every_task_has_its_record(computed):
     assert len({key(task) for task in tasks}) == len(tasks)
     assert computed.missing(tasks) == []
     assert {task.kind for task in tasks} == {
-        *("mastery", "finetune", "accuracy", "divergence", "concentration")
+        *("mastery", "finetune", "accuracy", "divergence", "concentration", "where")
     }
 
 
@@ -107,7 +107,8 @@ def test_a_second_start_computes_nothing_and_loads_no_model(computed, cache, no_
     assert again.run() == 0
     for frame in (
         *(again.distribution(), again.mastery(), again.accuracy(), again.divergence()),
-        *(again.concentration(), again.losses(), again.records()),
+        *(again.concentration(), again.losses(), again.records(), again.controls()),
+        *(again.layers(), again.where(), again.answers()),
     ):
         assert len(frame)
     assert records(cache) == before
@@ -393,8 +394,7 @@ def test_all_facts_of_a_level_are_a_size(computed):
     assert {run.level for run in other.runs()} == set(pools(computed))
     run = next(run for run in other.runs() if run.level == level)
     other.compute([other.finetune_task(run), other.accuracy_task(run, "train")])
-    counts = other.accuracy_task(run, "train").record().result["counts"]
-    assert sum(row["total"] for row in counts) == have
+    assert other.accuracy_task(run, "train").record().result["total"] == have
     columns = other._run_columns(run)
     assert columns["train_size"] == have
     assert columns["size_label"] == "All"
@@ -448,6 +448,119 @@ def test_restoring_nothing_is_the_fine_tuned_model(computed):
 def test_an_impossible_share_is_refused(computed, percent, no_model):
     with pytest.raises(ConfigError, match="from 0 to 100"):
         computed.restore(percent)
+
+
+# --- controls, layers, where, answers -----------------------------------------------------------
+
+
+def test_controls_choose_as_many_parameters_by_other_rules(computed):
+    frame = computed.controls()
+    assert set(frame) >= ACCURACY | {"strategy", "restored", "undone_l1", "undone_l2"}
+    assert set(frame["split"]) == {"test"}
+    n = parameters_in_region(computed.model.folder)
+    for _, run in frame.groupby(RUN):
+        rows = run.drop_duplicates("strategy").set_index("strategy")
+        assert set(rows.index) == {"none", "top", "bottom", "random", "absolute", "interpolate"}
+        assert rows.loc["none", ["restored", "undone_l1", "undone_l2"]].tolist() == [0, 0, 0]
+        chosen = rows.loc[["top", "bottom", "random", "absolute"]]
+        assert set(chosen["restored"]) == {restore.how_many(n, 20)}
+        assert rows.loc["interpolate", "restored"] == n
+        # Of as many, those that moved furthest undo the most; interpolation its share of each.
+        assert chosen["undone_l1"].idxmax() == chosen["undone_l2"].idxmax() == "absolute"
+        assert rows.loc["random", "undone_l1"] == pytest.approx(20, abs=2)
+        assert rows.loc["interpolate", "undone_l1"] == pytest.approx(20, abs=1e-3)
+        assert rows.loc["interpolate", "undone_l2"] == pytest.approx(36, abs=1e-3)
+
+
+def test_controls_and_layers_are_no_part_of_the_papers_tables(computed):
+    frame = computed.accuracy()
+    own = {key(t) for run in computed.control_runs() for t in computed.control_tasks(run)}
+    own |= {key(t) for run in computed.layer_runs() for t in computed.layer_tasks(run)}
+    assert own and own <= keys(computed)
+    assert not frame.duplicated([*RUN, "restored_percent", "split", "topic", "test_level"]).any()
+    assert set(frame["restored_percent"]) == {0.0, *computed.profile.percents}
+
+
+def test_random_parameters_differ_between_samples(computed):
+    run = computed.control_runs()[0]
+    seeds = [
+        computed.accuracy_task(replace(run, sample=n), "test", 20, "random").params["restore"]
+        for n in (0, 1)
+    ]
+    assert [settings["seed"] for settings in seeds] == [0, 1]
+    assert "seed" not in computed.accuracy_task(run, "test", 20).params["restore"]
+
+
+def test_layers_are_restored_block_by_block(computed):
+    frame = computed.layers()
+    assert set(frame["layers"]) == {"none", "0", "1"}
+    assert set(frame["split"]) == {"test", "testood"}
+    n = parameters_in_region(computed.model.folder)
+    for _, run in frame.groupby([*RUN, "split"]):
+        rows = run.drop_duplicates("layers").set_index("layers")
+        assert rows["restored"].to_dict() == {"none": 0, "0": n / 2, "1": n / 2}
+        assert rows["undone_l1"].sum() == pytest.approx(100)
+        assert rows["undone_l2"].sum() == pytest.approx(100)
+
+
+@pytest.mark.parametrize(
+    ("layers", "blocks", "expected"),
+    [
+        (32, 8, ["0-3", "4-7", "8-11", "12-15", "16-19", "20-23", "24-27", "28-31"]),  # Table 11
+        (4, 8, ["0", "1", "2", "3"]),
+        (18, 4, ["0-4", "5-9", "10-13", "14-17"]),
+        (18, 0, []),
+    ],
+)
+def test_blocks_of_layers_are_about_as_large(computed, layers, blocks, expected):
+    model = replace(computed.model, layers=layers)
+    other = fresh(computed, model=model, profile=replace(computed.profile, layer_blocks=blocks))
+    assert other.layer_blocks() == expected
+
+
+def test_where_adds_up_to_the_shares(computed):
+    frame = computed.where()
+    n = parameters_in_region(computed.model.folder)
+    shares = [p for p in computed.profile.percents if p]
+    assert set(frame["top_percent"]) == set(shares)
+    assert len(frame) == len(computed.restore_runs()) * 2 * 7 * len(shares)
+    for (*_, percent), rows in frame.groupby([*RUN, "top_percent"]):
+        assert rows["n"].sum() == n
+        assert rows["k"].sum() == restore.how_many(n, percent)
+        assert rows["change_percent"].sum() == pytest.approx(100)
+    assert (frame["k"] <= frame["n"]).all()
+
+
+def test_answers_add_up_to_the_counts(computed):
+    answers = computed.answers()
+    counts = computed.accuracy()
+    by = [*RUN, "restored_percent", "split"]
+    assert len(answers) == len(counts.groupby(by))
+    totals = counts.groupby([*by, "test_level"])[["correct", "total"]].sum()
+    for row in answers.itertuples():
+        where = (*(getattr(row, name) for name in by),)
+        for level in np.unique(row.strata):
+            own = row.strata == level
+            expected = totals.loc[(*where, level)]
+            assert row.values[own].sum() == expected["correct"]
+            assert row.sizes[own].sum() == expected["total"]
+
+
+def test_a_record_without_answers_is_read(computed, cache):
+    """Records made before answers were kept hold the counts."""
+    task = computed.accuracy_task(computed.control_runs()[0], "test", 20)
+    before, path = computed.controls(), cache / "records" / "accuracy" / f"{key(task)}.json"
+    text = path.read_text()
+    record = json.loads(text)
+    own = computed._accuracies([task])[["topic", "test_level", "correct", "total"]]
+    record["result"] = {"restored": 1, "counts": own.to_dict("records"), "tokens": 1}
+    path.write_text(json.dumps(record))
+    after = fresh(computed).controls()
+    path.write_text(text)
+    columns = [*sorted(ACCURACY), "strategy"]
+    pd.testing.assert_frame_equal(after[columns], before[columns])
+    old = (after["strategy"] == "top") & (after["train_level"] == task.run.level)
+    assert after[old]["undone_l1"].isna().all() and old.any()
 
 
 # --- opening and export -----------------------------------------------------------------------

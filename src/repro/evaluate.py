@@ -48,15 +48,31 @@ def answer(
     return [completions[0] for completions in done]
 
 
-def count(facts: pd.DataFrame, completions: Sequence[Completion]) -> pd.DataFrame:
+def count(facts: pd.DataFrame, hits: Sequence[bool]) -> pd.DataFrame:
     """Count answers by topic and level: DataFrame[topic, test_level, correct, total].
 
     A level without facts has no row: it is absent, not 0.
+
+    Args:
+        facts: DataFrame[topic, level, …], the facts asked.
+        hits: whether each was answered.
     """
-    scored = facts[["topic", "level"]].assign(correct=[int(c.hit) for c in completions])
-    grouped = scored.groupby(["topic", "level"], sort=True)["correct"].agg(["sum", "size"])
-    names = {"level": "test_level", "sum": "correct", "size": "total"}
-    return grouped.reset_index().rename(columns=names)
+    grouped = facts.groupby(["topic", "level"], sort=True)
+    totals = grouped.size().rename("total").reset_index().rename(columns={"level": "test_level"})
+    correct = np.bincount(grouped.ngroup(), np.asarray(hits, float), len(totals)).astype(int)
+    totals.insert(2, "correct", correct)
+    return totals
+
+
+def pack(hits: Sequence[bool]) -> str:
+    """Return answers as hexadecimal digits, four questions to a digit: see `unpack`."""
+    return np.packbits(np.asarray(hits, bool)).tobytes().hex()
+
+
+def unpack(digits: str, number: int) -> np.ndarray:
+    """Return the `number` answers that `pack` was given: bool[number]."""
+    raw = np.frombuffer(bytes.fromhex(digits), np.uint8)
+    return np.unpackbits(raw, count=number).astype(bool)
 
 
 def wilson(correct, total, z: float = Z95) -> tuple[np.ndarray, np.ndarray]:

@@ -107,20 +107,33 @@ class Share:
     def mix(self, block: Block, mask: np.ndarray | None, change: np.ndarray) -> torch.Tensor:
         """Return a block with the chosen restored, in TUNED's type, and count what was done."""
         s, p = block.tuned, block.base
-        if mask is None:  # interpolation: all, but only a part of the way
-            mixed = torch.lerp(s.float(), p.float(), self.percent / 100).to(s.dtype)
-            self._count(block, mixed != s, len(change))
-            return mixed
-        chosen, back = torch.from_numpy(mask), p.to(s.dtype)
+        new = mixed(s, p, mask, self.percent)
+        if mask is None:
+            self._count(block, new != s, len(change))
+            return new
+        chosen = torch.from_numpy(mask)
         self._count(block, chosen & (s != p), int(np.count_nonzero(mask)))
         self.change.add(change[mask])
         if p.dtype != s.dtype:
-            self.rounded += int((chosen & (back.to(p.dtype) != p)).sum())
-        return torch.where(chosen, back, s)
+            self.rounded += int((chosen & (p.to(s.dtype).to(p.dtype) != p)).sum())
+        return new
 
     def _count(self, block: Block, differ: torch.Tensor, chosen: int) -> None:
         self.differ += int(differ.sum())
         self.tensors[block.name] = self.tensors.get(block.name, 0) + chosen
+
+
+def mixed(
+    tuned: torch.Tensor, base: torch.Tensor, mask: np.ndarray | None, percent: float
+) -> torch.Tensor:
+    """Return weights with the chosen ones at their pre-trained values, in the type of `tuned`.
+
+    Without a mask all are moved `percent` of their way back: interpolation.
+    """
+    if mask is None:
+        return torch.lerp(tuned.float(), base.float(), percent / 100).to(tuned.dtype)
+    chosen = torch.from_numpy(mask).to(tuned.device)
+    return torch.where(chosen, base.to(tuned.dtype), tuned)
 
 
 def restore(

@@ -26,6 +26,14 @@ class Profile:
     percents: tuple
     restore_sizes: tuple
     restore_samples: int
+    controls: tuple
+    control_percents: tuple
+    control_levels: tuple
+    control_sizes: tuple
+    control_samples: int
+    layer_blocks: int
+    layer_sizes: tuple
+    layer_samples: int
     rates: tuple
     rate_size: int
     rate_samples: int

@@ -3,12 +3,14 @@
 For a network in memory, and with `restore_folder` from checkpoint to checkpoint.
 """
 
+from collections.abc import Iterable
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 
-from repro.blocks import Weights
-from repro.folders import Models, Settings, Work
+from repro.blocks import Block, Pair, Weights, pair
+from repro.folders import INTERPOLATE, Models, Settings, Work, mixed
 from repro.folders import restore as restore_folder
 from repro.ranking import (
     Cut,
@@ -23,9 +25,33 @@ from repro.ranking import (
 )
 
 __all__ = [
-    "Cut", "Models", "Ranking", "Settings", "Work", "by_tensor", "concentration", "how_many",
-    "rank", "restore_folder", "restored", "selected", "snapshot", "thresholds", "write",
+    "INTERPOLATE", "Change", "Cut", "Models", "Pair", "Ranking", "Settings", "Work", "by_tensor",
+    "change", "concentration", "how_many", "interpolated", "pair", "rank", "restore_folder",
+    "restored", "selected", "snapshot", "thresholds", "write",
 ]  # fmt: skip
+
+
+@dataclass
+class Change:
+    """Size of a change of weights: `k` parameters, sums of |change| and of its square (float64)."""
+
+    k: int = 0
+    l1: float = 0.0
+    l2: float = 0.0
+
+    def add(self, k: int, before: torch.Tensor, after: torch.Tensor | float = 0.0) -> None:
+        """Add `k` parameters whose distances from the pre-trained weights went down."""
+        self.k += k
+        self.l1 += float((before.abs() - abs(after)).sum())
+        self.l2 += float((before**2 - after**2).sum())
+
+
+def change(both: Pair) -> Change:
+    """Return the whole change from the pre-trained to the fine-tuned weights of a region."""
+    whole = Change()
+    for block in both.blocks():
+        whole.add(len(block.tuned), block.tuned.double() - block.base.double())
+    return whole
 
 
 @contextmanager
@@ -37,7 +63,7 @@ def restored(
     percent: float,
     cut: Cut | None = None,
 ):
-    """Give the most changed parameters their pre-trained values, and take them back on exit.
+    """Give the highest ranked parameters their pre-trained values, and take them back on exit.
 
     Args:
         network: holds `tuned`, in any dtype.
@@ -46,20 +72,44 @@ def restored(
         percent: of the ranked parameters, 0 to 100.
         cut: from `thresholds`, to find it once for several uses.
 
-    After the block the network has the bits of `tuned` in its own dtype again.
+    Yields the `Change` that was undone. After the block the network has the bits of `tuned` in
+    its own dtype again.
     """
-    parameters = dict(network.named_parameters())
     cut = cut or thresholds(ranking, [percent])[percent]
+    chosen = ((block, masks[0]) for block, _, masks in selection(ranking, [cut], 0))
+    with _changed(network, base, tuned, ranking.shapes, chosen, percent) as undone:
+        yield undone
+
+
+@contextmanager
+def interpolated(network: torch.nn.Module, both: Pair, percent: float):
+    """Move all parameters of a region the same share of their way back, and undo it on exit.
+
+    The `interpolate` of `repro restore`, in place; arguments and result as for `restored`.
+
+    Raises:
+        ConfigError: the percentage is not between 0 and 100.
+    """
+    how_many(both.parameters, percent)  # refuses what is no percentage
+    every = ((block, None) for block in both.blocks(0))
+    with _changed(network, both.base, both.tuned, both.shapes, every, percent) as undone:
+        yield undone
+
+
+@contextmanager
+def _changed(network, base, tuned, shapes, chosen: Iterable[tuple[Block, object]], percent):
+    parameters, undone = dict(network.named_parameters()), Change()
     try:
         with torch.no_grad():
-            for block, _, (mask,) in selection(ranking, [cut], 0):
-                name, shape = block.name, base[block.name].shape
-                there = torch.from_numpy(mask).view(shape).to(base[name].device)
-                parameters[name].copy_(torch.where(there, base[name], tuned[name]))
-        yield cut.k
+            for block, mask in chosen:
+                new = mixed(block.tuned, block.base, mask, percent)
+                parameters[block.name].copy_(new.view(shapes[block.name]))
+                before, after = (x.double() - block.base.double() for x in (block.tuned, new))
+                undone.add(len(new) if mask is None else int(mask.sum()), before, after)
+        yield undone
     finally:
         with torch.no_grad():
-            for name in ranking.shapes:
+            for name in shapes:
                 parameters[name].copy_(tuned[name])
 
 

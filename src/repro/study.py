@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from repro import evaluate, facts, mastery, models, profiles, sft, store
@@ -21,6 +22,7 @@ __all__ = ["DEFAULT_PROFILE", "Run", "Study", "Task", "open", "profile", "profil
 VERSION = 2  # part of every key: raised when a change to the code changes results
 MIXED = -2  # "level" of a run on facts of all levels
 BASE = -1  # "level" of the pre-trained model, which no run has changed
+REGION = "transformer"  # what is restored (§5)
 ENOUGH = 10  # facts that make the divergence of a level worth comparing (§4.1)
 
 
@@ -94,21 +96,43 @@ class Study:
 
     def restore_runs(self) -> list[Run]:
         """Return the runs whose parameters are restored (§5)."""
-        chosen = self.profile.restore_sizes, range(self.profile.restore_samples)
-        return [run for run in self.runs() if run.size in chosen[0] and run.sample in chosen[1]]
+        return self._runs_of(self.profile.restore_sizes, self.profile.restore_samples)
+
+    def control_runs(self) -> list[Run]:
+        """Return the runs of which shares are restored that were chosen otherwise."""
+        runs = self._runs_of(self.profile.control_sizes, self.profile.control_samples)
+        return [run for run in runs if run.level in self.profile.control_levels]
+
+    def layer_runs(self) -> list[Run]:
+        """Return the runs whose layers are restored (Table 11: those of 240 samples)."""
+        return self._runs_of(self.profile.layer_sizes, self.profile.layer_samples)
+
+    def _runs_of(self, sizes: Iterable, samples: int) -> list[Run]:
+        return [run for run in self.runs() if run.size in sizes and run.sample < samples]
 
     def finetune_task(self, run: Run) -> Task:
         """Return the task of fine-tuning itself, whose record holds the loss curve."""
-        recipe = sft.Recipe(learning_rate=run.learning_rate, seed=self.seed * 1000 + run.sample)
+        recipe = sft.Recipe(learning_rate=run.learning_rate, seed=self._seed(run))
         data = {"level": run.level, "size": run.size, "sample": run.sample}
         base = self.mastery_task()
         params = {**self.source, "mastery": store.key(base.kind, base.params), **data}
         return Task("finetune", {**params, "recipe": asdict(recipe)}, run)
 
-    def accuracy_task(self, run: Run | None, split: str, percent: float = 0.0) -> Task:
+    def accuracy_task(
+        self,
+        run: Run | None,
+        split: str,
+        percent: float = 0.0,
+        strategy: str = "top",
+        layers: str = "",
+    ) -> Task:
         """Return the task of answering a split's questions after restoring a share."""
         params = {**self._parent(run), "split": split, "max_new_tokens": evaluate.MAX_NEW_TOKENS}
-        restoration = {"percent": float(percent), "region": "transformer", "strategy": "top"}
+        restoration = {"percent": float(percent), "region": REGION, "strategy": strategy}
+        if strategy == "random":  # other parameters in every data sample
+            restoration |= {"seed": self._seed(run)}
+        if layers:
+            restoration |= {"layers": layers}
         return Task("accuracy", {**params, "restore": restoration if percent else None}, run)
 
     def divergence_task(self, run: Run) -> Task:
@@ -119,22 +143,31 @@ class Study:
     def concentration_task(self, run: Run) -> Task:
         """Return the task of Table 3."""
         shares = [float(p) for p in self.profile.percents if p]
-        options = {"region": "transformer", "percents": shares, "without_zero_base": True}
+        options = {"region": REGION, "percents": shares, "without_zero_base": True}
         return Task("concentration", {**self._parent(run), **options}, run)
 
-    def tasks(self, percents: Iterable[float] | None = None) -> list[Task]:
+    def where_task(self, run: Run) -> Task:
+        """Return the task of Tables 9 and 10."""
+        shares = [float(p) for p in self.profile.percents if p]
+        return Task("where", {**self._parent(run), "region": REGION, "percents": shares}, run)
+
+    def tasks(self) -> list[Task]:
         """Return every task of the profile after mastery, grouped by run."""
-        percents = self.profile.percents if percents is None else percents
         tasks = [self.accuracy_task(None, split) for split in ("dev", "test", "testood")]
         for run in self.rate_runs():
             tasks += self.rate_tasks(run)
-        restore_runs = self.restore_runs()
+        restored = set(self.restore_runs()), set(self.control_runs()), set(self.layer_runs())
         for run in self.runs():
             tasks += [self.finetune_task(run)]
             tasks += [self.accuracy_task(run, split) for split in ("test", "testood")]
             tasks += [self.divergence_task(run)]
-            if run in restore_runs:
-                tasks += [self.concentration_task(run), *self.restore_tasks(run, percents)]
+            if run in restored[0]:
+                tasks += [self.concentration_task(run), self.where_task(run)]
+                tasks += self.restore_tasks(run, self.profile.percents)
+            if run in restored[1]:
+                tasks += self.control_tasks(run)
+            if run in restored[2]:
+                tasks += self.layer_tasks(run)
         return list({store.key(t.kind, t.params): t for t in tasks}.values())
 
     def rate_tasks(self, run: Run) -> list[Task]:
@@ -146,12 +179,36 @@ class Study:
         splits = ("dev", "test", "testood", "train")
         return [self.accuracy_task(run, split, x) for x in percents for split in splits]
 
+    def control_tasks(self, run: Run) -> list[Task]:
+        """Return the tasks of the controls for one run: the same shares, otherwise chosen."""
+        strategies, percents = self.profile.controls, self.profile.control_percents
+        return [self.accuracy_task(run, "test", x, s) for s in strategies for x in percents]
+
+    def layer_tasks(self, run: Run) -> list[Task]:
+        """Return the tasks of Table 11 for one run: all parameters of a block of layers."""
+        return [
+            self.accuracy_task(run, split, 100.0, layers=block)
+            for block in self.layer_blocks()
+            for split in ("test", "testood")
+        ]
+
+    def layer_blocks(self) -> list[str]:
+        """Return the blocks of layers that are restored, such as `0-3`; of one, such as `0`."""
+        if not self.profile.layer_blocks:
+            return []
+        number = models.layers(self.model)
+        parts = np.array_split(range(number), min(self.profile.layer_blocks, number))
+        return [f"{p[0]}-{p[-1]}" if len(p) > 1 else f"{p[0]}" for p in parts]
+
     def compared_level(self) -> int:
         """Return the mastery level of the facts that §4.1 compares: 4 where there are enough."""
         if self.assumed is not None:
             return max(mastery.LEVELS)
         table = self._mastery
         return level_compared(table[table["split"] == "test"], ENOUGH)
+
+    def _seed(self, run: Run) -> int:
+        return self.seed * 1000 + run.sample
 
     def _parent(self, run: Run | None) -> dict:
         task = self.finetune_task(run) if run else self.mastery_task()
@@ -170,6 +227,23 @@ class Study:
         table = self._mastery
         return table[table["split"] == "train"]["level"].value_counts().to_dict()
 
+    def asked(self, run: Run | None, split: str) -> pd.DataFrame:
+        """Return the facts of a split, or those a run is trained on (`train`): rows of `mastery`.
+
+        Ordered by fact_id, which is the order of the answers in a record.
+        """
+        if split != "train":
+            return self._splits[split]
+        pool = self._splits["train"]
+        if run.level != MIXED:
+            pool = pool[pool["level"] == run.level]
+        return sft.choose(pool, run.size, run.sample, self.seed)
+
+    @cached_property
+    def _splits(self) -> dict[str, pd.DataFrame]:
+        table = self._mastery.sort_values("fact_id")
+        return {split: part.reset_index(drop=True) for split, part in table.groupby("split")}
+
     # --- results as tables ------------------------------------------------------------------
 
     def mastery(self) -> pd.DataFrame:
@@ -187,9 +261,7 @@ class Study:
         Columns: model, train_level (−1: the pre-trained model), train_size, size_label,
         sample, restored_percent, split, topic, test_level, correct, total.
         """
-        rated = set(self.rate_runs())
-        tasks = [t for t in self.tasks() if t.kind == "accuracy" and t.run not in rated]
-        return self._accuracies(tasks)
+        return self._accuracies(self._accuracy_tasks())
 
     def restore(self, percent: float) -> pd.DataFrame:
         """Return the same columns for one restored share of the restoration runs.
@@ -202,6 +274,64 @@ class Study:
         shares = [round(float(percent), 9)]
         runs = self.restore_runs()
         return self._accuracies([t for run in runs for t in self.restore_tasks(run, shares)])
+
+    def controls(self) -> pd.DataFrame:
+        """Return test answers of the control runs: is it which parameters, or how much is undone?
+
+        The columns of `accuracy`, and: strategy (of `repro restore`; `top` is the paper's, `none`
+        the share 0), restored (parameters), undone_l1 and undone_l2: the percentage of the sum of
+        all |s − p|, and of all (s − p)², in the region that was undone (NaN in records made
+        before it was kept).
+        """
+        runs, shares = self.control_runs(), self.profile.control_percents
+        own = [self.accuracy_task(run, "test", x) for run in runs for x in (0, *shares)]
+        tasks = own + [task for run in runs for task in self.control_tasks(run)]
+        return self._accuracies(tasks, self._restoration)
+
+    def layers(self) -> pd.DataFrame:
+        """Return answers after restoring blocks of layers (Table 11), and without (`none`).
+
+        The columns of `controls`, and layers, such as `0-3`. restored_percent is 100 where a block
+        was restored: all of its parameters.
+        """
+        runs, splits = self.layer_runs() if self.layer_blocks() else [], ("test", "testood")
+        tasks = [self.accuracy_task(run, split) for run in runs for split in splits]
+        tasks += [task for run in runs for task in self.layer_tasks(run)]
+        return self._accuracies(tasks, self._restoration)
+
+    def where(self) -> pd.DataFrame:
+        """Return where the most changed parameters are (Tables 9 and 10), layer by module.
+
+        Columns: model and run as in `accuracy`; top_percent; layer; module; n (parameters);
+        change_percent (of the sum of all relative changes); k (how many of them are chosen).
+        Summed over modules or layers, 100 k / Σk is the paper's percentage, and its ratio to
+        100 n / Σn the lift.
+        """
+        tasks = [self.where_task(run) for run in self.restore_runs()]
+        frame = self._frames(tasks, "table").assign(model=self.model.title)
+        shares = [float(p) for p in self.profile.percents if p]
+        frame = frame.assign(top_percent=[shares] * len(frame))
+        return frame.explode(["top_percent", "k"], ignore_index=True).infer_objects()
+
+    def answers(self, tasks: Iterable[Task] | None = None) -> pd.DataFrame:
+        """Return the answer to every question, one row per set of answers, for paired intervals.
+
+        Columns: those of `controls` without topic, test_level, correct and total, and three
+        arrays over questions in the order of `asked`: values (0 or 1), sizes (1), strata (mastery
+        levels), as `repro.bootstrap` takes them. Records made before answers were kept have no
+        row. By default the tasks of `accuracy`; those of `control_tasks` and `layer_tasks` too.
+        """
+        tasks = self._accuracy_tasks() if tasks is None else list(tasks)
+        self.compute(tasks)
+        rows = []
+        for task, result in ((task, task.record().result) for task in tasks):
+            if "hits" in result:
+                levels = self.asked(task.run, task.params["split"])["level"].to_numpy()
+                hits = evaluate.unpack(result["hits"], len(levels)).astype(np.int8)
+                arrays = {"values": hits, "sizes": np.ones_like(hits), "strata": levels}
+                told = self._columns(task) | self._restoration(task, result)
+                rows.append({"model": self.model.title, **told, **arrays})
+        return pd.DataFrame(rows)
 
     def learning_rates(self) -> pd.DataFrame:
         """Return dev answers by learning rate, and the columns of `accuracy`."""
@@ -279,24 +409,57 @@ class Study:
         first = self.mastery_task()
         return [first, *self.tasks()] if first.record() else [first]
 
-    def _accuracies(self, tasks: list[Task]) -> pd.DataFrame:
-        frame = self._frames(tasks, "counts")
+    def _accuracy_tasks(self) -> list[Task]:
+        rated = set(self.rate_runs())
+        tasks = [t for t in self.tasks() if t.kind == "accuracy" and t.run not in rated]
+        return [t for t in tasks if _as_in_the_paper(t.params["restore"])]
+
+    def _accuracies(self, tasks: list[Task], more=None) -> pd.DataFrame:
+        frame = self._frames(tasks, "counts", more)
         if not len(frame):
             names = ["train_level", "train_size", "sample", "topic", "test_level"]
             return pd.DataFrame(columns=[*names, "restored_percent", "split", "correct", "total"])
         return frame.assign(model=self.model.title)
 
-    def _frames(self, tasks: list[Task], name: str) -> pd.DataFrame:
+    def _frames(self, tasks: list[Task], name: str, more=None) -> pd.DataFrame:
+        """Return a part of every task's result, with columns that say which task it is."""
         self.compute(tasks)
-        made = []
+        made, columns = [], []
         for task in tasks:
-            columns = self._run_columns(task.run)
-            if task.kind == "accuracy":
-                restoration = task.params["restore"] or {"percent": 0.0}
-                columns |= {"restored_percent": restoration["percent"]}
-                columns |= {"split": task.params["split"]}
-            made.append(pd.DataFrame(task.record().result[name]).assign(**columns))
-        return pd.concat(made, ignore_index=True) if made else pd.DataFrame()
+            record = task.record()
+            made.append(self._table(task, record.result, name))
+            columns.append(self._columns(task) | (more(task, record.result) if more else {}))
+        if not made:
+            return pd.DataFrame()
+        each = np.repeat(np.arange(len(made)), [len(table) for table in made])
+        told = pd.DataFrame(columns).iloc[each].reset_index(drop=True)
+        return pd.concat([pd.concat(made, ignore_index=True), told], axis=1)
+
+    def _table(self, task: Task, result: dict, name: str) -> pd.DataFrame:
+        if name == "counts" and "hits" in result:  # records of old hold the counts themselves
+            asked = self.asked(task.run, task.params["split"])
+            return evaluate.count(asked, evaluate.unpack(result["hits"], len(asked)))
+        return pd.DataFrame(result[name])
+
+    def _columns(self, task: Task) -> dict:
+        columns = self._run_columns(task.run)
+        if task.kind == "accuracy":
+            restoration = task.params["restore"] or {"percent": 0.0}
+            columns |= {"restored_percent": restoration["percent"]}
+            columns |= {"split": task.params["split"]}
+        return columns
+
+    def _restoration(self, task: Task, result: dict) -> dict:
+        settings = task.params["restore"] or {"strategy": "none"}
+        nothing = dict.fromkeys(("l1", "l2"), np.nan if task.params["restore"] else 0.0)
+        undone = result.get("undone") or nothing
+        return {
+            "strategy": settings["strategy"],
+            "layers": settings.get("layers", "none" if not task.params["restore"] else "all"),
+            "restored": result["restored"],
+            "undone_l1": undone["l1"],
+            "undone_l2": undone["l2"],
+        }
 
     def _run_columns(self, run: Run | None) -> dict:
         if run is None:
@@ -306,6 +469,10 @@ class Study:
         where = {"train_level": run.level, "train_size": size, "size_label": label}
         name = f"{run.level}/{label}/{run.sample}/{run.learning_rate:g}"
         return {**where, "sample": run.sample, "run": name}
+
+
+def _as_in_the_paper(restoration: dict | None) -> bool:
+    return not restoration or (restoration["strategy"], restoration.get("layers")) == ("top", None)
 
 
 def open(

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from repro import divergence, evaluate, facts, mastery, models, restore, sft, store
 from repro.errors import ModelError
-from repro.study import MIXED, Run, Study, Task
+from repro.study import MIXED, REGION, Run, Study, Task
 
 
 def compute(study: Study, tasks: list[Task]) -> None:
@@ -55,8 +55,9 @@ class Workbench:
         self.study = study
         self.processes = models.processes()
         self.training: dict = {}
-        self.thresholds: dict[float, restore.Cut] = {}
-        self.asked: list[Task] = []
+        self.rankings: dict[tuple, restore.Ranking] = {}
+        self.thresholds: dict[tuple, restore.Cut] = {}
+        self.group: list[Task] = []
         self.answered: dict[str, dict] = {}
 
     def bar(self, total: int, text: str, unit: str, leave: bool = False) -> tqdm:
@@ -72,10 +73,9 @@ class Workbench:
 
     @cached_property
     def known(self) -> pd.DataFrame:
-        """The profile's facts with their mastery."""
-        return self.facts.merge(
-            self.study.mastery().drop(columns=["topic", "split"]), on="fact_id", validate="1:1"
-        )
+        """The profile's facts with their mastery, by fact_id."""
+        measured = self.study.mastery().drop(columns=["topic", "split"])
+        return self.facts.merge(measured, on="fact_id", validate="1:1").set_index("fact_id")
 
     @cached_property
     def _loaded(self):
@@ -107,8 +107,8 @@ class Workbench:
     @cached_property
     def reference(self) -> divergence.Reference:
         """The pre-trained side of §4.1; must be built while the decoder holds `base`."""
-        level = self.study.compared_level()
-        chosen = self.known[(self.known["split"] == "test") & (self.known["level"] == level)]
+        test = self.asked(None, "test")
+        chosen = test[test["level"] == self.study.compared_level()]
         return divergence.reference(self.decoder, self.tokenizer, chosen)
 
     @cached_property
@@ -117,13 +117,21 @@ class Workbench:
         return restore.snapshot(self.network)
 
     @cached_property
-    def ranking(self) -> restore.Ranking:
-        """One ranking of the current run serves every restored share."""
-        return restore.rank(self.base, self.tuned)
+    def moved(self) -> restore.Change:
+        """How far fine-tuning moved the region's parameters, in the current run."""
+        return restore.change(restore.pair(self.base, self.tuned, REGION))
+
+    def ranking(self, strategy: str = "top", layers: str = "", seed: int = 0) -> restore.Ranking:
+        """Rank the current run; one ranking serves every restored share."""
+        settings = (strategy, layers, seed)
+        if settings not in self.rankings:
+            options = {"strategy": strategy, "layers": layers, "seed": seed}
+            self.rankings[settings] = restore.rank(self.base, self.tuned, REGION, **options)
+        return self.rankings[settings]
 
     def prepare(self, run: Run | None, tasks: list[Task]) -> None:
         """Bring the weights of a run into memory (None: the pre-trained model)."""
-        self.asked, self.answered = [t for t in tasks if t.kind == "accuracy"], {}
+        self.group, self.answered = [t for t in tasks if t.kind == "accuracy"], {}
         if any(task.kind == "divergence" for task in tasks):
             self._reset()
             self.reference  # noqa: B018 - built here, while the decoder holds the base weights
@@ -134,15 +142,15 @@ class Workbench:
             self._finetune(run)
 
     def _reset(self) -> None:
-        for name in ("tuned", "ranking"):
+        for name in ("tuned", "moved"):
             self.__dict__.pop(name, None)
-        self.thresholds = {}
+        self.rankings, self.thresholds = {}, {}
         for network in {self.network, self.decoder}:
             restore.write(network, self.base)
 
     def _finetune(self, run: Run) -> None:
         recipe = sft.Recipe(**self.study.finetune_task(run).params["recipe"])
-        chosen = self.training_facts(run)
+        chosen = self.asked(run, "train")
         steps = -(-len(chosen) // recipe.batch_size)
         with self.bar(steps, "fine-tuning", "step") as bar:
 
@@ -153,12 +161,9 @@ class Workbench:
             self.training = sft.finetune(self.network, self.tokenizer, chosen, recipe, show)
         restore.write(self.decoder, self.tuned)
 
-    def training_facts(self, run: Run) -> pd.DataFrame:
-        """Return the facts a run is fine-tuned on."""
-        pool = self.known[self.known["split"] == "train"]
-        if run.level != MIXED:
-            pool = pool[pool["level"] == run.level]
-        return sft.choose(pool, run.size, run.sample, self.study.seed)
+    def asked(self, run: Run | None, split: str) -> pd.DataFrame:
+        """Return the facts of a split, or those a run is fine-tuned on (`train`)."""
+        return self.known.loc[self.study.asked(run, split)["fact_id"]].reset_index()
 
     def save(self, task: Task) -> None:
         """Compute one record and write it."""
@@ -196,7 +201,7 @@ class Workbench:
         """Report the training that `prepare` did."""
         losses = [{"step": i + 1, "loss": x} for i, x in enumerate(self.training["loss"])]
         rest = {k: v for k, v in self.training.items() if k != "loss"}
-        topics = self.training_facts(task.run)["topic"].value_counts().sort_index().to_dict()
+        topics = self.study.asked(task.run, "train")["topic"].value_counts().sort_index().to_dict()
         return {"losses": losses, "topics": topics, **rest}, None
 
     def accuracy(self, task: Task) -> tuple[dict, None]:
@@ -207,41 +212,57 @@ class Workbench:
         """
         if (key := store.key(task.kind, task.params)) not in self.answered:
             share = task.params["restore"]
-            together = [t for t in self.asked if t.params["restore"] == share]
-            self.answered |= self._answer(together, share["percent"] if share else None)
+            together = [t for t in self.group if t.params["restore"] == share]
+            self.answered |= self._answer(together, share)
         return self.answered.pop(key), None
 
-    def _answer(self, tasks: list[Task], percent: float | None) -> dict[str, dict]:
-        frames = [self._questions(task) for task in tasks]
+    def _answer(self, tasks: list[Task], settings: dict | None) -> dict[str, dict]:
+        frames = [self.asked(task.run, task.params["split"]) for task in tasks]
         limit = max(task.params["max_new_tokens"] for task in tasks)
-        with self._restored(percent) as count:
+        with self._restored(settings) as undone:
             everything = pd.concat(frames, ignore_index=True)
             done = evaluate.answer(self.decoder, self.tokenizer, everything, max_new_tokens=limit)
         results = {}
         for task, frame in zip(tasks, frames, strict=True):
             own, done = done[: len(frame)], done[len(frame) :]
-            counts = evaluate.count(frame, own).to_dict("records")
-            result = {"restored": count, "counts": counts, "tokens": sum(len(c.ids) for c in own)}
-            results[store.key(task.kind, task.params)] = result
+            hits = [c.hit for c in own]
+            results[store.key(task.kind, task.params)] = {
+                **self._undone(undone),
+                "correct": sum(hits),
+                "total": len(hits),
+                "hits": evaluate.pack(hits),
+                "tokens": sum(len(c.ids) for c in own),
+            }
         return results
 
-    def _questions(self, task: Task) -> pd.DataFrame:
-        if (split := task.params["split"]) == "train":
-            return self.training_facts(task.run)
-        return self.known[self.known["split"] == split]
+    def _undone(self, undone: restore.Change) -> dict:
+        """Return how many parameters were restored, and what part of the whole change (%)."""
+        if not undone.k:
+            return {"restored": 0}
+        l1, l2 = undone.l1 / self.moved.l1, undone.l2 / self.moved.l2
+        return {
+            "restored": undone.k,
+            "undone": {"l1": round(100 * l1, 9), "l2": round(100 * l2, 9)},
+        }
 
-    def _restored(self, percent: float | None):
-        if percent is None:
-            return nullcontext(0)
-        cut = self._cut(percent)
-        return restore.restored(self.decoder, self.base, self.tuned, self.ranking, percent, cut)
+    def _restored(self, settings: dict | None):
+        if settings is None:
+            return nullcontext(restore.Change())
+        percent, strategy = settings["percent"], settings["strategy"]
+        if strategy == restore.INTERPOLATE:
+            both = restore.pair(self.base, self.tuned, REGION)
+            return restore.interpolated(self.decoder, both, percent)
+        how = strategy, settings.get("layers", ""), settings.get("seed", 0)
+        cut, ranking = self._cut(how, percent), self.ranking(*how)
+        return restore.restored(self.decoder, self.base, self.tuned, ranking, percent, cut)
 
-    def _cut(self, percent: float) -> restore.Cut:
+    def _cut(self, how: tuple, percent: float) -> restore.Cut:
         # Finding thresholds reads all weights again, so all shares of a run share one search.
-        if percent not in self.thresholds:
-            wanted = {*self.study.profile.percents, percent}
-            self.thresholds = restore.thresholds(self.ranking, sorted(map(float, wanted)))
-        return self.thresholds[percent]
+        if (*how, percent) not in self.thresholds:
+            wanted = {*map(float, self.study.profile.percents), percent}
+            found = restore.thresholds(self.ranking(*how), sorted(wanted))
+            self.thresholds |= {(*how, share): cut for share, cut in found.items()}
+        return self.thresholds[*how, percent]
 
     def divergence(self, task: Task) -> tuple[dict, None]:
         """Compare first-token logits with the pre-trained model's."""
@@ -252,7 +273,15 @@ class Workbench:
 
     def concentration(self, task: Task) -> tuple[dict, None]:
         """Measure how concentrated the changes are."""
-        if self.ranking.size == 0:
+        if (ranking := self.ranking()).size == 0:
             raise ModelError("the region to restore has no parameters")
-        table = restore.concentration(self.ranking, task.params["percents"])
+        table = restore.concentration(ranking, task.params["percents"])
         return {"table": table.to_dict("records")}, None
+
+    def where(self, task: Task) -> tuple[dict, None]:
+        """Count the most changed parameters by layer and module."""
+        percents = task.params["percents"]
+        tensors = restore.by_tensor(self.ranking(), percents)
+        rows = tensors[["layer", "module", "n", "change_percent"]].to_dict("records")
+        chosen = tensors[percents].to_numpy().tolist()
+        return {"table": [row | {"k": k} for row, k in zip(rows, chosen, strict=True)]}, None
