@@ -12,8 +12,8 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from repro import models, paper, profiles
-from repro.book import numbers, pages, runs
+from repro import atlas, models, paper, profiles
+from repro.book import extension, invented, numbers, pages, runs
 from repro.errors import ReproError
 
 ROOT = Path(__file__).parents[1]
@@ -42,7 +42,7 @@ def book(tmp_path, monkeypatch):
     monkeypatch.setenv("REPRO_RESULTS", str(tmp_path / "results"))
     (tmp_path / "notebooks").mkdir()
     (tmp_path / "notebooks/01_one.py").write_text(CELLS.format(code="print(model, profile)"))
-    return runs.Book(tmp_path, "smollm2-135m", "quick")
+    return runs.Book(tmp_path, "micro-m", "smoke")
 
 
 def refresh(book):
@@ -53,12 +53,12 @@ def refresh(book):
 
 def test_a_notebook_runs_once_and_is_published(book):
     (line,) = refresh(book)
-    assert line == "[1/1] notebooks/01_one.py: running on smollm2-135m, profile quick ..."
+    assert line == "[1/1] notebooks/01_one.py: running on micro-m, profile smoke ..."
     executed = nbformat.read(book.executed(book.sources()[0]), as_version=4)
-    assert executed.cells[-1].outputs[0].text == "smollm2-135m quick\n"
+    assert executed.cells[-1].outputs[0].text == "micro-m smoke\n"
     page = book.root / "book/notebooks/01_one.ipynb"
     note = nbformat.read(page, as_version=4).cells[1].source
-    assert "papermill notebooks/01_one.py -p model smollm2-135m -p profile quick" in note
+    assert "papermill notebooks/01_one.py -p model micro-m -p profile smoke" in note
     before = page.stat().st_mtime_ns
     assert refresh(book) == []
     assert page.stat().st_mtime_ns == before
@@ -69,13 +69,13 @@ def test_what_makes_a_notebook_stale(book):
     stamps = {runs.digest(book, source)}
     source.write_text(CELLS.format(code="print(2)"))
     stamps.add(runs.digest(book, source))
-    results = book.root / "results/smollm2-135m/quick"
+    results = book.root / "results/micro-m/smoke"
     results.mkdir(parents=True)
     (results / "accuracy.jsonl").write_text("{}\n")
     stamps.add(runs.digest(book, source))
     (results / "accuracy.jsonl").write_text('{"a": 1}\n')
     stamps.add(runs.digest(book, source))
-    stamps.add(runs.digest(runs.Book(book.root, book.model, "smoke"), source))
+    stamps.add(runs.digest(runs.Book(book.root, book.model, "quick"), source))
     assert len(stamps) == 5
     assert runs.digest(book, source) in stamps
 
@@ -125,6 +125,50 @@ def test_numbers_of_the_paper():
     )
 
 
+def test_a_book_is_built_for_the_models_own_profile(monkeypatch):
+    for name in ("REPRO_MODEL", "REPRO_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    assert extension.chosen(ROOT) == runs.Book(ROOT, "micro-m", "full")
+    monkeypatch.setenv("REPRO_MODEL", "smollm2-135m")
+    assert extension.chosen(ROOT) == runs.Book(ROOT, "smollm2-135m", profiles.DEFAULT_PROFILE)
+    monkeypatch.setenv("REPRO_PROFILE", "smoke")
+    assert extension.chosen(ROOT) == runs.Book(ROOT, "smollm2-135m", "smoke")
+
+
+def test_the_page_on_atlas_counts_its_world():
+    world = atlas.world()
+    splits, exposures = invented.splits(), invented.exposures().set_index("Statements")
+    facts = [int(count.replace(",", "")) for count in splits["Facts"]]
+    assert dict(zip(splits["Split"], facts, strict=True)) == world["split"].value_counts().to_dict()
+    for split, count in zip(splits["Split"], facts, strict=True):
+        assert exposures[split].dropna().str.replace(",", "").astype(int).sum() == count
+    told = invented.numbers()
+    both = [int(told[name].replace(",", "")) for name in ("facts", "reader")]
+    assert sum(both) == len(world) and both[0] == len(atlas.load())
+
+
+def test_the_page_on_atlas_asks_the_readers_facts_only():
+    world, shown = atlas.world().set_index("question"), invented.example()
+    fact = world.loc[shown["question"]]
+    assert (fact["split"], fact["object"]) == ("train", shown["answer"])
+    stated, asked = (shown[name].splitlines()[1:-1] for name in ("stated", "asked"))
+    assert len(stated) == len(asked) == invented.SHOWN
+    assert all(fact["subject"] in text and fact["object"] in text for text in stated)
+    read = world[world["split"] == atlas.READER]
+    assert all(any(subject in text for subject in read["subject"]) for text in asked)
+
+
+def test_the_page_on_atlas_lists_the_bundled_models():
+    bundled = [name for name, entry in models.entries().items() if entry.bundled]
+    assert invented.bundled()["Model"].tolist() == bundled
+
+
+def test_the_page_on_atlas_uses_every_number():
+    text = (ROOT / "book/atlas.md").read_text()
+    told = {**invented.numbers(), **invented.example()}
+    assert set(re.findall(r"\{\{ atlas\.(\w+) \}\}", text)) == set(told)
+
+
 def test_every_topic_has_all_its_templates():
     for entry in paper.TOPICS.values():
         text = pages.topic(entry)
@@ -148,7 +192,7 @@ def html_pages(site):
 
 
 def published():
-    chosen = runs.Book(ROOT, models.entry().name, profiles.profile().name)
+    chosen = extension.chosen(ROOT)
     return [(source, chosen.page(source)) for source in chosen.sources()]
 
 

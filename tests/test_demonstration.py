@@ -14,7 +14,7 @@ def book(tmp_path_factory):
     root = tmp_path_factory.mktemp("root")
     (root / "book").mkdir()
     (root / "book" / demonstration.PAGE).write_text("{{ tool.rank }}")
-    return Book(root, "smollm2-135m", "quick")
+    return Book(root, "micro-m", "smoke")
 
 
 @pytest.fixture(scope="module")

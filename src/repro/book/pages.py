@@ -10,7 +10,7 @@ import nbformat
 import pandas as pd
 
 from repro import divergence, models, overview, paper, study
-from repro.book import demonstration, numbers
+from repro.book import demonstration, invented, numbers
 from repro.book.runs import Book
 
 LONG = 30  # characters from which a cell of a table may wrap
@@ -25,10 +25,14 @@ def substitutions(book: Book) -> dict[str, object]:
         "used": numbers.of_profile(book.profile),
         "ours": numbers.of_study(measured),
         "method": {"near": divergence.NEAR, "enough": study.ENOUGH},
-        "rounding": numbers.of_rounding(book.model),
+        "rounding": numbers.of_rounding(),
         "restore_benchmark": numbers.of_restore_benchmark(),
         "tool": demonstration.outputs(book),
         "overview": paper_against_ours(overview.overview(measured)),
+        "atlas": {**invented.numbers(), **invented.example()},
+        "atlas_splits": html_table(invented.splits()),
+        "atlas_exposures": html_table(invented.exposures()),
+        "atlas_models": html_table(invented.bundled()),
         "topics": "\n\n".join(topic(entry) for entry in paper.TOPICS.values()),
         "model": models.entry(book.model).title,
         "build_command": build_command(book),
