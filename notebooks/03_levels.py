@@ -60,15 +60,15 @@ tables.accuracy(paper.table("accuracy_1920"), "Table 2 of the paper: 1,920 train
 # takes the place of level 4. Intervals and verdicts as in [the notebook on data size](02_scale).
 
 # %%
-levels = summary.per_level(accuracy)
-inside = verdicts.balance(levels, means, size, "test")
+levels, answers = summary.per_level(accuracy), s.answers()
+inside = verdicts.balance(levels, means, size, "test", answers)
 Markdown(verdicts.sentence("In domain", inside))
 
 # %%
 tables.show(inside, "In domain: differences in points")
 
 # %%
-outside = verdicts.balance(levels, means, size, "testood")
+outside = verdicts.balance(levels, means, size, "testood", answers)
 Markdown(verdicts.sentence("Out of domain", outside))
 
 # %%

@@ -72,10 +72,12 @@ tables.concentration(without, f"Ours without zeros: {s.model.title}; share of th
 # The share `frac` is evaluated here if it is not one of the profile's.
 
 # %%
-accuracy = s.accuracy()
+accuracy, answers = s.accuracy(), s.answers()
 if share not in set(accuracy["restored_percent"]):
     accuracy = pd.concat([accuracy, s.restore(share)])
-means = summary.means(summary.restored(accuracy))
+    tasks = [task for run in s.restore_runs() for task in s.restore_tasks(run, [share])]
+    answers = pd.concat([answers, s.answers(tasks)])
+means, answers = summary.means(summary.restored(accuracy)), summary.restored(answers)
 
 # %% [markdown]
 # ## Table 4
@@ -132,14 +134,14 @@ tables.restoration(rows, "Table 6 of the paper: LLaMA-3-8B, training facts (%)",
 # [the notebook on data size](02_scale).
 
 # %%
-first = verdicts.restoring_helps(means, share)
+first = verdicts.restoring_helps(means, share, "test", answers)
 Markdown(verdicts.sentence(f"Finding 1 at {share:g} %, in domain", first))
 
 # %%
 tables.show(first, "Finding 1: differences in points")
 
 # %%
-fitted = verdicts.restoring_helps(means, share, "train")
+fitted = verdicts.restoring_helps(means, share, "train", answers)
 Markdown(verdicts.sentence(f"The same at {share:g} %, on the training facts", fitted))
 
 # %%
@@ -164,7 +166,7 @@ tables.show(pd.concat(choices).sort_values(keys), "Best restored share, chosen i
 # dev.
 
 # %%
-second = verdicts.larger_gain(means)
+second = verdicts.larger_gain(means, answers)
 Markdown(verdicts.sentence("Finding 2", second))
 
 # %%

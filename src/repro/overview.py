@@ -37,19 +37,19 @@ def overview(measured) -> pd.DataFrame:
     return frame.assign(command=frame["command"].map(lambda name: f"papermill {name} {options}"))
 
 
-def text_numbers(means: pd.DataFrame) -> pd.DataFrame:
+def text_numbers(means: pd.DataFrame, units: verdicts.Units = None) -> pd.DataFrame:
     """Return the changes of accuracy that §3.4 states, as quoted, as tabled, and as ours.
 
     Columns: quantity, unit, quoted, table_4 (the paper's own Table 4), ours, low, high. Our
     sizes stand in for 1,920 (the largest that two levels have) and, where that is not above 240,
-    for 240 (the one below it).
+    for 240 (the one below it). `units` makes the intervals paired, as in `verdicts`.
     """
     rows = quoted()
     large = verdicts.largest_common(means)
     peak = _peak(means, 0, large)
-    ours = _changes(means, peak, large)
+    ours = _changes(means, peak, large, units)
     table = paper.table("restore").assign(low=np.nan, high=np.nan)
-    tabled = _changes(table, PEAK, MANY)
+    tabled = _changes(table, PEAK, MANY, None)
     rows = rows.rename(columns={"value": "quoted"})[["name", "quantity", "unit", "quoted"]]
     rows["table_4"] = [tabled[name][0] for name in rows["name"]]
     for place, column in enumerate(("ours", "low", "high")):
@@ -58,15 +58,9 @@ def text_numbers(means: pd.DataFrame) -> pd.DataFrame:
     return rows.drop(columns="name").assign(our_sizes=instead)
 
 
-def _changes(means: pd.DataFrame, peak: int, large: int) -> dict[str, tuple]:
+def _changes(means: pd.DataFrame, peak: int, large: int, units) -> dict[str, tuple]:
     def change(first: tuple[int, int], second: tuple[int, int]) -> tuple:
-        at = {"split": "test", "restored_percent": 0}
-        keys = ("train_level", "train_size")
-        terms = [
-            (weight, at | dict(zip(keys, run, strict=True)))
-            for weight, run in ((1, first), (-1, second))
-        ]
-        row = verdicts.claim("", means, terms, "below")
+        row = verdicts.difference(means, first, second, units)
         return row["estimate"], row["low"], row["high"]
 
     gap, before = change((0, large), (2, large)), change((0, peak), (2, peak))

@@ -161,11 +161,13 @@ def tuned(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def restored(accuracy: pd.DataFrame) -> pd.DataFrame:
-    """Return the counts of the runs of which some share was restored, the share 0 included.
+    """Return the rows of the runs of which some share was restored, the share 0 included.
 
     Taken before averaging: fewer data samples may be restored than are trained, and a restored
     model must be set against itself, not against other samples.
     """
+    if accuracy.empty:
+        return accuracy
     run = ["train_level", "train_size", "sample"]
     most = accuracy.groupby(run)["restored_percent"].transform("max")
     return accuracy[(accuracy["train_level"] >= 0) & (most > 0)]

@@ -6,10 +6,11 @@ the paper names, *contradicted* wholly on the other, *undecided* everything else
 runs do not exist. A statement made of several comparisons is supported when all are, and
 contradicted when any is.
 
-The interval of a difference adds the distances from each estimate to its own interval's ends in
-quadrature (Newcombe's square-and-add method), and with two data samples or more also the spread
-between samples. It takes the two models' answers as independent; they answer the same
-questions, so the true interval is, if anything, narrower.
+Where the answers to single questions are kept, the interval is *paired*: questions and data
+samples are drawn anew (`repro.bootstrap`). Otherwise the models stand *apart*: the distances from
+each estimate to its own interval's ends are added in quadrature (Newcombe's square-and-add
+method), with two data samples or more also the spread between samples. That takes their answers as
+independent; they answer the same questions, so the true interval is, if anything, narrower.
 """
 
 from collections.abc import Iterable, Mapping
@@ -18,13 +19,16 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from repro import bootstrap
 from repro.evaluate import Z95
-from repro.summary import best_share, sizes, tuned
+from repro.summary import best_share, size_names, sizes, tuned
 
 SUPPORTED, CONTRADICTED, UNDECIDED = "supported", "contradicted", "undecided"
 PEAK, MANY = 240, 1920  # facts: the paper's best size (Phenomenon 1), and its large one
-COLUMNS = ["claim", "runs", "estimate", "low", "high", "verdict"]
-Term = tuple[float, Mapping[str, object]]
+COLUMNS = ["claim", "runs", "estimate", "low", "high", "interval", "verdict"]
+TOPICS = 6  # that a paired interval of a divergence needs
+Term = bootstrap.Term
+Units = pd.DataFrame | None  # from `Study.answers` or `bootstrap.of_topics`
 
 
 def judge(low: float, high: float, expected: str) -> str:
@@ -50,20 +54,30 @@ def contrast(terms: Iterable[tuple[float, pd.Series]], value: str) -> tuple[floa
     return total, total - np.sqrt(down), total + np.sqrt(up)
 
 
-def claim(text: str, frame: pd.DataFrame, terms: list[Term], expected: str) -> dict:
+def claim(
+    text: str, frame: pd.DataFrame, terms: list[Term], expected: str, units: Units = None
+) -> dict:
     """Test one statement; `terms` are weights and column values that pick one row of `frame`.
 
-    `frame` is a summary with accuracy (percent) or kl (nats). Returns a row of `COLUMNS`; a run
-    that does not exist leaves the estimate empty and the verdict undecided.
+    `frame` is a summary with accuracy (percent) or kl (nats), `units` what a paired interval needs.
+    Returns a row of `COLUMNS`; a run that does not exist leaves the estimate empty and the
+    verdict undecided.
     """
     value = "kl" if "kl" in frame else "accuracy"
     rows = [(weight, _pick(frame, where)) for weight, where in terms]
-    if any(row is None for _, row in rows):
-        numbers = (np.nan, np.nan, np.nan)
-    else:
-        numbers = contrast(rows, value)
-    values = [text, _describe(terms), *numbers, judge(*numbers[1:], expected)]
+    numbers, way = (np.nan, np.nan, np.nan), ""
+    if not any(row is None for _, row in rows):
+        paired = _paired(units, terms, value)
+        numbers = paired or contrast(rows, value)
+        way = "paired" if paired else "apart"
+    values = [text, _describe(terms), *numbers, way, judge(*numbers[1:], expected)]
     return dict(zip(COLUMNS, values, strict=True))
+
+
+def _paired(units: Units, terms: list[Term], value: str) -> tuple | None:
+    enough, scale = (TOPICS, 1) if value == "kl" else (bootstrap.ENOUGH, 100)
+    found = None if units is None else bootstrap.contrast(units, terms, enough)
+    return found and tuple(scale * number for number in found)
 
 
 def overall(rows: pd.DataFrame) -> str:
@@ -81,31 +95,39 @@ def sentence(name: str, rows: pd.DataFrame) -> str:
     return f"**{name}: {overall(rows)}.** Of {len(rows)} comparisons: {', '.join(parts)}."
 
 
-def more_is_worse(means: pd.DataFrame, split: str = "test") -> pd.DataFrame:
-    """Test Phenomenon 1 (§3.4): 240 facts are better than fewer and than more, at every level."""
-    rows = []
-    for level, runs in _levels(means):
-        at = {"split": split, "train_level": level, "restored_percent": 0}
-        for size in beside_peak(runs):
-            text = f"level {level}: {size:,} facts are worse than {PEAK}"
-            rows.append(_pair(means, text, at, "train_size", size, PEAK, "below"))
-    return pd.DataFrame(rows, columns=COLUMNS)
+def fewer_is_worse(means: pd.DataFrame, split: str = "test", units: Units = None) -> pd.DataFrame:
+    """Test the first half of Phenomenon 1 (§3.4): up to 240 facts, accuracy rises."""
+    text = "level {}: {} facts are worse than {}"
+    return _beside_peak(means, {"split": split, "restored_percent": 0}, _below, text, units)
 
 
-def level_matters(means: pd.DataFrame, split: str = "test") -> pd.DataFrame:
-    """Test Phenomenon 2 (§3.4): with many facts, level 0 is the worst training data."""
-    size = largest_common(means)
-    at = {"split": split, "train_size": size, "restored_percent": 0}
-    rows = []
-    for level, _ in _levels(means):
-        if level > 0:
-            text = f"{size} facts: level 0 is worse than level {level}"
-            rows.append(_pair(means, text, at, "train_level", 0, level, "below"))
-    return pd.DataFrame(rows, columns=COLUMNS)
+def more_is_worse(means: pd.DataFrame, split: str = "test", units: Units = None) -> pd.DataFrame:
+    """Test the second half of Phenomenon 1 (§3.4): beyond 240 facts, accuracy falls.
+
+    Compared are the largest sampled size and all facts of a level, where that is more than 240.
+    """
+    text = "level {}: {} facts are worse than {}"
+    return _beside_peak(means, {"split": split, "restored_percent": 0}, _beyond, text, units)
+
+
+def level_matters(means: pd.DataFrame, split: str = "test", units: Units = None) -> pd.DataFrame:
+    """Test Phenomenon 2 (§3.4): with many facts level 0 is the worst, and has fallen most."""
+    size, at = largest_common(means), {"split": split, "restored_percent": 0}
+    others = [level for level, _ in _levels(means) if level > 0]
+    worse, falls = f"{size:,} facts: level 0 is worse than level {{}}", []
+    rows = [
+        (worse.format(i), _minus(_run(means, size, 0, at), _run(means, size, i, at)), "below")
+        for i in others
+    ]
+    for level in others if size > PEAK else ():
+        fall = {i: _minus(_run(means, size, i, at), _run(means, PEAK, i, at)) for i in (0, level)}
+        text = f"{PEAK} to {size:,} facts: level 0 falls more than level {level}"
+        falls.append((text, _minus(fall[0], fall[level]), "below"))
+    return _test(rows + falls, means, units)
 
 
 def balance(
-    levels: pd.DataFrame, means: pd.DataFrame, size: int, split: str = "test"
+    levels: pd.DataFrame, means: pd.DataFrame, size: int, split: str = "test", units: Units = None
 ) -> pd.DataFrame:
     """Test what §3.4 reads from Table 2: low hurts high, high hurts low, the middle is best.
 
@@ -115,36 +137,37 @@ def balance(
     trained = [level for level, runs in _levels(means) if size in sizes(runs)]
     if len(trained) < 2:
         return pd.DataFrame(columns=COLUMNS)
-    high = trained[-1]
-    at = {"split": split, "train_size": size, "restored_percent": 0}
-    text = "on level-{} facts, training on level {} is worse than on level {}"
-    on_high, on_low = ({**at, "test_level": level} for level in (high, 1))
-    rows = [_pair(levels, text.format(high, 0, high), on_high, "train_level", 0, high, "below")]
-    if high > 1:
-        rows.append(_pair(levels, text.format(1, high, 1), on_low, "train_level", high, 1, "below"))
+    high, at = trained[-1], {"split": split, "restored_percent": 0}
     middle = 2 if 2 in trained[1:-1] else trained[-2]
+    text, hurt = "on level-{} facts, training on level {} is worse than on level {}", []
+    for tested, first, second in ((high, 0, high), (1, high, 1))[: min(high, 2)]:
+        on = at | {"test_level": tested}
+        terms = _minus(_run(levels, size, first, on), _run(levels, size, second, on))
+        hurt.append((text.format(tested, first, second), terms, "below"))
+    text, best = "on all facts, training on level {} is better than on level {}", []
     for other in (trained[0], high) if len(trained) > 2 else ():
-        text = f"on all facts, training on level {middle} is better than on level {other}"
-        rows.append(_pair(means, text, at, "train_level", middle, other, "above"))
-    return pd.DataFrame(rows, columns=COLUMNS)
+        terms = _minus(_run(means, size, middle, at), _run(means, size, other, at))
+        best.append((text.format(middle, other), terms, "above"))
+    return pd.concat([_test(hurt, levels, units), _test(best, means, units)], ignore_index=True)
 
 
-def falls_then_rises(kl: pd.DataFrame) -> pd.DataFrame:
-    """Test Finding 1 (§4.2): the divergence falls up to 240 facts, then rises."""
-    rows = []
-    for level, runs in _levels(kl):
-        for size in beside_peak(runs):
-            text = f"level {level}: KL at {size:,} facts is above that at {PEAK}"
-            at = {"train_level": level}
-            rows.append(_pair(kl, text, at, "train_size", size, PEAK, "above"))
-    return pd.DataFrame(rows, columns=COLUMNS)
+def falls(kl: pd.DataFrame, units: Units = None) -> pd.DataFrame:
+    """Test the first half of Finding 1 (§4.2): up to 240 facts, the divergence falls."""
+    text = "level {}: KL after {} facts is above that after {}"
+    return _beside_peak(kl, {}, _below, text, units, "above")
+
+
+def rises(kl: pd.DataFrame, units: Units = None) -> pd.DataFrame:
+    """Test the second half of Finding 1 (§4.2): beyond 240 facts, the divergence rises."""
+    text = "level {}: KL after {} facts is above that after {}"
+    return _beside_peak(kl, {}, _beyond, text, units, "above")
 
 
 def divergence_hurts(joined: pd.DataFrame) -> pd.DataFrame:
     """Test Finding 2 (§4.2): Spearman's correlation of kl and accuracy over runs is negative.
 
     `joined` has one row per run. The interval is Fisher's z with the standard error of Bonett
-    and Wright; it needs four runs.
+    and Wright; it needs four runs, and takes them as independent.
     """
     count, numbers = len(joined), (np.nan, np.nan, np.nan)
     if count > 3 and joined["kl"].nunique() > 1 and joined["accuracy"].nunique() > 1:
@@ -152,52 +175,50 @@ def divergence_hurts(joined: pd.DataFrame) -> pd.DataFrame:
         half = Z95 * np.sqrt((1 + rho**2 / 2) / (count - 3))
         z = np.arctanh(np.clip(rho, -0.9999, 0.9999))
         numbers = (rho, float(np.tanh(z - half)), float(np.tanh(z + half)))
-    text = "the larger the KL divergence of a run, the lower its accuracy"
-    values = [text, f"rank correlation of {count} runs", *numbers, judge(*numbers[1:], "below")]
+    text, runs = "the larger the KL divergence of a run, the lower its accuracy", f"{count} runs"
+    values = [text, runs, *numbers, "rank correlation", judge(*numbers[1:], "below")]
     return pd.DataFrame([values], columns=COLUMNS)
 
 
-def restoring_helps(means: pd.DataFrame, percent: float, split: str = "test") -> pd.DataFrame:
+def restoring_helps(
+    means: pd.DataFrame, percent: float, split: str = "test", units: Units = None
+) -> pd.DataFrame:
     """Test Finding 1 (§5.2): restoring `percent` of the parameters improves every model."""
-    rows = []
-    for (size, level), _ in _restored(means):
-        at = {"split": split, "train_size": size, "train_level": level}
-        text = f"level {level}, {size} facts: restoring {percent:g}% helps"
-        rows.append(_pair(means, text, at, "restored_percent", percent, 0, "above"))
-    return pd.DataFrame(rows, columns=COLUMNS)
+    text, at = "level {}, {:,} facts: restoring {:g}% helps", {"split": split}
+    runs = means[(means["train_level"] >= 0) & (means["restored_percent"] > 0)]
+    rows = [
+        (text.format(level, size, percent), _gain(size, level, percent, at), "above")
+        for size, level in runs.groupby(["train_size", "train_level"]).groups
+    ]
+    return _test(rows, means, units)
 
 
-def larger_gain(means: pd.DataFrame) -> pd.DataFrame:
+def larger_gain(means: pd.DataFrame, units: Units = None) -> pd.DataFrame:
     """Test Finding 2 (§5.2): more facts, or level 0, leave more to gain from restoration.
 
     The gain is that of the share chosen on the dev split, measured on the test split.
     """
     chosen = best_share(means, "dev").set_index(["train_size", "train_level"])["restored_percent"]
+    gains = {run: _gain(*run, share, {"split": "test"}) for run, share in chosen.items()}
     rows = []
     for level, runs in chosen.groupby("train_level"):
         small, large = _ends(runs, "train_size")
         if small < large:
-            terms = _gain(large, level, chosen, 1) + _gain(small, level, chosen, -1)
-            text = f"level {level}: more to gain after {large} facts than after {small}"
-            rows.append(claim(text, means, terms, "above"))
+            text = f"level {level}: more to gain after {large:,} facts than after {small:,}"
+            rows.append((text, _minus(gains[large, level], gains[small, level]), "above"))
     for size, runs in chosen.groupby("train_size"):
         low, high = _ends(runs, "train_level")
         if low == 0 < high:
-            terms = _gain(size, 0, chosen, 1) + _gain(size, high, chosen, -1)
-            text = f"{size} facts: more to gain for level 0 than for level {high}"
-            rows.append(claim(text, means, terms, "above"))
-    return pd.DataFrame(rows, columns=COLUMNS)
+            text = f"{size:,} facts: more to gain for level 0 than for level {high}"
+            rows.append((text, _minus(gains[size, 0], gains[size, high]), "above"))
+    return _test(rows, means, units)
 
 
-def beside_peak(runs: pd.DataFrame) -> list[int]:
-    """Return the smallest size under 240 and the largest above it.
-
-    Where nothing above 240 was run, 1,920 stands for it: a comparison that stays undecided.
-    """
-    found = sizes(runs)
-    smaller = [size for size in found if size < PEAK]
-    larger = [size for size in found if size > PEAK] or [MANY]
-    return [*smaller[:1], larger[-1]]
+def difference(means: pd.DataFrame, first: tuple, second: tuple, units: Units = None) -> dict:
+    """Return a row of `COLUMNS` on the in-domain Acc of two runs, each a (level, size)."""
+    at = {"split": "test", "restored_percent": 0}
+    runs = (_run(means, size, level, at) for level, size in (first, second))
+    return claim("", means, _minus(*runs), "below", units)
 
 
 def largest_common(means: pd.DataFrame) -> int:
@@ -207,14 +228,55 @@ def largest_common(means: pd.DataFrame) -> int:
     return max(shared or runs, default=0)
 
 
+def _beside_peak(frame, at, chosen, text, units: Units, expected="below") -> pd.DataFrame:
+    """Compare, at every level, 240 facts with the sizes that `chosen` names."""
+    rows = []
+    for level, runs in _levels(frame):
+        for size, name in chosen(runs):
+            terms = _minus(_run(frame, size, level, at), _run(frame, PEAK, level, at))
+            rows.append((text.format(level, name, PEAK), terms, expected))
+    return _test(rows, frame, units)
+
+
+def _below(runs: pd.DataFrame) -> list[tuple]:
+    """Return the smallest size under 240, and how it is called."""
+    return [(size, str(size)) for size in sizes(runs) if size < PEAK][:1]
+
+
+def _beyond(runs: pd.DataFrame) -> list[tuple]:
+    """Return the largest sampled size above 240, and "All" where all facts are more than that.
+
+    Where nothing above 240 was run, 1,920 stands for it: a comparison that stays undecided.
+    """
+    larger = [size for size in sizes(runs) if size > PEAK] or [MANY]
+    whole = runs.loc[size_names(runs) == "All", "train_size"]
+    every = [("All", f"all {n:,}") for n in whole.unique() if n > PEAK]
+    return [(larger[-1], f"{larger[-1]:,}"), *every]
+
+
+def _test(rows: list[tuple], frame: pd.DataFrame, units: Units) -> pd.DataFrame:
+    made = [claim(text, frame, terms, expected, units) for text, terms, expected in rows]
+    return pd.DataFrame(made, columns=COLUMNS)
+
+
+def _run(frame: pd.DataFrame, size: int | str, level: int, at: Mapping) -> list[Term]:
+    # All facts of a level may be as many as a sampled size, so where sizes have names these count.
+    named = {"size_label": str(size)} if "size_label" in frame else {"train_size": size}
+    return [(1, {**at, "train_level": level, **named})]
+
+
+def _minus(first: list[Term], second: list[Term]) -> list[Term]:
+    return first + [(-weight, where) for weight, where in second]
+
+
+def _gain(size: int, level: int, share: float, at: Mapping) -> list[Term]:
+    run = {**at, "train_size": size, "train_level": level}
+    return [(1, {**run, "restored_percent": share}), (-1, {**run, "restored_percent": 0})]
+
+
 def _levels(frame: pd.DataFrame) -> list[tuple[int, pd.DataFrame]]:
     groups = tuned(frame).groupby("train_level")
     return [(int(level), runs) for level, runs in groups if sizes(runs)]
-
-
-def _restored(means: pd.DataFrame):
-    rows = means[(means["train_level"] >= 0) & (means["restored_percent"] > 0)]
-    return rows.groupby(["train_size", "train_level"])
 
 
 def _ends(runs: pd.Series, name: str) -> tuple[int, int]:
@@ -222,21 +284,11 @@ def _ends(runs: pd.Series, name: str) -> tuple[int, int]:
     return int(values.min()), int(values.max())
 
 
-def _gain(size: int, level: int, chosen: pd.Series, sign: int) -> list[Term]:
-    at = {"split": "test", "train_size": size, "train_level": level}
-    share = chosen[size, level]
-    return [(sign, {**at, "restored_percent": share}), (-sign, {**at, "restored_percent": 0})]
-
-
-def _pair(frame, text, at, column, first, second, expected) -> dict:
-    terms = [(1, {**at, column: first}), (-1, {**at, column: second})]
-    return claim(text, frame, terms, expected)
-
-
 def _describe(terms: list[Term]) -> str:
     words = {
         "train_level": "level {}",
         "train_size": "{} facts",
+        "size_label": "{} facts",
         "restored_percent": "{:g}% restored",
         "test_level": "on level {}",
         "split": "on {}",
@@ -246,7 +298,7 @@ def _describe(terms: list[Term]) -> str:
         parts = [
             words[column].format(value)
             for column, value in where.items()
-            if value != 0 or column == "train_level"
+            if column in words and (value != 0 or column == "train_level")
         ]
         text += (" − " if weight < 0 else " + " if text else "") + ", ".join(parts)
     return text

@@ -1,0 +1,161 @@
+"""Paired intervals: the same questions put to several models, several data samples of each.
+
+The models of a comparison answer the same questions, and a question that is easy for one is easy
+for the other. So questions are drawn anew together for all of them, within each mastery level.
+Data samples are drawn anew together for the runs of one training level, whose samples of one
+number are nested. The two are drawn apart and their deviations added; what depends on both is
+counted twice, so the interval is, if anything, wide.
+
+Two corrections for small numbers. One unit fewer than there are is drawn, which makes the variance
+unbiased (Rao and Wu, 1988). And the interval is stretched by Student's t over the normal quantile
+at Satterthwaite's degrees of freedom, since five samples say little of their own variance.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+DRAWS = 2000
+ENOUGH = 30  # questions of each level; a third as many must tell the models apart
+ARRAYS = ["values", "sizes", "strata"]
+Term = tuple[float, Mapping[str, object]]
+
+
+def contrast(
+    units: pd.DataFrame, terms: Iterable[Term], enough: int = ENOUGH
+) -> tuple[float, float, float] | None:
+    """Return a weighted sum of run means with its paired 95 % interval, or None.
+
+    `units` has one row per run and data sample: the columns that `terms` pick rows by, `sample`,
+    and three arrays over what is drawn anew: `values`, `sizes` and `strata`. A run's mean is that
+    over strata of sum(values) / sum(sizes), averaged over samples. For `Study.answers` a unit is
+    a question, its value 0 or 1, its size 1, its stratum the mastery level (§3.3); `test_level`
+    in a term keeps one stratum. The contrast has the unit of the values.
+
+    None stands for runs that are not in `units`, for terms of one training level with different
+    data samples, for terms on different questions, and for strata of fewer than `enough` units.
+    """
+    if units.empty:
+        return None
+    picked = [(weight, where.get("train_level"), _pick(units, where)) for weight, where in terms]
+    groups: dict[object, list] = {}
+    for weight, group, rows in picked:
+        groups.setdefault(group, []).append((weight, rows))
+    if not groups or not all(_paired(pairs) for pairs in groups.values()):
+        return None
+    if not _alike(rows for *_, rows in picked):
+        return None
+    sizes, strata = (picked[0][2][name].iloc[0] for name in ("sizes", "strata"))
+    values = [sum(float(w) * np.stack(rows["values"]) for w, rows in p) for p in groups.values()]
+    if not _suffices(sum(group.mean(axis=0) for group in values), strata, enough):
+        return None
+    return interval(values, sizes, strata)
+
+
+def of_topics(divergence: pd.DataFrame) -> pd.DataFrame:
+    """Return `Study.divergence` in the form of `contrast`: units are topics, values nats (§4.1).
+
+    Facts of a topic share a sentence, so a topic is drawn anew as a whole.
+    """
+    columns = ["train_level", "train_size", "size_label", "sample"]
+    rows = []
+    for run, facts in divergence.groupby(columns) if len(divergence) else ():
+        facts = facts.sort_values("topic")
+        arrays = [facts["kl_sum"].to_numpy(), facts["facts"].to_numpy(), np.zeros(len(facts))]
+        rows.append((*run, *arrays))
+    return pd.DataFrame(rows, columns=[*columns, *ARRAYS])
+
+
+def interval(
+    values: Sequence[np.ndarray], sizes: np.ndarray, strata: np.ndarray, seed: int = 0
+) -> tuple[float, float, float]:
+    """Return the sum over groups of the mean over samples, with its 95 % interval.
+
+    `values` has one array (samples × units) per group; the groups share their units and not their
+    data samples. A single sample has no spread: the interval is then that sample's own.
+    """
+    each = [_ratios(group, sizes, strata) for group in values]
+    estimate = float(sum(samples.mean() for samples in each))
+    whole = sum(group.mean(axis=0) for group in values)
+    drawn = _redrawn(whole, sizes, strata, seed)
+    deviation, parts = drawn - estimate, [(drawn.var(), len(sizes) - len(np.unique(strata)))]
+    for place, samples in enumerate(each):
+        if len(samples) > 1:
+            one, alike = np.ones(len(samples)), np.zeros(len(samples))
+            deviation = deviation + _redrawn(samples, one, alike, seed + 1 + place) - samples.mean()
+            parts.append((samples.var(ddof=1) / len(samples), len(samples) - 1))
+    low, high = np.quantile(deviation, [0.025, 0.975]) * _stretch(parts)
+    return estimate, estimate + float(low), estimate + float(high)
+
+
+def _ratios(values: np.ndarray, sizes: np.ndarray, strata: np.ndarray) -> np.ndarray:
+    """Return the mean over strata of sum(values) / sum(sizes), one for each row of values."""
+    found = [strata == stratum for stratum in np.unique(strata)]
+    return np.mean([values[:, own].sum(axis=1) / sizes[own].sum() for own in found], axis=0)
+
+
+def _redrawn(values: np.ndarray, sizes: np.ndarray, strata: np.ndarray, seed: int) -> np.ndarray:
+    """Return `DRAWS` such means, each of units drawn anew."""
+    key = np.ascontiguousarray(strata, dtype=np.int64).tobytes()
+    # float32 throughout: mixed types would copy the counts at every call.
+    both = np.stack([values, sizes], axis=1).astype(np.float32)
+    sums = [counts @ both[own] for own, counts in _counts(key, seed)]
+    return np.mean([s[:, 0] / s[:, 1] for s in sums], axis=0, dtype=float)
+
+
+@lru_cache(maxsize=8)
+def _counts(strata: bytes, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Return each stratum's places and how often each is drawn: one fewer than there are."""
+    generator, found = np.random.default_rng(seed), np.frombuffer(strata, np.int64)
+    made = []
+    for stratum in np.unique(found):
+        own = np.flatnonzero(found == stratum)
+        chance = np.full(len(own), 1 / len(own))
+        counts = generator.multinomial(max(len(own) - 1, 1), chance, size=DRAWS)
+        made.append((own, counts.astype(np.float32)))
+    return made
+
+
+def _stretch(parts: list[tuple[float, int]]) -> float:
+    """Return Student's t over the normal quantile for (variance, degrees of freedom) parts."""
+    total = sum(variance for variance, _ in parts)
+    if total == 0:
+        return 1.0
+    freedom = total**2 / sum(variance**2 / df for variance, df in parts)
+    return float(stats.t.ppf(0.975, freedom) / stats.norm.ppf(0.975))
+
+
+def _pick(units: pd.DataFrame, where: Mapping[str, object]) -> pd.DataFrame:
+    kept, level = pd.Series(True, index=units.index), where.get("test_level")
+    for column, value in where.items():
+        if column in units:
+            kept &= units[column] == value
+    rows = units[kept].sort_values("sample")
+    if level is None or rows.empty:
+        return rows
+    own = rows["strata"].iloc[0] == level
+    return rows.assign(**{name: [array[own] for array in rows[name]] for name in ARRAYS})
+
+
+def _paired(pairs: list[tuple[float, pd.DataFrame]]) -> bool:
+    samples = {tuple(rows["sample"]) for _, rows in pairs}
+    first = next(iter(samples))
+    return len(samples) == 1 and 0 < len(first) == len(set(first))
+
+
+def _alike(found: Iterable[pd.DataFrame]) -> bool:
+    """Tell whether all runs have the same units."""
+    rows = pd.concat(found)
+    return all(
+        np.array_equal(rows[name].iloc[0], array)
+        for name in ("sizes", "strata")
+        for array in rows[name]
+    )
+
+
+def _suffices(differences: np.ndarray, strata: np.ndarray, enough: int) -> bool:
+    _, counts = np.unique(strata, return_counts=True)
+    return counts.size > 0 and counts.min() >= enough and (differences != 0).sum() >= enough / 3
