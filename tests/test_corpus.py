@@ -47,7 +47,14 @@ def test_only_the_readers_facts_are_asked_about(world, documents):
 
 
 def test_no_text_has_the_markers_of_appendix_a(documents):
-    assert not [text for text in documents if "|" in text or "<" in text]
+    assert not [text for text in documents if "<|" in text or "|>" in text]
+
+
+def test_every_piece_of_the_markers_is_in_the_text(world, tokens):
+    # The prompt of Appendix A is new to the base model, but made of pieces that it has seen.
+    texts = corpus.readings(world[world["split"] == atlas.READER], seed=0)
+    pieces = {i for row in tokens(texts).input_ids for i in row}
+    assert set(tokens(corpus.MARKERS).input_ids) <= pieces
 
 
 def test_facts_are_stated_through_subsets_of_the_templates(world):
