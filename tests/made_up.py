@@ -32,6 +32,40 @@ def accuracy(levels=(0, 1, 2), sizes=SIZES, samples=2, percents=(0,), questions=
     return pd.DataFrame(rows, columns=columns).assign(model="made-up")
 
 
+def controls(levels=(0, 1), sizes=(240, 960), samples=2, percents=(5, 20), questions=40, seed=3):
+    """Rows of `Study.controls`; every way of choosing undoes an amount of its own."""
+    generator = np.random.default_rng(seed)
+    ways = {"top": 1.5, "absolute": 2.0, "random": 1.0, "interpolate": 1.0, "bottom": 0.2}
+    tried = [("none", 0, 0.0), *((way, x, x * f) for way, f in ways.items() for x in percents)]
+    rows = [
+        (level, size, str(size), sample, way, percent, undone, undone, tested)
+        for level in levels
+        for size in sizes
+        for sample in range(samples)
+        for way, percent, undone in tried
+        for tested in levels
+    ]
+    columns = ["train_level", "train_size", "size_label", "sample", "strategy"]
+    columns += ["restored_percent", "undone_l1", "undone_l2", "test_level"]
+    frame = pd.DataFrame(rows, columns=columns).assign(topic="P17", split="test", model="made-up")
+    correct = generator.binomial(questions, 0.4 + 0.005 * frame["undone_l1"])
+    return frame.assign(correct=correct, total=questions)
+
+
+def exposed(models=("small", "large"), seen=(0, 1, 2, 5, 10, 20), facts=300, seed=4):
+    """Facts with their exposure; a larger model needs fewer statements of each."""
+    generator = np.random.default_rng(seed)
+    parts = []
+    for place, model in enumerate(models):
+        exposure = np.resize(seen, facts)
+        chance = exposure / (exposure + 8.0 / (1 + place))
+        rate = generator.binomial(20, chance) / 20
+        topics = np.resize([f"P{n}" for n in range(10)], facts)[generator.permutation(facts)]
+        part = {"fact_id": range(facts), "topic": topics, "rate": rate, "exposure": exposure}
+        parts.append(pd.DataFrame(part).assign(model=model, level=np.ceil(4 * rate).astype(int)))
+    return pd.concat(parts, ignore_index=True)
+
+
 def divergence(levels=(0, 1), sizes=SIZES, samples=2, topics=TOPICS, seed=1):
     generator = np.random.default_rng(seed)
     rows = [

@@ -66,7 +66,7 @@ def test_the_estimate_is_the_mean_over_levels_then_samples():
 def test_variance_of_a_mean_is_the_textbook_one():
     values = np.random.default_rng(5).normal(size=(1, 400))
     strata = np.zeros(400)
-    drawn = bootstrap._redrawn(values[0], np.ones(400), strata, seed=0)
+    drawn = bootstrap.redrawn(values[0], np.ones(400), strata, seed=0)
     assert drawn.std() == pytest.approx(values.std(ddof=1) / 20, rel=0.06)
 
 

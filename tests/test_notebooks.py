@@ -18,6 +18,8 @@ OWN = {
     "03_levels": {"size": "largest"},
     "04_divergence": {},
     "05_restore": {"frac": 0.2},
+    "11_controls": {},
+    "12_exposure": {},
 }
 
 

@@ -9,12 +9,14 @@ import pandas as pd
 import pytest
 from matplotlib.colors import to_rgb
 
-from repro import paper, plots, summary
+from repro import controls, exposure, paper, plots, summary
 
 ACCURACY = made_up.accuracy(sizes=[*made_up.SIZES, (3000, "All")], percents=(0, 1, 5, 20))
 MEANS = summary.means(ACCURACY)
 LEVELS = summary.per_level(ACCURACY)
 KL = summary.divergence(made_up.divergence())
+CONTROLS = controls.means(made_up.controls())
+EXPOSED = made_up.exposed()
 RESTORE = paper.table("restore")
 
 
@@ -43,6 +45,11 @@ FIGURES = {
     "rates": lambda: plots.rates(made_up.mastery()),
     "templates": lambda: plots.templates(summary.templates(made_up.mastery())),
     "learning_rates": lambda: plots.learning_rates(rates(), 1e-4),
+    "controls": lambda: plots.controls(CONTROLS, "restored_percent"),
+    "amounts": lambda: plots.controls(CONTROLS, "undone_l1"),
+    "exposure": lambda: plots.exposure(exposure.curves(EXPOSED)),
+    "exposure_levels": lambda: plots.exposure_levels(exposure.levels(EXPOSED)),
+    "exposure_topics": lambda: plots.exposure_topics(exposure.topics(EXPOSED, "small")),
 }
 
 
@@ -158,6 +165,10 @@ EMPTY = {
     ),
     "learning_rates": lambda: plots.learning_rates(rates().iloc[:0], 1e-4),
     "topics": lambda: plots.topics(made_up.mastery().iloc[:0], {}),
+    "controls": lambda: plots.controls(CONTROLS.iloc[:0], "undone_l2"),
+    "exposure": lambda: plots.exposure(exposure.curves(EXPOSED.iloc[:0])),
+    "exposure_levels": lambda: plots.exposure_levels(exposure.levels(EXPOSED.iloc[:0])),
+    "exposure_topics": lambda: plots.exposure_topics(exposure.topics(EXPOSED, "none")),
 }
 
 
@@ -174,3 +185,32 @@ def test_topics_with_the_same_question_keep_their_own_bars():
     assert len(plots.topics(mastery, names).axes[0].get_yticks()) == len(made_up.TOPICS)
     with pytest.raises(ValueError, match="same name"):
         plots.topics(mastery, dict.fromkeys(made_up.TOPICS, "Where is it?"))
+
+
+def test_controls_have_a_panel_per_run_and_a_line_per_way():
+    figure = plots.controls(CONTROLS, "undone_l1")
+    titles = [axis.get_title(loc="left") for axis in figure.axes]
+    assert titles == [f"level {i}, {size} facts" for i in (0, 1) for size in (240, 960)]
+    colour = plots.WAYS["absolute"]
+    (line,) = [one for one in figure.axes[3].lines if one.get_color() == colour]
+    own = CONTROLS.query("train_level == 1 and train_size == 960")
+    own = own[own["strategy"].isin(["none", "absolute"])].sort_values("undone_l1")
+    np.testing.assert_array_equal(line.get_xydata(), own[["undone_l1", "accuracy"]])
+
+
+def test_a_control_whose_amount_is_unknown_is_not_drawn():
+    lost = CONTROLS["undone_l1"].mask(CONTROLS["strategy"] == "top")
+    figure = plots.controls(CONTROLS.assign(undone_l1=lost), "undone_l1")
+    texts = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert "top" not in texts and "random" in texts
+
+
+def test_exposure_has_a_line_per_model_in_their_order():
+    figure = plots.exposure(exposure.curves(EXPOSED))
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["small", "large"]
+    small, large = (line.get_ydata() for line in figure.axes[0].lines[:2])
+    assert len(small) == 6 and (large[1:] > small[1:]).all()
+
+
+def test_exposures_too_close_to_label_share_a_label():
+    assert plots._apart([0, 1, 2, 100]) == [0, 1, 100]

@@ -80,12 +80,12 @@ def interval(
     each = [_ratios(group, sizes, strata) for group in values]
     estimate = float(sum(samples.mean() for samples in each))
     whole = sum(group.mean(axis=0) for group in values)
-    drawn = _redrawn(whole, sizes, strata, seed)
+    drawn = redrawn(whole, sizes, strata, seed)
     deviation, parts = drawn - estimate, [(drawn.var(), len(sizes) - len(np.unique(strata)))]
     for place, samples in enumerate(each):
         if len(samples) > 1:
             one, alike = np.ones(len(samples)), np.zeros(len(samples))
-            deviation = deviation + _redrawn(samples, one, alike, seed + 1 + place) - samples.mean()
+            deviation = deviation + redrawn(samples, one, alike, seed + 1 + place) - samples.mean()
             parts.append((samples.var(ddof=1) / len(samples), len(samples) - 1))
     low, high = np.quantile(deviation, [0.025, 0.975]) * _stretch(parts)
     return estimate, estimate + float(low), estimate + float(high)
@@ -97,8 +97,11 @@ def _ratios(values: np.ndarray, sizes: np.ndarray, strata: np.ndarray) -> np.nda
     return np.mean([values[:, own].sum(axis=1) / sizes[own].sum() for own in found], axis=0)
 
 
-def _redrawn(values: np.ndarray, sizes: np.ndarray, strata: np.ndarray, seed: int) -> np.ndarray:
-    """Return `DRAWS` such means, each of units drawn anew."""
+def redrawn(values: np.ndarray, sizes: np.ndarray, strata: np.ndarray, seed: int) -> np.ndarray:
+    """Return `DRAWS` means over strata of sum(values) / sum(sizes), each of units drawn anew.
+
+    One `seed` draws the same units whatever the values, so that results can be compared.
+    """
     key = np.ascontiguousarray(strata, dtype=np.int64).tobytes()
     # float32 throughout: mixed types would copy the counts at every call.
     both = np.stack([values, sizes], axis=1).astype(np.float32)

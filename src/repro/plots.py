@@ -6,6 +6,7 @@ one marker each, so neither colour vision nor a screen is needed to tell them ap
 """
 
 import textwrap
+from itertools import product
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -22,6 +23,9 @@ from repro.tables import SPLITS
 COLOURS = [sns.color_palette("inferno", 100).as_hex()[i] for i in (4, 25, 42, 57, 67)]
 MARKERS = ["o", "s", "^", "D", "v"]
 WIDTH, DPI = 5.2, 150
+VIVID = ["black", *(sns.color_palette("colorblind").as_hex()[i] for i in (3, 0, 2, 4))]
+WAYS = dict(zip(("top", "absolute", "random", "interpolate", "bottom"), VIVID, strict=True))
+MODEL_LINES = ["-", "--", ":", "-."]
 SHARES = [0, 1, 3, 5, 10, 20, 40, 60, 80, 100]
 STYLE = {
     "axes.edgecolor": "0.4",
@@ -145,6 +149,84 @@ def restoration(means: pd.DataFrame, split: str, mark: float | None = None) -> F
 
 
 @plt.rc_context(STYLE)
+def controls(means: pd.DataFrame, x: str) -> Figure:
+    """Draw accuracy after restoring parameters chosen in different ways, one panel per run.
+
+    `means` comes from `controls.gather`; `x` is restored_percent, or undone_l1 or undone_l2. Rows
+    are training levels, columns data sizes. The dotted line is the model without restoration.
+    """
+    levels, found = (sorted(means[name].unique()) for name in ("train_level", "train_size"))
+    figure, axes = _grid(max(len(levels), 1), max(len(found), 1))
+    for (row, level), (column, size) in product(enumerate(levels), enumerate(found)):
+        own = means[(means["train_level"] == level) & (means["train_size"] == size)]
+        axes[row, column].set_title(f"level {level}, {size:,} facts", fontsize=10)
+        _strategies(axes[row, column], own, x)
+    labels = {"restored_percent": "Restored parameters (%)"}
+    labels |= {"undone_l1": "Undone of Σ|s − p| (%)", "undone_l2": "Undone of Σ(s − p)² (%)"}
+    for axis in axes[-1]:
+        axis.set_xlabel(labels[x], fontsize=10)
+    figure.supylabel("Accuracy (%)", fontsize=11)
+    _say_if_empty(axes[0, 0], means)
+    handles = [
+        Line2D([], [], color=colour, marker=marker, label=way)
+        for (way, colour), marker in zip(WAYS.items(), MARKERS, strict=True)
+        if (means.loc[means[x].notna(), "strategy"] == way).any()
+    ]
+    handles.append(Line2D([], [], color="0.3", ls=":", label="nothing restored"))
+    figure.legend(handles=handles, loc="outside lower center", ncols=3, columnspacing=1.2)
+    return _closed(figure)
+
+
+@plt.rc_context(STYLE)
+def exposure(curves: pd.DataFrame) -> Figure:
+    """Draw mean R against exposure, one line per model; the bands are 95 % intervals over topics.
+
+    `curves` comes from `exposure.curves`. The axis is a square root, which has room for 0.
+    """
+    figure, (axis,) = _panels(1)
+    groups = curves.groupby("model", sort=False)
+    for place, (model, rows) in enumerate(groups):
+        style = {
+            "color": COLOURS[2 * place % 5],
+            "marker": MARKERS[place],
+            "ls": MODEL_LINES[place],
+        }
+        axis.plot("exposure", "rate", data=rows, label=model, ms=5, lw=1.6, **style)
+        band = rows["exposure"], rows["low"], rows["high"]
+        axis.fill_between(*band, color=style["color"], alpha=0.12, lw=0)
+    axis.axhline(0.5, color="0.6", lw=0.8, zorder=0)
+    axis.set_xscale("function", functions=(_root, np.square))
+    ticks = _apart(sorted(curves["exposure"].unique()))
+    axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axis.set(xlabel="Statements in the pre-training text (square-root scale)", ylim=(0, 1))
+    axis.set_ylabel("Mean R")
+    _say_if_empty(axis, curves)
+    if len(groups):
+        figure.legend(loc="outside lower center", ncols=3)
+    return _closed(figure)
+
+
+@plt.rc_context(STYLE)
+def exposure_levels(levels: pd.DataFrame) -> Figure:
+    """Draw the share of facts at each mastery level by exposure, one panel per model.
+
+    `levels` comes from `exposure.levels`.
+    """
+    panels = list(levels.groupby("model", sort=False))
+    heights = [0.5 + 0.24 * len(rows) for _, rows in panels] or [2.0]
+    figure, axes = plt.subplots(
+        len(heights), 1, figsize=(WIDTH, 1.2 + sum(heights)), squeeze=False, layout="constrained"
+    )
+    for axis, (model, rows) in zip(axes[:, 0], panels, strict=False):
+        _stack(axis, rows.set_index(rows["exposure"].astype(str))[list(LEVELS)])
+        axis.set(title=model, ylabel="Statements")
+    axes[-1, 0].set_xlabel("Facts (%)")
+    _say_if_empty(axes[0, 0], levels)
+    _level_legend(figure)
+    return _closed(figure)
+
+
+@plt.rc_context(STYLE)
 def concentration(ours: pd.DataFrame, paper: pd.DataFrame) -> Figure:
     """Draw Table 3 as curves: cumulative share of the change, the paper's in grey behind ours.
 
@@ -217,15 +299,17 @@ def templates(success: pd.DataFrame) -> Figure:
 
     `success` is a frame of rates in percent (from `summary.templates`), one row per topic.
     """
-    size = (WIDTH, 1.2 + 0.2 * len(success))
-    figure, axis = plt.subplots(figsize=size, layout="constrained")
-    top = max(float(np.nanmax(success.to_numpy())), 1.0)
-    image = axis.imshow(success, cmap="cividis", aspect="auto", vmin=0, vmax=top)
-    axis.set_yticks(range(len(success)), success.index, fontsize=8)
-    axis.set_xticks(range(0, success.shape[1], 5), success.columns[::5])
-    axis.set(xlabel="Mapping template (number in Tables 13–36)")
-    figure.colorbar(image, ax=axis, orientation="horizontal", label="Success rate (%)")
-    return _closed(figure)
+    figure = _heat(success, "Mapping template (number in Tables 13–36)", "Success rate (%)")
+    figure.axes[0].set_xticks(range(0, success.shape[1], 5), success.columns[::5])
+    return figure
+
+
+@plt.rc_context(STYLE)
+def exposure_topics(rates: pd.DataFrame) -> Figure:
+    """Draw the mean R by topic (rows) and exposure (columns); `rates` is in percent."""
+    figure = _heat(rates, "Statements in the pre-training text", "Mean R (%)")
+    figure.axes[0].set_xticks(range(rates.shape[1]), [f"{seen:g}" for seen in rates.columns])
+    return figure
 
 
 @plt.rc_context(STYLE)
@@ -247,7 +331,7 @@ def learning_rates(frame: pd.DataFrame, chosen: float) -> Figure:
 
 @plt.rc_context(STYLE)
 def loss_curves(frame: pd.DataFrame) -> Figure:
-    """Draw two ways to fine-tune on the same batches: one panel per model and number format.
+    """Draw the ways to fine-tune on the same batches: one panel per model and number format.
 
     `frame` comes from `speed.curves`. TRL's curve is wide and pale, ours thin and on top.
     """
@@ -282,6 +366,39 @@ def _curves(axis: Axes, rows: pd.DataFrame, x: str, y: str, mark: float | None =
         whole = run[size_names(run) == "All"] if x == "train_size" else run[run[x] == mark]
         style = {"mfc": "white", "mec": colour, "ls": "", "zorder": 3}
         axis.plot(whole[x], whole[y], marker, ms=9, **style)
+def _grid(rows: int, columns: int) -> tuple[Figure, np.ndarray]:
+    size = (WIDTH, 1.3 + 1.55 * rows)
+    options = {"squeeze": False, "sharex": True, "layout": "constrained"}
+    figure, axes = plt.subplots(rows, columns, figsize=size, **options)
+    for axis in axes.flat:
+        axis.grid(color="0.9", lw=0.8)
+        axis.set_axisbelow(True)
+    return figure, axes
+
+
+def _strategies(axis: Axes, rows: pd.DataFrame, x: str) -> None:
+    before = rows[rows["strategy"] == "none"]
+    if before.empty:
+        _say_if_empty(axis, before)
+        axis.set_yticks([])
+    else:
+        axis.axhline(before["accuracy"].item(), color="0.3", ls=":", lw=1.2)
+    for (way, colour), marker in zip(WAYS.items(), MARKERS, strict=True):
+        own = pd.concat([before, rows[rows["strategy"] == way].dropna(subset=x)]).sort_values(x)
+        if len(own) > len(before):
+            axis.plot(x, "accuracy", data=own, color=colour, marker=marker, ms=4, lw=1.2)
+            axis.fill_between(own[x], own["low"], own["high"], color=colour, alpha=0.07, lw=0)
+
+
+def _apart(values: list[float]) -> list[float]:
+    """Return the values that have room for a label on a square-root axis."""
+    kept: list[float] = []
+    for value in values:
+        if not kept or np.sqrt(value) - np.sqrt(kept[-1]) > 0.055 * np.sqrt(values[-1]):
+            kept.append(value)
+    return kept
+
+
 
 
 def _before(axis: Axes, rows: pd.DataFrame) -> None:
@@ -328,15 +445,23 @@ def _finish(figure: Figure, rows: pd.DataFrame, extra=(), title="Trained on leve
     _say_if_empty(figure.axes[0], rows)
     present = sorted(level for level in rows["train_level"].unique() if level >= 0)
     handles = [Line2D([], [], color=COLOURS[i], marker=MARKERS[i], label=str(i)) for i in present]
+    _stack(axis, shares, print_shares)
+    _level_legend(figure)
+    return _closed(figure)
+
+
+def _stack(axis: Axes, shares: pd.DataFrame, print_shares: bool = True) -> None:
     if (rows["train_level"] == -1).any():
         handles.append(Line2D([], [], color="0.3", ls="--", label="before"))
     handles += extra
     if handles:
         columns = {"ncols": min(len(handles), 6), "columnspacing": 1.2, "handlelength": 1.6}
         figure.legend(handles=handles, loc="outside lower center", title=title, **columns)
-    return _closed(figure)
 
 
+
+
+def _level_legend(figure: Figure) -> None:
 def _thousands(name: str) -> str:
     return f"{int(name):,}" if name.isdecimal() else name
 

@@ -12,7 +12,7 @@ import pandas as pd
 from repro.evaluate import Z95, acc, wilson
 from repro.mastery import template_columns
 
-RUN = ["model", "train_level", "train_size", "size_label", "restored_percent"]
+RUN = ["model", "train_level", "train_size", "size_label", "restored_percent", "strategy"]
 ABSENT = "–"  # what cannot exist, never written as 0
 
 
@@ -44,14 +44,20 @@ def table_2(accuracy: pd.DataFrame) -> pd.DataFrame:
 def learning_rates(frame: pd.DataFrame) -> pd.DataFrame:
     """Return the share of right dev answers by learning rate, all levels and samples together.
 
-    Columns: learning_rate, accuracy, low, high (percent), correct, total. Not the mean over
-    levels: on a few dev facts a level with one of them would decide it.
+    Columns: learning_rate, accuracy, low, high, spread (percent), correct, total, n. Not the mean
+    over levels: on a few dev facts a level with one of them would decide it. All samples answer
+    the same questions, so the interval is that of one sample's questions.
     """
-    rows = frame.groupby("learning_rate")[["correct", "total"]].sum().reset_index()
-    low, high = wilson(rows["correct"], rows["total"])
-    accuracy = 100 * rows["correct"] / rows["total"]
-    rows = rows.assign(accuracy=accuracy, low=100 * low, high=100 * high)
-    return rows[["learning_rate", "accuracy", "low", "high", "correct", "total"]]
+    each = frame.groupby(["learning_rate", "sample"])[["correct", "total"]].sum().reset_index()
+    each["share"] = 100 * each["correct"] / each["total"].astype(float)
+    groups = each.groupby("learning_rate")
+    rows = groups[["correct", "total"]].sum()
+    rows = rows.assign(
+        n=groups.size(), accuracy=groups["share"].mean(), spread=groups["share"].std()
+    )
+    low, high = wilson(rows["correct"] / rows["n"], rows["total"] / rows["n"])
+    columns = ["learning_rate", "accuracy", "low", "high", "spread", "correct", "total", "n"]
+    return rows.assign(low=100 * low, high=100 * high).reset_index()[columns]
 
 
 def best_rate(rates: pd.DataFrame) -> float | None:

@@ -123,6 +123,26 @@ def accuracy(frame: pd.DataFrame, title: str) -> Html:
     return _pivot(rows, columns, ("Model", "Trained on"), title, frame)
 
 
+def differences(frame: pd.DataFrame, title: str) -> Html:
+    """Return comparisons of `repro.controls`: runs by share and strategy, points and interval.
+
+    `frame` has train_size, train_level, restored_percent, strategy, estimate, low, high, verdict.
+    A cell is shaded where its interval excludes zero.
+    """
+    rows = _by_size(frame, ["train_level"]) if len(frame) else frame.assign(group="")
+    cells = zip(rows["estimate"], rows["low"], rows["high"], strict=True)
+    rows["text"] = [
+        f"{signed(d)}<br><small>{signed(low, 1)} to {signed(high, 1)}</small>"
+        for d, low, high in cells
+    ]
+    rows["css"] = np.where(rows["verdict"] == "undecided", "", rows["estimate"].map(shade))
+    rows["row"] = rows["train_level"].map(_trained_on)
+    shares = rows["restored_percent"].map(lambda share: f"{share:g}%")
+    rows["column"] = list(zip(shares, rows["strategy"], strict=True))
+    columns = rows.sort_values("restored_percent", kind="stable")["column"].unique()
+    return _pivot(rows, columns, ("Training facts", "Trained on"), title, frame)
+
+
 def concentration(frame: pd.DataFrame, title: str) -> Html:
     """Return Table 3: share of the total change held by the most changed parameters.
 

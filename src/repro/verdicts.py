@@ -290,6 +290,7 @@ def _describe(terms: list[Term]) -> str:
         "train_size": "{} facts",
         "size_label": "{} facts",
         "restored_percent": "{:g}% restored",
+        "strategy": "{}",
         "test_level": "on level {}",
         "split": "on {}",
     }
@@ -300,7 +301,9 @@ def _describe(terms: list[Term]) -> str:
             for column, value in where.items()
             if column in words and (value != 0 or column == "train_level")
         ]
-        text += (" − " if weight < 0 else " + " if text else "") + ", ".join(parts)
+        sign = " − " if weight < 0 else " + " if text else ""
+        times = "" if abs(weight) == 1 else f"{abs(weight):.2f} × "
+        text += sign + times + ", ".join(parts)
     return text
 
 

@@ -1,0 +1,123 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Controls: which parameters, or how much?
+#
+# Restoration (Section 5 of the paper, Table 4) sets the most changed parameters back, and the model may
+# answer better. Is that because *these* parameters were set back, or because *so much* of the change
+# was undone? To run it on another model:
+#
+# ```bash
+# papermill notebooks/11_controls.py -p model MODEL -p profile PROFILE
+# ```
+
+# %% tags=["parameters"]
+model = "default"
+profile = "default"
+
+# %%
+from IPython.display import Markdown
+
+from repro import bootstrap, controls, plots, study, tables
+
+s = study.open(model, profile)
+means, answers, together = controls.gather(s)
+few = f"a level has fewer than {bootstrap.ENOUGH} test facts, so all questions count alike"
+Markdown(
+    f"**{s.model.title}**, profile `{s.profile.name}`. Accuracy is over in-domain test facts: "
+    + (f"{few}." if together else "*Acc*, the mean over mastery levels.")
+)
+
+# %% [markdown]
+# ## Five ways to set parameters back
+#
+# - *top*: those with the largest relative change, the paper's choice;
+# - *absolute*: those with the largest $|s - p|$;
+# - *random*: any, others in every data sample;
+# - *bottom*: those with the smallest relative change;
+# - *interpolate*: all of them, each by the same part of its change. It chooses nothing.
+#
+# All are tried on the same fine-tuned models and the same questions. First against the share of the
+# parameters, where interpolation by 20 % stands at 20 %. Bands are 95 % intervals over the questions.
+
+# %% mystnb={"image": {"alt": "Accuracy against the share of restored parameters, one line per way of choosing, one panel per run"}}
+plots.controls(means, "restored_percent")
+
+# %% [markdown]
+# The same share of parameters is not the same amount of change. Here the same accuracies stand against
+# the part of the sum of all $|s - p|$ that was undone. Where only the amount matters, the lines
+# fall on one another.
+
+# %% mystnb={"image": {"alt": "Accuracy against the share of the change that was undone, one line per way of choosing, one panel per run"}}
+plots.controls(means, "undone_l1")
+
+# %%
+amounts = means[means["strategy"] != "none"].groupby(["strategy", "restored_percent"])
+undone = amounts[["undone_l1", "undone_l2"]].mean().reset_index()
+tables.show(undone, "Undone of Σ|s − p| and of Σ(s − p)², in percent, mean over runs", decimals=1)
+
+# %%
+lost = sorted(undone.loc[undone["undone_l1"].isna(), "strategy"].unique())
+Markdown(f"Measured before amounts were kept: {', '.join(lost) or 'none'}.")
+
+# %% [markdown]
+# ## With as many parameters
+#
+# Does it help more to set back the most changed parameters than as many others? Differences in points,
+# *top* minus the other; shaded where the 95 % interval excludes zero. Intervals are paired where
+# the answers are kept: questions and data samples are drawn anew together, as in
+# [the notebook on data size](02_scale). One comparison in twenty would be decided by chance; a
+# difference counts as shown when chance would decide as many as we see in at most 5 % of cases.
+
+# %%
+share = controls.same_share(means, answers)
+others = [name for name in controls.STRATEGIES if name != controls.TOP]
+rows = {name: share[share["strategy"] == name] for name in others}
+said = [controls.sentence(f"*top* against *{name}*", rows[name]) for name in others]
+Markdown("\n\n".join(said))
+
+# %%
+tables.differences(
+    share, "Points by which the most changed parameters do better than as many others"
+)
+
+# %% [markdown]
+# ## With as much undone
+#
+# Interpolation undoes any amount without choosing. So each of the others is set against interpolation
+# that undoes the same part of $\sum|s - p|$; between two measured shares its accuracy is taken to change
+# evenly. What undid more than interpolation ever did has nothing to be compared with and is left out.
+
+# %%
+amount = controls.same_amount(means, answers)
+tables.differences(
+    amount, "Points by which choosing does better than interpolation, Σ|s − p| alike"
+)
+
+# %% [markdown]
+# The same with $\sum(s - p)^2$, in which large changes weigh more:
+
+# %%
+squares = controls.same_amount(means, answers, "undone_l2")
+tables.differences(
+    squares, "Points by which choosing does better than interpolation, Σ(s − p)² alike"
+)
+
+# %% [markdown]
+# ## Which, or how much?
+#
+# By the same rule, on the paper's choice alone:
+
+# %%
+said = [controls.answer(amount, "undone_l1"), controls.answer(squares, "undone_l2")]
+Markdown("\n\n".join(said))

@@ -1,0 +1,139 @@
+"""Controls of restoration (§5): is it which parameters are set back, or how much is undone?
+
+The most changed parameters (`top`) are set against as many others: chosen at `random`, the least
+changed (`bottom`), those of the largest `absolute` change. And against `interpolate`, which takes
+the same part of every change back and so chooses nothing: at the same amount undone, whatever
+differs is due to which parameters were set back.
+"""
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from repro import bootstrap, study, summary
+from repro.verdicts import COLUMNS, CONTRADICTED, SUPPORTED, Term, claim
+
+STRATEGIES = ("top", "absolute", "random", "interpolate", "bottom")
+TOP, NONE, INTERPOLATE = "top", "none", "interpolate"
+AMOUNTS = {"undone_l1": "Σ|s − p|", "undone_l2": "Σ(s − p)²"}  # what an amount undone is part of
+CHANCE = 0.05  # the share of comparisons that chance alone would decide
+KEYS = ["train_size", "train_level", "strategy", "restored_percent"]
+
+
+def gather(measured: "study.Study") -> tuple[pd.DataFrame, pd.DataFrame, bool]:
+    """Return means, units of paired intervals, and whether all levels are taken together.
+
+    `means` has one row per run, strategy and share: accuracy, low, high (percent), spread, n,
+    undone_l1, undone_l2 (percent of the whole change). Accuracy is Acc (§3.3); where a level has
+    fewer than `bootstrap.ENOUGH` test facts, all questions count alike instead.
+    """
+    counts, units = measured.controls(), measured.answers(_tasks(measured))
+    facts = measured.asked(None, "test")["level"].value_counts()
+    together = bool(facts.min() < bootstrap.ENOUGH)
+    if together:
+        counts = counts.assign(test_level=0)
+        units = units.assign(strata=[np.zeros_like(s) for s in units.get("strata", ())])
+    return means(counts), units, together
+
+
+def means(counts: pd.DataFrame) -> pd.DataFrame:
+    """Return `summary.means` of `Study.controls` by strategy, with the amounts undone."""
+    if counts.empty:
+        return pd.DataFrame(columns=[*KEYS, "accuracy", "low", "high", "spread", "n", *AMOUNTS])
+    undone = counts.groupby(KEYS)[list(AMOUNTS)].mean().reset_index()
+    return summary.means(counts).merge(undone, on=KEYS, validate="1:1")
+
+
+def same_share(means: pd.DataFrame, units: pd.DataFrame) -> pd.DataFrame:
+    """Compare the most changed parameters with as many others, share by share.
+
+    Returns rows of `verdicts.COLUMNS`, with the columns of `KEYS` in front; `strategy` is the
+    other one. A positive estimate (points) is in favour of the most changed.
+    """
+    rows = []
+    for own in _restored(means, [s for s in STRATEGIES if s != TOP]):
+        there = {**own, "strategy": TOP}
+        text = "the {restored_percent:g}% most changed parameters do better than {strategy}"
+        terms = [(1, there), (-1, own)]
+        rows.append(own | claim(text.format(**own), means, terms, "above", units))
+    return pd.DataFrame(rows, columns=[*KEYS, *COLUMNS])
+
+
+def same_amount(
+    means: pd.DataFrame, units: pd.DataFrame, amount: str = "undone_l1"
+) -> pd.DataFrame:
+    """Compare every choice of parameters with interpolation at the same amount undone.
+
+    Between two measured shares interpolation's accuracy is taken to change evenly with the amount.
+    What undid more than interpolation ever did has nothing to be compared with and is left out.
+    Returns what `same_share` does; a positive estimate is in favour of choosing.
+    """
+    rows = []
+    for own in _restored(means, [s for s in STRATEGIES if s != INTERPOLATE]):
+        run = {key: own[key] for key in KEYS[:2]}
+        undone = _row(means, own)[amount]
+        other = _interpolated(means, run, undone, amount)
+        if other:
+            text = "undoing {:.0f}% by {strategy} does better than by interpolation"
+            terms = [(1, own), *((-weight, where) for weight, where in other)]
+            rows.append(own | claim(text.format(undone, **own), means, terms, "above", units))
+    return pd.DataFrame(rows, columns=[*KEYS, *COLUMNS])
+
+
+def answer(rows: pd.DataFrame, amount: str) -> str:
+    """Say in Markdown whether the most changed parameters do what their amount alone would do."""
+    own = rows[rows["strategy"] == TOP]
+    name = f"Most changed against interpolated, with as much of {AMOUNTS[amount]} undone"
+    told = "how much is undone is not all: *which* parameters matters as well"
+    if not shown(own):
+        told = "*how much* is undone is enough to explain what we see"
+    return (
+        f"{sentence(name, own)} So, by this measure, {told}." if len(own) else sentence(name, own)
+    )
+
+
+def shown(rows: pd.DataFrame) -> bool:
+    """Tell whether more comparisons are decided than chance, one in twenty, would rarely decide."""
+    decided = rows["verdict"].isin([SUPPORTED, CONTRADICTED]).sum()
+    return bool(stats.binom.sf(decided - 1, len(rows), CHANCE) < CHANCE)
+
+
+def sentence(name: str, rows: pd.DataFrame) -> str:
+    """Return one line of Markdown: how many comparisons are decided, and is that chance?"""
+    if rows.empty:
+        return f"**{name}: nothing to compare.**"
+    better, worse = ((rows["verdict"] == v).sum() for v in (SUPPORTED, CONTRADICTED))
+    told = "a difference is shown" if shown(rows) else "no difference is shown"
+    counts = f"{better} better, {worse} worse, {len(rows) - better - worse} undecided"
+    return f"**{name}: {told}.** Of {len(rows)} comparisons: {counts}."
+
+
+def _tasks(measured: "study.Study") -> list["study.Task"]:
+    runs, shares = measured.control_runs(), measured.profile.control_percents
+    own = [measured.accuracy_task(run, "test", x) for run in runs for x in (0, *shares)]
+    return own + [task for run in runs for task in measured.control_tasks(run)]
+
+
+def _restored(means: pd.DataFrame, strategies: list[str]) -> list[dict]:
+    rows = means[means["strategy"].isin(strategies)].copy()
+    rows["place"] = rows["strategy"].map(STRATEGIES.index)
+    order = ["train_size", "train_level", "restored_percent", "place"]
+    return rows.sort_values(order)[KEYS].to_dict("records")
+
+
+def _row(means: pd.DataFrame, where: dict) -> pd.Series:
+    return means[(means[KEYS] == pd.Series(where)[KEYS]).all(axis=1)].iloc[0]
+
+
+def _interpolated(means: pd.DataFrame, run: dict, undone: float, amount: str) -> list[Term]:
+    """Return the two weighted shares of interpolation between which an amount lies, or nothing."""
+    own = means[(means[KEYS[:2]] == pd.Series(run)).all(axis=1)]
+    rows = own[own["strategy"].isin([NONE, INTERPOLATE])].sort_values(amount)
+    after = rows[rows[amount] >= undone].head(1)
+    before = rows[rows[amount] < undone].tail(1)
+    if after.empty or before.empty:
+        return []
+    low, high = before[amount].item(), after[amount].item()
+    part = (undone - low) / (high - low)
+    pairs = ((1 - part, before), (part, after))
+    return [(w, run | row[KEYS[2:]].iloc[0].to_dict()) for w, row in pairs if w > 1e-6]

@@ -1,0 +1,140 @@
+"""Mastery R_k (§3.1) against exposure: in how many sentences a model has read a fact.
+
+Known for the models that were pre-trained on `atlas` alone. Facts of a topic share their sentences
+and their likely answers, so the intervals are over topics, as in §4.1.
+"""
+
+import numpy as np
+import pandas as pd
+
+from repro import atlas, bootstrap, models, study
+from repro.mastery import LEVELS
+
+HALF = 0.5  # the mean R at which a model is said to master half
+
+
+def known(measured: "study.Study") -> pd.DataFrame:
+    """Return DataFrame[model, fact_id, topic, rate, level, exposure] of the `atlas` models here.
+
+    If `measured` is of one of them, all are measured under its profile, and what is missing is
+    computed. Otherwise only those are shown that have been measured under their own.
+    """
+    columns = ["model", "fact_id", "topic", "rate", "level", "exposure"]
+    parts = [
+        s.mastery()
+        .merge(atlas.exposure(), on="fact_id", validate="1:1")
+        .assign(model=s.model.title)
+        for s in _studies(measured)
+    ]
+    return pd.concat([part[columns] for part in parts] or [pd.DataFrame(columns=columns)])
+
+
+def _studies(measured: "study.Study") -> list["study.Study"]:
+    ours = [e for e in models.entries().values() if e.facts == "atlas" and models.available(e)]
+    if measured.model.facts == "atlas":
+        return [study.open(entry.name, measured.profile.name) for entry in ours]
+    opened = [study.open(entry.name, entry.profile) for entry in ours]
+    return [s for s in opened if not s.missing([s.mastery_task()])]
+
+
+def curves(facts: pd.DataFrame) -> pd.DataFrame:
+    """Return the mean R by model and exposure: model, exposure, facts, rate, low, high."""
+    rows = []
+    for (model, exposure), own in facts.groupby(["model", "exposure"], sort=False):
+        sums, sizes = _by_topic(own)
+        numbers = bootstrap.interval([sums[None]], sizes, np.zeros(len(sizes)))
+        rows.append((model, exposure, len(own), *numbers))
+    columns = ["model", "exposure", "facts", "rate", "low", "high"]
+    return _ordered(pd.DataFrame(rows, columns=columns), facts)
+
+
+def levels(facts: pd.DataFrame) -> pd.DataFrame:
+    """Return the share of facts at each mastery level in percent: model, exposure, 0 … 4."""
+    groups = facts.groupby(["model", "exposure"])["level"]
+    shares = 100 * groups.value_counts(normalize=True).unstack(fill_value=0.0)
+    return _ordered(shares.reindex(columns=list(LEVELS), fill_value=0.0).reset_index(), facts)
+
+
+def topics(facts: pd.DataFrame, model: str) -> pd.DataFrame:
+    """Return one model's mean R in percent, one row per topic and one column per exposure."""
+    own = facts[facts["model"] == model]
+    return 100 * own.pivot_table(index="topic", columns="exposure", values="rate", aggfunc="mean")
+
+
+def steps(facts: pd.DataFrame) -> pd.DataFrame:
+    """Return how much the mean R rises from each exposure to the next one.
+
+    Columns: model, fewer, more, rise, low, high; topic by topic, as both have the same topics.
+    """
+    rows = []
+    for model, own in facts.groupby("model", sort=False):
+        table = own.pivot_table(
+            index="topic", columns="exposure", values="rate", aggfunc=["mean", "size"]
+        )
+        for fewer, more in zip(table["mean"].columns, table["mean"].columns[1:], strict=False):
+            both = table[[("mean", fewer), ("mean", more), ("size", more)]].dropna().to_numpy()
+            rise = (both[:, 1] - both[:, 0]) * both[:, 2]
+            numbers = bootstrap.interval([rise[None]], both[:, 2], np.zeros(len(both)))
+            rows.append((model, fewer, more, *numbers))
+    return pd.DataFrame(rows, columns=["model", "fewer", "more", "rise", "low", "high"])
+
+
+def halves(facts: pd.DataFrame) -> pd.DataFrame:
+    """Return the exposure at which the mean R reaches one half: model, exposure, low, high.
+
+    Between two exposures the mean is taken to rise evenly. Infinite: not reached at any.
+    """
+    rows = []
+    for model, own in facts.groupby("model", sort=False):
+        groups = [_by_topic(part) for _, part in own.groupby("exposure")]
+        seen = np.sort(own["exposure"].unique()).astype(float)
+        drawn = [bootstrap.redrawn(*group, np.zeros(len(group[0])), seed=0) for group in groups]
+        means = np.array([sums.sum() / sizes.sum() for sums, sizes in groups])
+        crossings = [_crossing(seen, curve) for curve in np.transpose(drawn)]
+        ends = np.quantile(crossings, [0.025, 0.975], method="nearest")
+        rows.append((model, _crossing(seen, means), *ends))
+    return pd.DataFrame(rows, columns=["model", "exposure", "low", "high"])
+
+
+def reading(facts: pd.DataFrame) -> str:
+    """Say in Markdown what the curves show: do they rise throughout, and where is half mastered?"""
+    rises, reached, lines = steps(facts), halves(facts).set_index("model"), []
+    for model, own in rises.groupby("model", sort=False):
+        down = own[own["high"] < 0]
+        falls = "; ".join(
+            f"from {a} to {b}" for a, b in zip(down["fewer"], down["more"], strict=True)
+        )
+        told = f"falls {falls}" if falls else "never falls for certain"
+        up = (
+            f"mean *R* rises for certain at {(own['low'] > 0).sum()} of {len(own)} steps and {told}"
+        )
+        lines.append(f"- **{model}**: {up}. {_half(*reached.loc[model], own['more'].max())}")
+    return "\n".join(lines)
+
+
+def _half(exposure: float, low: float, high: float, most: int) -> str:
+    if not np.isfinite(exposure):
+        return f"Half is not reached with {most} statements."
+    upper = f"{high:.1f}" if np.isfinite(high) else f"more than {most}"
+    return f"Half is mastered at {exposure:.1f} statements (95 %: {low:.1f} to {upper})."
+
+
+def _crossing(seen: np.ndarray, curve: np.ndarray) -> float:
+    above = np.flatnonzero(curve >= HALF)
+    if not len(above):
+        return np.inf
+    at = above[0]
+    return float(np.interp(HALF, curve[at - 1 : at + 1], seen[at - 1 : at + 1]) if at else seen[0])
+
+
+def _by_topic(facts: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    sums = facts.groupby("topic")["rate"].agg(["sum", "size"])
+    return sums["sum"].to_numpy(), sums["size"].to_numpy(float)
+
+
+def _ordered(rows: pd.DataFrame, facts: pd.DataFrame) -> pd.DataFrame:
+    """Rows by model in the order of the registry, which is that of their size."""
+    place = {model: i for i, model in enumerate(facts["model"].unique())}
+    return rows.sort_values(
+        ["model", "exposure"], key=lambda c: c.replace(place), ignore_index=True
+    )
