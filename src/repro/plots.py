@@ -331,7 +331,7 @@ def learning_rates(frame: pd.DataFrame, chosen: float) -> Figure:
 
 @plt.rc_context(STYLE)
 def loss_curves(frame: pd.DataFrame) -> Figure:
-    """Draw the ways to fine-tune on the same batches: one panel per model and number format.
+    """Draw two ways to fine-tune on the same batches: one panel per model and number format.
 
     `frame` comes from `speed.curves`. TRL's curve is wide and pale, ours thin and on top.
     """
@@ -348,24 +348,21 @@ def loss_curves(frame: pd.DataFrame) -> Figure:
     return _closed(figure)
 
 
-def _panels(count: int) -> tuple[Figure, np.ndarray]:
-    size = (WIDTH, 0.9 + 2.7 * count)
-    figure, axes = plt.subplots(count, 1, figsize=size, squeeze=False, layout="constrained")
-    for axis in axes[:, 0]:
-        axis.grid(color="0.9", lw=0.8)
-        axis.set_axisbelow(True)
-    return figure, axes[:, 0]
+def _heat(values: pd.DataFrame, xlabel: str, label: str) -> Figure:
+    size = (WIDTH, 1.4 + 0.2 * len(values))
+    figure, axis = plt.subplots(figsize=size, layout="constrained")
+    if values.empty:
+        _say_if_empty(axis, values)
+        axis.set_xlabel(xlabel)
+        return _closed(figure)
+    top = max(float(np.nanmax(values.to_numpy())), 1.0)
+    image = axis.imshow(values, cmap="cividis", aspect="auto", vmin=0, vmax=top)
+    axis.set_yticks(range(len(values)), values.index, fontsize=8)
+    axis.set(xlabel=xlabel)
+    figure.colorbar(image, ax=axis, orientation="horizontal", label=label)
+    return _closed(figure)
 
 
-def _curves(axis: Axes, rows: pd.DataFrame, x: str, y: str, mark: float | None = None) -> None:
-    for level, run in rows.sort_values(x).groupby("train_level"):
-        colour, marker = COLOURS[level], MARKERS[level]
-        axis.plot(x, y, data=run, color=colour, marker=marker, ms=6, lw=1.6)
-        if "low" in run:
-            axis.fill_between(run[x], run["low"], run["high"], color=colour, alpha=0.1, lw=0)
-        whole = run[size_names(run) == "All"] if x == "train_size" else run[run[x] == mark]
-        style = {"mfc": "white", "mec": colour, "ls": "", "zorder": 3}
-        axis.plot(whole[x], whole[y], marker, ms=9, **style)
 def _grid(rows: int, columns: int) -> tuple[Figure, np.ndarray]:
     size = (WIDTH, 1.3 + 1.55 * rows)
     options = {"squeeze": False, "sharex": True, "layout": "constrained"}
@@ -399,6 +396,24 @@ def _apart(values: list[float]) -> list[float]:
     return kept
 
 
+def _panels(count: int) -> tuple[Figure, np.ndarray]:
+    size = (WIDTH, 0.9 + 2.7 * count)
+    figure, axes = plt.subplots(count, 1, figsize=size, squeeze=False, layout="constrained")
+    for axis in axes[:, 0]:
+        axis.grid(color="0.9", lw=0.8)
+        axis.set_axisbelow(True)
+    return figure, axes[:, 0]
+
+
+def _curves(axis: Axes, rows: pd.DataFrame, x: str, y: str, mark: float | None = None) -> None:
+    for level, run in rows.sort_values(x).groupby("train_level"):
+        colour, marker = COLOURS[level], MARKERS[level]
+        axis.plot(x, y, data=run, color=colour, marker=marker, ms=6, lw=1.6)
+        if "low" in run:
+            axis.fill_between(run[x], run["low"], run["high"], color=colour, alpha=0.1, lw=0)
+        whole = run[size_names(run) == "All"] if x == "train_size" else run[run[x] == mark]
+        style = {"mfc": "white", "mec": colour, "ls": "", "zorder": 3}
+        axis.plot(whole[x], whole[y], marker, ms=9, **style)
 
 
 def _before(axis: Axes, rows: pd.DataFrame) -> None:
@@ -427,6 +442,12 @@ def _root(values: np.ndarray) -> np.ndarray:
 def _bars(shares: pd.DataFrame, print_shares: bool = True, height: float = 0.3) -> Figure:
     size = (WIDTH, 1.4 + height * len(shares))
     figure, axis = plt.subplots(figsize=size, layout="constrained")
+    _stack(axis, shares, print_shares)
+    _level_legend(figure)
+    return _closed(figure)
+
+
+def _stack(axis: Axes, shares: pd.DataFrame, print_shares: bool = True) -> None:
     left = np.zeros(len(shares))
     for level in LEVELS:
         width = shares.get(level, pd.Series(0.0, index=shares.index)).fillna(0).to_numpy()
@@ -436,32 +457,26 @@ def _bars(shares: pd.DataFrame, print_shares: bool = True, height: float = 0.3) 
         left += width
     axis.invert_yaxis()
     axis.set(xlim=(0, 100))
+
+
+def _level_legend(figure: Figure) -> None:
     handles = [plt.Rectangle((0, 0), 1, 1, color=COLOURS[i], label=str(i)) for i in LEVELS]
     figure.legend(handles=handles, loc="outside lower center", ncols=5, title="Mastery level")
-    return _closed(figure)
 
 
 def _finish(figure: Figure, rows: pd.DataFrame, extra=(), title="Trained on level") -> Figure:
     _say_if_empty(figure.axes[0], rows)
     present = sorted(level for level in rows["train_level"].unique() if level >= 0)
     handles = [Line2D([], [], color=COLOURS[i], marker=MARKERS[i], label=str(i)) for i in present]
-    _stack(axis, shares, print_shares)
-    _level_legend(figure)
-    return _closed(figure)
-
-
-def _stack(axis: Axes, shares: pd.DataFrame, print_shares: bool = True) -> None:
     if (rows["train_level"] == -1).any():
         handles.append(Line2D([], [], color="0.3", ls="--", label="before"))
     handles += extra
     if handles:
         columns = {"ncols": min(len(handles), 6), "columnspacing": 1.2, "handlelength": 1.6}
         figure.legend(handles=handles, loc="outside lower center", title=title, **columns)
+    return _closed(figure)
 
 
-
-
-def _level_legend(figure: Figure) -> None:
 def _thousands(name: str) -> str:
     return f"{int(name):,}" if name.isdecimal() else name
 
