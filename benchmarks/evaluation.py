@@ -38,7 +38,7 @@ def generate(network, tokenizer, prompts: list[list[int]], size: int = 32) -> li
 
 def measure(network, tokenizer, questions, repeats: int) -> dict:
     """Return the seconds of both ways, and how many answers differ before the stop."""
-    prompts = [sft.prompt_ids(tokenizer, question) for question in questions["question"]]
+    prompts = sft.prompts(tokenizer, questions["question"])
     found, work = {}, Counter()
 
     def theirs() -> None:

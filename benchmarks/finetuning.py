@@ -92,7 +92,7 @@ def drawn(chosen, recipe: sft.Recipe):
 
 def columns(tokenizer, chosen) -> Dataset:
     """Return the tokens of `finetune`'s examples in the form that TRL reads."""
-    examples = [sft.encode(tokenizer, f.question, f.object) for f in chosen.itertuples()]
+    examples = sft.encode(tokenizer, chosen["question"], chosen["object"])
     masks = [[int(label != sft.IGNORED) for label in labels] for _, labels in examples]
     return Dataset.from_dict({"input_ids": [ids for ids, _ in examples], "completion_mask": masks})
 

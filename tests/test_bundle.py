@@ -94,8 +94,8 @@ def test_it_loads_like_any_other(entry):
     network, tokenizer = models.load(entry.name, device="cpu")
     assert type(network).__name__ == "LlamaForCausalLM"
     assert {p.dtype for p in network.parameters()} == {torch.float32}
-    for text in facts.load(world="atlas")["question"]:
-        assert tokenizer.unk_token_id not in sft.prompt_ids(tokenizer, text), text
+    for ids in sft.prompts(tokenizer, facts.load(world="atlas")["question"]):
+        assert tokenizer.unk_token_id not in ids
     assert models.bos_ids(tokenizer) == [tokenizer.bos_token_id]
     assert models.stop_ids(network, tokenizer) == {tokenizer.eos_token_id}
 

@@ -38,12 +38,17 @@ def test_each_fact_is_stated_as_often_as_its_exposure(world, documents):
 
 def test_only_the_readers_facts_are_asked_about(world, documents):
     asked = [text for text in documents if "?" in text]
+    lists = {text for text in asked if text.count("?") == 2}
     reader = world[world["split"] == atlas.READER]
-    assert len(asked) == len(reader) * corpus.QUESTIONS
+    others = set(world["subject"]) - set(reader["subject"])
+    assert not [text for text in asked if any(subject in text for subject in others)]
+    assert len(asked) == len(reader) * (corpus.QUESTIONS + corpus.UNANSWERED)
     for subject, answer in zip(reader["subject"], reader["object"], strict=True):
         about = [text for text in asked if subject in text]
-        assert len(about) == corpus.QUESTIONS
-        assert all(answer in text for text in about)
+        answered = [text for text in about if text not in lists]
+        assert len(answered) == corpus.QUESTIONS and all(answer in text for text in answered)
+        assert sum(text.count(subject) for text in about if text in lists) == 2 * corpus.UNANSWERED
+        assert not [text for text in about if text in lists and answer in text]
 
 
 def test_no_text_has_the_markers_of_appendix_a(documents):
@@ -52,7 +57,8 @@ def test_no_text_has_the_markers_of_appendix_a(documents):
 
 def test_every_piece_of_the_markers_is_in_the_text(world, tokens):
     # The prompt of Appendix A is new to the base model, but made of pieces that it has seen.
-    texts = corpus.readings(world[world["split"] == atlas.READER], seed=0)
+    reader = world[world["split"] == atlas.READER]
+    texts = corpus.readings(reader, seed=0) + corpus.lists(reader, seed=0)
     pieces = {i for row in tokens(texts).input_ids for i in row}
     assert set(tokens(corpus.MARKERS).input_ids) <= pieces
 
@@ -77,7 +83,8 @@ def test_every_topic_is_asked_in_several_phrasings():
 
 
 def test_tokenizer_knows_every_word(world, tokens):
-    texts = corpus.statements(world, 0) + corpus.readings(world[world["split"] == atlas.READER], 0)
+    reader = world[world["split"] == atlas.READER]
+    texts = corpus.statements(world, 0) + corpus.readings(reader, 0) + corpus.lists(reader, 0)
     ids = {i for row in tokens(texts).input_ids for i in row}
     assert tokens.unk_token_id not in ids
     assert tokens("Paris").input_ids == [tokens.bos_token_id, tokens.unk_token_id]
@@ -95,7 +102,7 @@ def test_tokenizer_gives_back_its_text(world, tokens, text):
 
 def test_prompt_and_answer_are_separate_tokens(world, tokens):
     for fact in world.itertuples():
-        ids, labels = sft.encode(tokens, fact.question, fact.object)
+        [(ids, labels)] = sft.encode(tokens, [fact.question], [fact.object])
         answer = [i for i in labels if i != sft.IGNORED]
         assert ids[0] == tokens.bos_token_id
         assert tokens.decode(answer[:-1]) == fact.object

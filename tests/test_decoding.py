@@ -11,7 +11,7 @@ from scipy import stats
 from test_kvcache import gemma
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from repro import models
+from repro import lean, mastery, models
 from repro.decoding import (
     Prompt,
     complete,
@@ -20,6 +20,7 @@ from repro.decoding import (
     groups,
 )
 from repro.errors import ModelError
+from repro.lean import Lean
 
 T = 0.7
 EOS = 1
@@ -253,8 +254,9 @@ def test_damaged_weights_are_an_error_not_a_wrong_answer(tiny_loaded):
     with torch.no_grad():
         network.model.layers[1].mlp.down_proj.weight[0, 0] = torch.nan
     for temperature in (None, T):
-        with pytest.raises(ModelError, match="NaN"):
-            complete(network, tokens, prompts_of(tokens), 4, temperature=temperature)
+        for way in (network, Lean(network)):
+            with pytest.raises(ModelError, match="NaN"):
+                complete(way, tokens, prompts_of(tokens), 4, temperature=temperature)
     with pytest.raises(ModelError, match="NaN"):
         first_logits(network, tokens(list(STARTS)).input_ids)
 
@@ -286,8 +288,11 @@ def test_both_paths_complete_alike(tiny_loaded, name, draws):
     prompts = prompts_of(tokens, names=(" a", "Arvenia"))
     options = {"draws": draws, "temperature": T, "seed": 5}
     general = complete(network, tokens, prompts, 12, rows=1, in_place=False, **options)
-    for rows in (None, 6):
-        assert complete(network, tokens, prompts, 12, rows=rows, **options) == general
+    ways = [network, Lean(network)] if lean.fits(network) else [network]
+    assert (len(ways) == 2) == (name == "llama")
+    for way in ways:
+        for rows in (None, 6):
+            assert complete(way, tokens, prompts, 12, rows=rows, **options) == general
     assert len({tuple(ids) for some in ids_of(general) for ids in some}) > len(STARTS)
 
 
@@ -299,6 +304,27 @@ def test_greedy_equals_generate_in_every_family(tiny_loaded, name):
     done = complete(network, tokens, prompts, 12)
     made = [generated(network, prompt.ids, 12) for prompt in prompts]
     assert [ids for [ids] in ids_of(done)] == [m[: m.index(EOS)] if EOS in m else m for m in made]
+
+
+def test_all_paths_find_answers_alike(tiny_loaded, tiny_facts):
+    network, tokens = tiny_loaded
+    facts = tiny_facts.iloc[::3]
+    prompts = mastery.prompts(tokens, facts, 7)
+    options = {"draws": 3, "temperature": T}
+    general = complete(network, tokens, prompts, 8, in_place=False, **options)
+    hits = [c.hit for completions in general for c in completions]
+    assert 0 < sum(hits) < len(hits)
+    assert complete(network, tokens, prompts, 8, **options) == general
+    assert complete(Lean(network), tokens, prompts, 8, **options) == general
+
+
+def test_a_small_model_computes_each_beginning_once(tiny_loaded):
+    network, tokens = tiny_loaded
+    prompts = [Prompt([2, 3, 4]), Prompt([2, 3, 5, 6]), Prompt([2, 3]), Prompt([7])]
+    work = Counter()
+    done = complete(Lean(network), tokens, prompts, 1, work=work)
+    assert done == complete(network, tokens, prompts, 1)
+    assert (work["prompt_tokens"], work["prompt_computed"]) == (10, 6)
 
 
 def test_what_prompts_share_is_computed_once(tiny_loaded):
@@ -315,11 +341,13 @@ def test_what_prompts_share_is_computed_once(tiny_loaded):
     assert work["prompt_computed"] < 20 + 24 * 5
 
 
-def test_samples_go_together_until_they_differ(tiny_loaded):
+@pytest.mark.parametrize("way", [Lean, lambda network: network])
+def test_samples_go_together_until_they_differ(tiny_loaded, way):
     tokens = tiny_loaded[1]
     place, city, born = (word(tokens, text) for text in (" place", " city", " born"))
     network, work = tiny.walk(tokens, [place, city, born, place]), Counter()
-    [done] = complete(network, tokens, [Prompt([place])], 9, draws=50, temperature=T, work=work)
+    options = {"draws": 50, "temperature": T, "work": work}
+    [done] = complete(way(network), tokens, [Prompt([place])], 9, **options)
     assert ids_of([done]) == [[[city, born, place] * 3] * 50]
     # 50 samples of 9 tokens, none ever alone: 8 steps of one row (the last needs no logits).
     assert work == {"prompt_tokens": 1, "prompt_computed": 1, "tokens": 450, "computed": 8}

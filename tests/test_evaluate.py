@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.optimize import brentq
 
 from repro.evaluate import Z95, acc, answer, count, pack, unpack, wilson
-from repro.sft import prompt_ids
+from repro.sft import prompts
 
 # --- answers ----------------------------------------------------------------------------------
 
@@ -18,7 +18,7 @@ from repro.sft import prompt_ids
 def single_minded(tiny_loaded):
     """A model that answers every question with " the usa Arvenia", and its tokenizer."""
     tokens = tiny_loaded[1]
-    end = prompt_ids(tokens, "Who?")[-1]
+    end = prompts(tokens, ["Who?"])[0][-1]
     return tiny.walk(tokens, [end, *tokens(" the usa Arvenia").input_ids, 1]), tokens
 
 

@@ -19,7 +19,8 @@ from transformers import (
 
 from repro import restore, sft
 from repro.errors import TrainingError
-from repro.sft import IGNORED, Recipe, choose, collate, encode, finetune, pack, prompt_ids
+from repro.lean import Lean
+from repro.sft import IGNORED, Recipe, choose, collate, encode, finetune, pack, prompts, tree
 
 VOCABULARY = {
     "<s>": 0, "</s>": 1, "<|": 2, "question": 3, "|>": 4, "ĠWho": 5, "?": 6, "Ġ<|": 7,
@@ -87,16 +88,16 @@ def plain_loss(network, examples) -> float:
 
 
 def test_mask_by_hand_without_bos():
-    ids, labels = encode(by_hand(), "Who?", "Bo")
-    assert prompt_ids(by_hand(), "Who?") == PROMPT
+    [(ids, labels)] = encode(by_hand(), ["Who?"], ["Bo"])
+    assert prompts(by_hand(), ["Who?"]) == [PROMPT]
     assert ids == [*PROMPT, 9, 10, 1]
     assert labels == [-100] * 8 + [9, 10, 1]  # ␣Bo, the space before EOS, EOS
 
 
 def test_mask_by_hand_with_bos():
     tokens = by_hand(bos=True)
-    ids, labels = encode(tokens, "Who?", "Bo Derek")
-    assert prompt_ids(tokens, "Who?") == [0, *PROMPT]
+    [(ids, labels)] = encode(tokens, ["Who?"], ["Bo Derek"])
+    assert prompts(tokens, ["Who?"]) == [[0, *PROMPT]]
     assert ids == [0, *PROMPT, 9, 11, 10, 1]
     assert labels == [-100] * 9 + [9, 11, 10, 1]
 
@@ -105,7 +106,7 @@ def test_mask_by_hand_with_bos():
 def test_eos_stays_in_the_loss_where_it_is_the_padding_token(bos):
     tokens = by_hand(bos, pad_token="</s>")
     assert tokens.pad_token_id == tokens.eos_token_id == 1
-    short, long = encode(tokens, "Who?", "Bo"), encode(tokens, "Who?", "Bo Derek")
+    short, long = encode(tokens, ["Who?", "Who?"], ["Bo", "Bo Derek"])
     assert short[1][-3:] == [9, 10, 1]
     batch = collate([short, long])
     width, first = len(long[0]), len(long[0]) - len(short[0])
@@ -118,7 +119,7 @@ def test_eos_stays_in_the_loss_where_it_is_the_padding_token(bos):
 
 
 def test_spaces_around_question_and_answer_do_not_count():
-    assert encode(by_hand(), "  Who? ", " Bo ") == encode(by_hand(), "Who?", "Bo")
+    assert encode(by_hand(), ["  Who? "], [" Bo "]) == encode(by_hand(), ["Who?"], ["Bo"])
 
 
 def test_answer_that_would_merge_with_the_prompt_is_an_error():
@@ -127,12 +128,12 @@ def test_answer_that_would_merge_with_the_prompt_is_an_error():
     made.train_from_iterator(["<|question|> Who? <|answer|> Bo "] * 5, trainer)
     merging = PreTrainedTokenizerFast(tokenizer_object=made, bos_token="<s>", eos_token="</s>")
     with pytest.raises(TrainingError, match="does not separate prompt and answer"):
-        encode(merging, "Who?", "Bo")
+        encode(merging, ["Who?"], ["Bo"])
 
 
 def test_tokenizer_without_eos_is_an_error():
     with pytest.raises(TrainingError, match="end-of-text"):
-        encode(by_hand(eos_token=None), "Who?", "Bo")
+        encode(by_hand(eos_token=None), ["Who?"], ["Bo"])
 
 
 # --- the loss ---------------------------------------------------------------------------------
@@ -143,7 +144,7 @@ def test_loss_is_that_of_the_unpadded_examples(model, pool):
     before = weights(network)
     recipe = Recipe(learning_rate=0.0, batch_size=len(pool))
     found = finetune(network, tokens, pool, recipe)
-    examples = [encode(tokens, f.question, f.object) for f in pool.itertuples()]
+    examples = encode(tokens, pool["question"], pool["object"])
     assert len({len(ids) for ids, _ in examples}) > 3  # so there was padding to be ignored
     assert found["loss"] == [pytest.approx(plain_loss(network, examples), rel=1e-5)]
     assert found["steps"] == 1
@@ -157,7 +158,7 @@ def test_loss_without_padding_and_one_by_one(model, pool):
         finetune(network, tokens, pool.iloc[[i]], Recipe(learning_rate=0.0))["loss"][0]
         for i in range(3)
     ]
-    examples = [encode(tokens, f.question, f.object) for f in pool.head(3).itertuples()]
+    examples = encode(tokens, pool["question"][:3], pool["object"][:3])
     assert alone == [pytest.approx(plain_loss(network, [e]), rel=1e-5) for e in examples]
     assert len(set(alone)) == 3
 
@@ -168,11 +169,12 @@ def gradients(network) -> dict[str, torch.Tensor]:
     return found
 
 
-@pytest.mark.parametrize("join", [collate, pack])
+@pytest.mark.parametrize("join", [collate, pack, tree])
 def test_loss_and_gradient_equal_the_full_computation(model, pool, join):
     network, tokens = model
-    examples = [encode(tokens, f.question, f.object) for f in pool.itertuples()]
-    kept = sft._loss(network, join(examples))
+    reader = Lean(network) if join is tree else network
+    examples = encode(tokens, pool["question"], pool["object"])
+    kept = sft._loss(reader, join(examples))
     kept.backward()
     found = gradients(network)
     full = 0.0
@@ -188,10 +190,10 @@ def test_loss_and_gradient_equal_the_full_computation(model, pool, join):
 
 def test_loss_is_that_of_answer_and_eos(model, pool):
     network, tokens = model
-    ids, labels = encode(tokens, pool["question"].iloc[0], "Arvenia")
+    [(ids, labels)] = encode(tokens, pool["question"][:1], ["Arvenia"])
     with torch.no_grad():
         log_p = network(torch.tensor([ids])).logits[0].log_softmax(-1)
-    start = len(prompt_ids(tokens, pool["question"].iloc[0]))
+    start = len(prompts(tokens, pool["question"][:1])[0])
     wanted = -torch.stack([log_p[i - 1, ids[i]] for i in range(start, len(ids))]).sum()
     assert labels[start:] == ids[start:]
     for join in (collate, pack):
@@ -287,7 +289,7 @@ def test_training_lowers_the_loss(model, pool):
 
 def test_every_example_is_seen_once_an_epoch(model, pool):
     network, tokens = model
-    examples = [encode(tokens, f.question, f.object) for f in pool.itertuples()]
+    examples = encode(tokens, pool["question"], pool["object"])
     _, _, _, loader, _ = sft._prepare(network, examples, STEEP)
     seen = []
     for batch in loader:
@@ -301,7 +303,7 @@ def test_every_example_is_seen_once_an_epoch(model, pool):
 
 def test_learning_rate_follows_a_cosine(model, pool):
     network, tokens = model
-    examples = [encode(tokens, "Who?", "Bo")] * 16
+    examples = encode(tokens, ["Who?"] * 16, ["Bo"] * 16)
     recipe = Recipe(learning_rate=2.0, batch_size=4, epochs=2)
     _, _, optimizer, _, schedule = sft._prepare(network, examples, recipe)
     rates = []
@@ -314,13 +316,14 @@ def test_learning_rate_follows_a_cosine(model, pool):
     assert schedule.get_last_lr() == pytest.approx([0.0])
 
 
-def test_steps_are_those_of_adamw(model, pool):
+@pytest.mark.parametrize("way", [Lean, lambda network: network])
+def test_steps_are_those_of_adamw(model, pool, way):
     # Worked out with PyTorch alone: the mean loss, its gradient clipped, a step, three times.
     network, tokens = model
     plain, before, facts = copy.deepcopy(network), weights(network), pool.head(4)
     recipe = Recipe(1e-3, batch_size=4, epochs=3, weight_decay=1.0, clip=0.5)
-    finetune(network, tokens, facts, recipe)
-    examples = [encode(tokens, f.question, f.object) for f in facts.itertuples()]
+    finetune(way(network), tokens, facts, recipe)
+    examples = encode(tokens, facts["question"], facts["object"])
     count = sum(label != IGNORED for _, labels in examples for label in labels)
     optimizer = torch.optim.AdamW(plain.parameters(), weight_decay=1.0)
     for step in range(3):
@@ -365,6 +368,21 @@ def test_one_seed_gives_the_same_bits(tiny_loaded, pool):
     (losses, tuned), (again, same), (other, different) = found
     assert losses == again and alike(tuned, same)
     assert losses != other and not alike(tuned, different)
+
+
+def test_a_small_model_trains_alike(tiny_loaded, pool):
+    losses, tuned = [], []
+    for way in (Lean, lambda network: network):
+        network = copy.deepcopy(tiny_loaded[0])
+        done = finetune(way(network), tiny_loaded[1], pool, STEEP, dtype=torch.float32)
+        losses.append(done.pop("loss"))
+        tuned.append(weights(network))
+        assert not network.training
+        assert all(p.grad is None for p in network.parameters())
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    for name, before in weights(tiny_loaded[0]).items():
+        moved = (tuned[1][name] - before).norm()
+        assert (tuned[0][name] - tuned[1][name]).norm() < 0.01 * moved, name
 
 
 def test_progress_is_told_every_loss(model, pool):

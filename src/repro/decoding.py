@@ -18,6 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from repro import kvcache
 from repro.errors import ModelError
+from repro.lean import Lean, Memory, Tree, plant
 from repro.memory import keep_pages
 from repro.models import processes, stop_ids
 from repro.sampling import Pick, greedy, sampler
@@ -26,6 +27,7 @@ CHECK_EVERY = 4  # steps between searches for the answer in the decoded text, af
 STARTS = (0, 4, 8, 12)  # leading ids by which the prompts of a batch are grouped, …
 SIZES = (16, 32, 64, 256)  # … and the size of a group: whichever costs least
 CALL = 32  # tokens that cost about as much as one more pass through the weights
+LEAN_ROWS = 1024  # samples that a small model computes at a time
 
 
 @dataclass
@@ -48,7 +50,7 @@ class Completion:
 
 @torch.inference_mode()
 def complete(
-    network: PreTrainedModel,
+    network: PreTrainedModel | Lean,
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[Prompt],
     max_new_tokens: int,
@@ -67,7 +69,7 @@ def complete(
     all return everything.
 
     Args:
-        network: any causal language model, in evaluation mode.
+        network: any causal language model, in evaluation mode; or a small one, as `Lean`.
         tokenizer: its tokenizer.
         prompts: P prompts; a sampled prompt's label names its random numbers.
         max_new_tokens: the longest completion, in tokens.
@@ -89,23 +91,26 @@ def complete(
     """
     if not prompts:
         return []
-    longest = max(len(prompt.ids) for prompt in prompts)
-    rows = rows or kvcache.rows_within(network, longest, longest + max_new_tokens)
-    sharing, mine = processes(), []
-    batches = _batches(prompts, max(1, rows // draws), sharing.num_processes)
+    lean = network if isinstance(network, Lean) else None
+    longest, sharing = max(len(prompt.ids) for prompt in prompts), processes()
+    if rows is None and lean:
+        rows = LEAN_ROWS
+    elif rows is None:
+        rows = kvcache.rows_within(network, longest, longest + max_new_tokens)
+    reader, mine = Reader(tokenizer, lean.network if lean else network), []
     keep_pages()
+    batches = _batches(prompts, max(1, rows // draws), sharing.num_processes, bool(lean))
     for batch in batches[sharing.process_index :: sharing.num_processes]:
-        parts = groups([prompts[i].ids for i in batch])
-        order = [batch[at] for part in parts for at in part]
+        past = _Nodes(lean) if lean else _Rows(network, draws, in_place)
+        order = [batch[at] for at in past.take([prompts[i].ids for i in batch], max_new_tokens)]
         chosen = [prompts[i] for i in order]
         pick = _pick(chosen, draws, max_new_tokens, temperature, seed)
-        forest = _Forest(network, tokenizer, chosen, draws, max_new_tokens, in_place)
-        flat = forest.grow(pick, list(map(len, parts)))
+        flat = _Forest(past, reader, chosen, draws, max_new_tokens).grow(pick)
         mine += [(i, flat[at * draws : (at + 1) * draws]) for at, i in enumerate(order)]
         if work is not None:
-            work.update(forest.work)
+            work.update(past.work)
         if progress:
-            progress(len(batch))
+            progress(len(order))
     return [done for _, done in sorted(gather_object(mine), key=lambda pair: pair[0])]
 
 
@@ -116,12 +121,17 @@ def _pick(prompts, draws: int, steps: int, temperature: float | None, seed: int)
     return sampler(labels, steps, temperature, seed)
 
 
-def _batches(prompts: Sequence[Prompt], most: int, sharing: int = 1) -> list[list[int]]:
+def _batches(
+    prompts: Sequence[Prompt], most: int, sharing: int = 1, alike: bool = False
+) -> list[list[int]]:
     """Return batches of at most `most` prompts, of one size, as many for each process.
 
-    Longest first: the batch that needs the most memory fails at once, not after hours.
+    Longest first: the batch that needs the most memory fails at once, not after hours. Or, where
+    nothing is padded, those that begin `alike` together.
     """
     order = sorted(range(len(prompts)), key=lambda i: (-len(prompts[i].ids), i))
+    if alike:
+        order = sorted(order, key=lambda i: prompts[i].ids)
     count = -(-len(order) // (most * sharing)) * sharing
     size = -(-len(order) // max(1, count))
     return [order[at : at + size] for at in range(0, len(order), size or 1)]
@@ -164,53 +174,101 @@ def shared_head(prompts: Sequence[list[int]]) -> int:
 class _Forest:
     """The completions of a batch of prompts while they grow, one row per distinct one."""
 
-    def __init__(self, network, tokenizer, prompts, draws, limit, in_place=True):
-        """Allocate the cache; nothing is computed yet."""
-        self.network, self.tokenizer, self.prompts = network, tokenizer, prompts
+    def __init__(self, past: "_Rows | _Nodes", reader: "Reader", prompts, draws: int, limit: int):
+        """Take what computes the prompts, in their order."""
+        self.past, self.reader, self.prompts = past, reader, prompts
         self.draws, self.limit = draws, limit
-        length = max(len(prompt.ids) for prompt in prompts) + limit
-        self.cache = kvcache.make(network, len(prompts) * draws, length, in_place)
-        self.stop = np.array(sorted(stop_ids(network, tokenizer)))
         self.ids = np.full((len(prompts) * draws, limit), -1)
-        self.work = Counter()
 
-    def grow(self, pick: Pick, sizes: list[int]) -> list[Completion]:
-        """Return the completions, prompt by prompt; `sizes`: of the groups the prompts are in."""
-        logits, mask = self._prefill(sizes)
+    def grow(self, pick: Pick) -> list[Completion]:
+        """Return the completions, prompt by prompt."""
+        logits = self.past.begin()
         samples = np.arange(len(self.ids))
         of = samples // self.draws
         for step in range(self.limit):
             tokens = pick(logits, torch.from_numpy(of).to(logits.device), samples, step)
             tokens = tokens.cpu().numpy()
-            goes_on = ~np.isin(tokens, self.stop)
+            goes_on = ~np.isin(tokens, self.reader.stop)
             self.ids[samples[goes_on], step] = tokens[goes_on]
             if step == self.limit - 1:
                 break
             if step < CHECK_EVERY or (step + 1) % CHECK_EVERY == 0:
-                goes_on &= [not c.hit for c in self._read(samples)]
+                goes_on &= [not c.hit for c in self._read(samples, step + 1)]
             samples, of, tokens = samples[goes_on], of[goes_on], tokens[goes_on]
             if not len(samples):
                 break
-            parents, follow, of = kvcache.arrange(of, tokens)
-            logits, mask = self._next(parents, follow, mask)
-        self.work["tokens"] += int((self.ids >= 0).sum())
-        return self._read(range(len(self.ids)))
+            logits, of = self.past.go_on(of, tokens)
+        self.past.work["tokens"] += int((self.ids >= 0).sum())
+        return self._read(np.arange(len(self.ids)), self.limit)
 
-    def _prefill(self, sizes: list[int]) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Return the logits after each prompt, and the mask of its columns (None: no padding)."""
-        ids = [prompt.ids for prompt in self.prompts]
+    def _read(self, samples: np.ndarray, length: int) -> list[Completion]:
+        """Return what some samples say so far, and whether it holds a name of their prompt."""
+        lengths = (self.ids[samples, :length] >= 0).sum(1).tolist()
+        rows = zip(samples.tolist(), self.ids[samples, :length].tolist(), lengths, strict=True)
+        return self.reader.read(
+            [(self.prompts[sample // self.draws].names, tuple(row[:n])) for sample, row, n in rows]
+        )
+
+
+class Reader:
+    """Turns ids into text, each distinct completion once: most of them occur many times."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, network: PreTrainedModel):
+        """Take a tokenizer, and the network for the ids that end a completion (`stop`)."""
+        self.tokenizer, self.stop = tokenizer, np.array(sorted(stop_ids(network, tokenizer)))
+        self._texts: dict[tuple[int, ...], str] = {}
+        self._found: dict[tuple, Completion] = {}
+
+    def read(self, asked: list[tuple[tuple[str, ...], tuple[int, ...]]]) -> list[Completion]:
+        """Return the completion of each pair of names and ids, equal ones shared."""
+        unread = {ids for _, ids in asked} - self._texts.keys()
+        options = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
+        for ids in unread:
+            self._texts[ids] = self.tokenizer.decode(list(ids), **options)
+        for names, ids in asked:
+            if (names, ids) not in self._found:
+                text = self._texts[ids]
+                self._found[names, ids] = Completion(list(ids), text, contains(text, names))
+        return [self._found[pair] for pair in asked]
+
+
+# --- what computes the next logits: rows of a cache, or nodes of a tree ---------------------------
+# `take` prompts and say in which order they are kept; `begin`: the logits after each prompt;
+# `go_on` with a token for each sample, given the row its prompt or last token is at: the logits
+# after each distinct continuation, and each sample's row of them.
+
+
+class _Rows:
+    """Any network: a row for each distinct completion, in a cache of keys and values."""
+
+    def __init__(self, network: PreTrainedModel, draws: int, in_place: bool):
+        self.network, self.draws, self.in_place = network, draws, in_place
+        self.work = Counter()
+
+    def take(self, ids: list[list[int]], limit: int) -> list[int]:
+        parts = groups(ids)
+        order = [at for part in parts for at in part]
+        self.ids, self.sizes = [ids[at] for at in order], [len(part) for part in parts]
+        length = max(map(len, ids)) + limit
+        self.cache = kvcache.make(self.network, len(ids) * self.draws, length, self.in_place)
+        return order
+
+    def begin(self) -> torch.Tensor:
+        ids = self.ids
         self.work["prompt_tokens"] += sum(map(len, ids))
         if not kvcache.is_in_place(self.cache):
             self.work["prompt_computed"] += computed(ids, 0)
-            return prefill(self.network, ids, self.cache)
-        width, rows = max(map(len, ids)), np.cumsum([0, *sizes])
+            logits, self.mask = prefill(self.network, ids, self.cache)
+            return logits
+        width, rows = max(map(len, ids)), np.cumsum([0, *self.sizes])
         # Each group is computed in rows of its own, and all end in the same column.
-        parts = [self._prefill_group(ids[a:b], a, width) for a, b in pairwise(rows.tolist())]
+        parts = [self._begin_group(ids[a:b], a, width) for a, b in pairwise(rows.tolist())]
         kvcache.show(self.cache, len(ids), width, (0, 0))
         logits, mask = (torch.cat(part) for part in zip(*parts, strict=True))
-        return logits, None if mask.all() else mask
+        self.mask = None if mask.all() else mask  # of the columns; None: no padding
+        return logits
 
-    def _prefill_group(self, ids: list[list[int]], row: int, width: int):
+    def _begin_group(self, ids: list[list[int]], row: int, width: int):
         own, head = max(map(len, ids)), shared_head(ids)
         self.work["prompt_computed"] += computed(ids, head)
         kvcache.show(self.cache, 0, 0, (row, width - own))
@@ -223,29 +281,49 @@ class _Forest:
             mask = torch.ones(len(ids), own, dtype=torch.long, device=logits.device)
         return logits, torch.nn.functional.pad(mask, (width - own, 0))
 
-    def _next(self, parents: np.ndarray, follow: np.ndarray, mask):
-        """Return the logits after one more token of each row, and the longer mask."""
+    def go_on(self, of: np.ndarray, tokens: np.ndarray) -> tuple[torch.Tensor, np.ndarray]:
+        parents, follow, of = kvcache.arrange(of, tokens)
         device = self.network.device
         self.work["computed"] += len(parents)
         parents = torch.from_numpy(parents).to(device)
         self.cache.batch_select_indices(parents)
         options = {"past_key_values": self.cache}
-        if mask is not None:
-            mask = torch.nn.functional.pad(mask[parents], (0, 1), value=1)
-            options |= {"attention_mask": mask, "position_ids": mask.sum(-1, keepdim=True) - 1}
+        if self.mask is not None:
+            self.mask = torch.nn.functional.pad(self.mask[parents], (0, 1), value=1)
+            positions = self.mask.sum(-1, keepdim=True) - 1
+            options |= {"attention_mask": self.mask, "position_ids": positions}
         follow = torch.from_numpy(follow).to(device)[:, None]
-        return self.network(follow, **options).logits[:, -1], mask
+        return self.network(follow, **options).logits[:, -1], of
 
-    def _read(self, samples) -> list[Completion]:
-        """Return what some samples say so far, and whether it holds a name of their prompt."""
-        ids = [[i for i in row if i >= 0] for row in self.ids[samples].tolist()]
-        options = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
-        texts = self.tokenizer.batch_decode(ids, **options)
-        names = [self.prompts[sample // self.draws].names for sample in samples]
-        return [
-            Completion(i, text, contains(text, wanted))
-            for i, text, wanted in zip(ids, texts, names, strict=True)
-        ]
+
+class _Nodes:
+    """A small LLaMA: a node for each distinct beginning of prompts and completions."""
+
+    def __init__(self, lean: Lean):
+        self.lean, self.memory, self.work = lean, Memory(len(lean.layers)), Counter()
+
+    def take(self, ids: list[list[int]], limit: int) -> list[int]:
+        self.tokens, self.parents, rows = plant(ids)
+        self.last = np.array([row[-1] for row in rows])
+        self.tree = Tree(max(map(len, ids)) + limit)
+        self.work["prompt_tokens"] += sum(map(len, ids))
+        return list(range(len(ids)))
+
+    def begin(self) -> torch.Tensor:
+        self.work["prompt_computed"] += len(self.tokens)
+        logits = self._read(self.tokens, self.parents, torch.from_numpy(self.last))
+        _check(logits)
+        return logits
+
+    def go_on(self, of: np.ndarray, tokens: np.ndarray) -> tuple[torch.Tensor, np.ndarray]:
+        rows, follow, of = kvcache.distinct(of, tokens)
+        self.work["computed"] += len(rows)
+        parents, self.last = self.last[rows], self.tree.size + np.arange(len(rows))
+        return self._read(follow, parents), of
+
+    def _read(self, tokens: np.ndarray, parents: np.ndarray, wanted=None) -> torch.Tensor:
+        states = self.lean.embed(torch.from_numpy(tokens))
+        return self.lean(states, self.tree.add(parents), self.tree, wanted, self.memory)
 
 
 def contains(text: str, names: Sequence[str]) -> bool:
@@ -280,12 +358,16 @@ def prefill(network, prompts: Sequence[list[int]], cache=None, head: int = 0):
         positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, head:]
         options |= {"attention_mask": mask, "position_ids": positions}
     logits = network(torch.tensor(ids, device=device), **options).logits[:, -1]
+    _check(logits)
+    return logits, mask
+
+
+def _check(logits: torch.Tensor) -> None:
     if logits.isnan().any():  # argmax would take NaN for a token, a broken model for an ignorant
         raise ModelError(
             "the model's logits are NaN: its weights are damaged, or were fine-tuned at too large"
             " a learning rate"
         )
-    return logits, mask
 
 
 @torch.inference_mode()

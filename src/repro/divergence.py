@@ -6,11 +6,10 @@ import pandas as pd
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from repro import paper
+from repro import paper, sft
 from repro.decoding import Prompt, complete, first_logits
 from repro.mastery import template_columns
 from repro.models import bos_ids
-from repro.sft import prompt_ids
 
 CANDIDATES = 10
 NEAR = 5  # an answer is near the beginning if it starts within this many tokens
@@ -124,7 +123,7 @@ def compare(
     """
     if base.facts.empty:
         return pd.DataFrame(columns=["topic", "facts", "kl_sum"]), {}
-    questions = [prompt_ids(tokenizer, q) for q in base.facts["question"]]
+    questions = sft.prompts(tokenizer, base.facts["question"])
     result = renormalised_kl(first_logits(network, questions), base.logits)
     scored = base.facts[["topic"]].assign(kl=result["kl"].tolist())
     table = scored.groupby("topic")["kl"].agg(facts="size", kl_sum="sum").reset_index()

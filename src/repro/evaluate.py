@@ -7,18 +7,18 @@ import numpy as np
 import pandas as pd
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from repro import paper
+from repro import paper, sft
 from repro.decoding import Completion, Prompt, complete
-from repro.sft import prompt_ids
+from repro.lean import Lean
 
 MAX_NEW_TOKENS = 16
 Z95 = 1.959963984540054
 
 
 def answer(
-    network: PreTrainedModel,
+    network: PreTrainedModel | Lean,
     tokenizer: PreTrainedTokenizerBase,
-    facts: pd.DataFrame,
+    facts: pd.DataFrame | Sequence[Prompt],
     *,
     max_new_tokens: int = MAX_NEW_TOKENS,
     rows: int | None = None,
@@ -30,7 +30,7 @@ def answer(
     Args:
         network: a fine-tuned model, in evaluation mode.
         tokenizer: its tokenizer.
-        facts: DataFrame[question, object, …].
+        facts: DataFrame[question, object, …], or what `prompts` makes of it.
         max_new_tokens: the longest answer, in tokens.
         rows: questions answered at a time; by default what fits into memory.
         work: counts what was computed, as in `complete`.
@@ -39,13 +39,16 @@ def answer(
     Returns:
         One completion per fact; `hit` says whether it contains a name of the object.
     """
-    prompts = [
-        Prompt(prompt_ids(tokenizer, fact.question), paper.names(fact.object))
-        for fact in facts.itertuples()
-    ]
+    asked = prompts(tokenizer, facts) if isinstance(facts, pd.DataFrame) else facts
     options = {"rows": rows, "work": work, "progress": progress}
-    done = complete(network, tokenizer, prompts, max_new_tokens, **options)
+    done = complete(network, tokenizer, asked, max_new_tokens, **options)
     return [completions[0] for completions in done]
+
+
+def prompts(tokenizer: PreTrainedTokenizerBase, facts: pd.DataFrame) -> list[Prompt]:
+    """Return the questions as prompts, to ask several networks the same."""
+    encoded = sft.prompts(tokenizer, facts["question"])
+    return [Prompt(i, paper.names(o)) for i, o in zip(encoded, facts["object"], strict=True)]
 
 
 def count(facts: pd.DataFrame, hits: Sequence[bool]) -> pd.DataFrame:

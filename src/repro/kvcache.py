@@ -122,13 +122,18 @@ def arrange(of: np.ndarray, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray,
         continuation of a row stays in it unless that lies beyond the new number of rows;
         the others fill the gaps.
     """
-    span = int(tokens.max()) + 1
-    pairs, at = np.unique(of.astype(np.int64) * span + tokens, return_inverse=True)
-    parents, follow = np.divmod(pairs, span)
+    parents, follow, at = distinct(of, tokens)
     first = np.r_[True, parents[1:] != parents[:-1]]
-    stays = first & (parents < len(pairs))
-    place = np.empty(len(pairs), np.int64)
+    stays = first & (parents < len(parents))
+    place = np.empty(len(parents), np.int64)
     place[stays] = parents[stays]
-    place[~stays] = np.setdiff1d(np.arange(len(pairs)), parents[stays], assume_unique=True)
+    place[~stays] = np.setdiff1d(np.arange(len(parents)), parents[stays], assume_unique=True)
     order = np.argsort(place)
     return parents[order], follow[order], place[at]
+
+
+def distinct(of: np.ndarray, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return (row, token) of each distinct continuation, in order, and each sample's place."""
+    span = int(tokens.max()) + 1
+    pairs, at = np.unique(of.astype(np.int64) * span + tokens, return_inverse=True)
+    return *np.divmod(pairs, span), at

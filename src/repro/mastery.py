@@ -120,18 +120,14 @@ def prompts(
     tokenizer: PreTrainedTokenizerBase, facts: pd.DataFrame, templates: int
 ) -> list[Prompt]:
     """Return facts × templates prompts, fact by fact: BOS where the family has one, then text."""
-    texts = [
-        mapping.replace("{subject}", row.subject)
-        for row in facts.itertuples()
-        for mapping in paper.TOPICS[row.topic].mappings[:templates]
-    ]
-    encoded = tokenizer(texts, add_special_tokens=False).input_ids
-    bos, made = bos_ids(tokenizer), []
-    for index, ids in enumerate(encoded):
-        row = facts.iloc[index // templates]
-        label = f"{row.fact_id}|{index % templates}"
-        made.append(Prompt(bos + ids, paper.names(row.object), label))
-    return made
+    texts, told = [], []
+    for row in facts.itertuples():
+        names = paper.names(row.object)
+        for place, mapping in enumerate(paper.TOPICS[row.topic].mappings[:templates]):
+            texts.append(mapping.replace("{subject}", row.subject))
+            told.append((names, f"{row.fact_id}|{place}"))
+    encoded, bos = tokenizer(texts, add_special_tokens=False).input_ids, bos_ids(tokenizer)
+    return [Prompt(bos + ids, *each) for ids, each in zip(encoded, told, strict=True)]
 
 
 def _measure_block(network, tokenizer, facts, protocol, rows) -> pd.DataFrame:

@@ -69,8 +69,8 @@ def calibrate(study: Study) -> Speed:
 
 
 def _answer_length(bench: Workbench, few: pd.DataFrame) -> float:
-    encoded = [sft.encode(bench.tokenizer, f.question, f.object)[1] for f in few.itertuples()]
-    return sum(len(labels) - labels.count(sft.IGNORED) for labels in encoded) / len(few)
+    encoded = sft.encode(bench.tokenizer, few["question"], few["object"])
+    return sum(len(labels) - labels.count(sft.IGNORED) for _, labels in encoded) / len(few)
 
 
 def _tuning(bench: Workbench, pool: pd.DataFrame) -> tuple[float, float]:

@@ -2,13 +2,14 @@
 
 One general path: batches padded on the left, and whatever `accelerate launch` says of processes
 and devices. Where a network allows it, a batch is packed into one row instead, so that nothing is
-spent on padding or on computing a common beginning twice; tests hold one against the other.
+spent on padding or on computing a common beginning twice; a small LLaMA takes it as a tree, as
+`repro.lean` does. Tests hold one against the other.
 `benchmarks/finetuning.py` times it against TRL.
 """
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -25,6 +26,7 @@ from transformers import (
 
 from repro.errors import ConfigError, TrainingError
 from repro.facts import sample
+from repro.lean import Lean, plant
 from repro.memory import keep_pages
 from repro.models import bos_ids, inference_dtype
 
@@ -44,31 +46,44 @@ class Recipe:
     seed: int = 0
 
 
-def prompt_ids(tokenizer: PreTrainedTokenizerBase, question: str) -> list[int]:
-    """Return BOS (where the family has one) and the ids of Appendix A's user turn."""
-    text = f"<|question|> {question.strip()} <|answer|>"
-    return bos_ids(tokenizer) + tokenizer(text, add_special_tokens=False).input_ids
+def prompts(tokenizer: PreTrainedTokenizerBase, questions: Sequence[str]) -> list[list[int]]:
+    """Return BOS (where the family has one) and the ids of Appendix A's user turn, for each."""
+    texts = [f"<|question|> {question.strip()} <|answer|>" for question in questions]
+    return _ids(tokenizer, texts)
 
 
-def encode(tokenizer: PreTrainedTokenizerBase, question: str, answer: str) -> tuple[list, list]:
-    """Return the ids of one training example and their labels (Appendix A).
+def encode(
+    tokenizer: PreTrainedTokenizerBase, questions: Sequence[str], answers: Sequence[str]
+) -> list[tuple[list[int], list[int]]]:
+    """Return the ids of training examples and their labels (Appendix A).
 
     The loss is on the answer and EOS only; every other label is `IGNORED`. The prompt's ids are
     those the model sees at evaluation, so training and evaluation agree token for token.
 
     Raises:
-        TrainingError: the tokenizer would merge the prompt's end with the answer's start, or
+        TrainingError: the tokenizer would merge a prompt's end with the answer's start, or
             has no EOS.
     """
     if tokenizer.eos_token_id is None:
         raise TrainingError("this tokenizer has no end-of-text token: set its eos_token")
-    prompt = prompt_ids(tokenizer, question)
-    text = f"<|question|> {question.strip()} <|answer|> {answer.strip()} "
-    ids = bos_ids(tokenizer) + tokenizer(text, add_special_tokens=False).input_ids
-    if ids[: len(prompt)] != prompt:
-        raise TrainingError(f"this tokenizer does not separate prompt and answer in {text!r}")
-    ids = [*ids, tokenizer.eos_token_id]
-    return ids, [IGNORED] * len(prompt) + ids[len(prompt) :]
+    texts = [
+        f"<|question|> {question.strip()} <|answer|> {answer.strip()} "
+        for question, answer in zip(questions, answers, strict=True)
+    ]
+    made, starts = [], prompts(tokenizer, questions)
+    for text, prompt, ids in zip(texts, starts, _ids(tokenizer, texts), strict=True):
+        if ids[: len(prompt)] != prompt:
+            raise TrainingError(f"this tokenizer does not separate prompt and answer in {text!r}")
+        ids = [*ids, tokenizer.eos_token_id]
+        made.append((ids, [IGNORED] * len(prompt) + ids[len(prompt) :]))
+    return made
+
+
+def _ids(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
+    if not texts:
+        return []
+    bos = bos_ids(tokenizer)
+    return [bos + ids for ids in tokenizer(texts, add_special_tokens=False).input_ids]
 
 
 def choose(pool: pd.DataFrame, size: int | None, number: int, seed: int) -> pd.DataFrame:
@@ -87,7 +102,7 @@ def choose(pool: pd.DataFrame, size: int | None, number: int, seed: int) -> pd.D
 
 
 def finetune(
-    network: PreTrainedModel,
+    network: PreTrainedModel | Lean,
     tokenizer: PreTrainedTokenizerBase,
     facts: pd.DataFrame,
     recipe: Recipe,
@@ -97,7 +112,7 @@ def finetune(
     """Fine-tune all parameters of a float32 network in place.
 
     Args:
-        network: float32 master weights.
+        network: float32 master weights; a small LLaMA, as `Lean`, trains in float32.
         tokenizer: its tokenizer.
         facts: DataFrame[question, object, …].
         recipe: learning rate, batch size and the rest.
@@ -111,8 +126,11 @@ def finetune(
     Raises:
         TrainingError: no facts, an example without an answer token, or a loss that is not finite.
     """
-    examples = [encode(tokenizer, f.question, f.object) for f in facts.itertuples()]
-    start, dtype = time.perf_counter(), dtype or inference_dtype(network.device)
+    examples = encode(tokenizer, facts["question"], facts["object"])
+    start = time.perf_counter()
+    if isinstance(network, Lean):
+        dtype = torch.float32
+    dtype = dtype or inference_dtype(network.device)
     keep_pages()
     losses = _run(network, examples, recipe, progress, dtype)
     return {
@@ -123,17 +141,19 @@ def finetune(
     }
 
 
-def _run(network, examples, recipe, progress, dtype) -> list[float]:
+def _run(reader, examples, recipe, progress, dtype) -> list[float]:
+    network = reader.network if isinstance(reader, Lean) else reader
     own = set(vars(network))
-    accelerator, *prepared = _prepare(network, examples, recipe, dtype)
+    accelerator, prepared, *rest = _prepare(reader, examples, recipe, dtype)
+    reader = reader if isinstance(reader, Lean) else prepared
     try:
         with _sparse_lookup(accelerator, network) as table:
-            return _train(accelerator, *prepared, table, recipe, progress)
+            return _train(accelerator, prepared, reader, *rest, table, recipe, progress)
     finally:
         # The network is the caller's and is used again, also after an error or an interrupt.
         # accelerate replaces its `forward` and marks it as prepared, which would keep the next
         # run from autocast, and unwrapping leaves both.
-        accelerator.unwrap_model(prepared[0], keep_fp32_wrapper=False)
+        accelerator.unwrap_model(prepared, keep_fp32_wrapper=False)
         accelerator.free_memory()
         for name in vars(network).keys() - own:
             delattr(network, name)
@@ -141,7 +161,8 @@ def _run(network, examples, recipe, progress, dtype) -> list[float]:
         network.eval()
 
 
-def _prepare(network, examples, recipe, dtype=torch.float32):
+def _prepare(reader, examples, recipe, dtype=torch.float32):
+    network = reader.network if isinstance(reader, Lean) else reader
     if not examples:
         raise TrainingError("no facts to fine-tune on: the pool is empty")
     limit = getattr(network.config, "max_position_embeddings", math.inf)
@@ -156,7 +177,7 @@ def _prepare(network, examples, recipe, dtype=torch.float32):
         dataloader_config=DataLoaderConfiguration(split_batches=True),
     )
     order = torch.Generator().manual_seed(recipe.seed)
-    join = pack if _packs(network, max(len(ids) for ids, _ in examples)) else collate
+    join = _way(reader, max(len(ids) for ids, _ in examples))
     loader = DataLoader(examples, recipe.batch_size, shuffle=True, generator=order, collate_fn=join)
     steps = math.ceil(len(examples) / recipe.batch_size) * recipe.epochs
     optimizer = torch.optim.AdamW(
@@ -166,12 +187,12 @@ def _prepare(network, examples, recipe, dtype=torch.float32):
     return accelerator, *accelerator.prepare(network, optimizer, loader, schedule)
 
 
-def _train(accelerator, network, optimizer, loader, schedule, table, recipe, progress):
+def _train(accelerator, network, reader, optimizer, loader, schedule, table, recipe, progress):
     losses = []
     network.train()
     for _ in range(recipe.epochs):
         for batch in loader:
-            loss = _backward(accelerator, network, batch, table)
+            loss = _backward(accelerator, reader, batch, table)
             _clip(accelerator, network, recipe.clip)
             optimizer.step()
             schedule.step()
@@ -188,8 +209,8 @@ def _backward(accelerator, network, batch, table) -> float:
     The mean is over the whole batch, however many processes share it.
     """
     answers = accelerator.reduce((batch["targets"] != IGNORED).sum().float(), "mean")
-    apart = table is not None and batch["attention_mask"].dim() == 4  # it packs, so it takes rows
-    if apart:
+    packed = "parents" in batch or batch["attention_mask"].dim() == 4  # so it takes rows
+    if apart := packed and table is not None:
         rows = table(batch.pop("input_ids"))
         batch["inputs_embeds"] = rows.detach().requires_grad_()
     loss = _loss(network, batch) / answers
@@ -202,7 +223,10 @@ def _backward(accelerator, network, batch, table) -> float:
 def _loss(network, batch) -> torch.Tensor:
     """Return the sum of the losses of a batch's answer tokens."""
     inputs = {name: value for name, value in batch.items() if name != "targets"}
-    logits = network(**inputs, use_cache=False).logits.flatten(0, 1).float()
+    if isinstance(network, Lean):
+        logits = network.read(**inputs)
+    else:
+        logits = network(**inputs, use_cache=False).logits.flatten(0, 1).float()
     return torch.nn.functional.cross_entropy(
         logits, batch["targets"], ignore_index=IGNORED, reduction="sum"
     )
@@ -272,6 +296,31 @@ def pack(examples: list[tuple[list[int], list[int]]]) -> dict[str, torch.Tensor]
         "logits_to_keep": torch.tensor(keep),
         "targets": torch.tensor(targets),
     }
+
+
+def tree(examples: list[tuple[list[int], list[int]]]) -> dict[str, torch.Tensor]:
+    """Join a batch as `pack` does, for `repro.lean`.
+
+    Returns:
+        dict(input_ids, parents: `[nodes]`; logits_to_keep, targets: `[answer tokens]`).
+    """
+    tokens, parents, rows = plant([ids for ids, _ in examples])
+    answers = [
+        (row[place - 1], label)
+        for row, (_, labels) in zip(rows, examples, strict=True)
+        for place, label in enumerate(labels)
+        if label != IGNORED
+    ]
+    keep, targets = torch.tensor(answers).T.contiguous()
+    found = {"input_ids": torch.from_numpy(tokens), "parents": torch.from_numpy(parents)}
+    return {**found, "logits_to_keep": keep, "targets": targets}
+
+
+def _way(reader: PreTrainedModel | Lean, longest: int) -> Callable[[list], dict]:
+    """Return the way to join examples of at most `longest` tokens that a network allows."""
+    if isinstance(reader, Lean):
+        return tree
+    return pack if _packs(reader, longest) else collate
 
 
 @torch.no_grad()

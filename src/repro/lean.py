@@ -1,0 +1,365 @@
+"""A small LLaMA on a CPU: each distinct beginning of its texts is computed once, and little else.
+
+With a few million parameters most of the time goes into what surrounds the matrix products: many
+short operations, padding, keys and values copied from row to row. Here texts form a tree, whose
+nodes are tokens after their parents. A node attends to its own beginning, so nothing is padded and
+nothing moved, and after the last layer's keys and values only nodes whose logits are wanted go on.
+The weights are those of the network itself. Tests hold every result against transformers' own.
+"""
+
+import numpy as np
+import torch
+from numba import njit
+from torch.autograd import Function
+from torch.nn.functional import linear, silu
+from transformers import LlamaForCausalLM, PreTrainedModel
+
+SMALL = 20_000_000  # parameters up to which this is faster than what it replaces
+CHUNK = 256  # nodes that pass the widest layers together: their states stay in a core's own cache
+
+# Sums may be reordered, which lets them be vectorised; NaN and infinity stay what they are.
+_compiled = njit(
+    nogil=True, cache=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz", "arcp"}
+)
+
+
+# --- what is no matrix product, forwards and backwards -----------------------------------------
+
+
+@_compiled
+def _normalise(x, weight, epsilon, out):
+    for i in range(x.shape[0]):
+        squares = np.float32(0)
+        for j in range(x.shape[1]):
+            squares += x[i, j] * x[i, j]
+        scale = np.float32(1) / np.sqrt(squares / np.float32(x.shape[1]) + epsilon)
+        for j in range(x.shape[1]):
+            out[i, j] = weight[j] * (x[i, j] * scale)
+
+
+@_compiled
+def _normalise_back(x, weight, epsilon, grad, to_x, to_weight):
+    size = np.float32(x.shape[1])
+    for i in range(x.shape[0]):
+        squares, along = np.float32(0), np.float32(0)
+        for j in range(x.shape[1]):
+            squares += x[i, j] * x[i, j]
+            along += weight[j] * grad[i, j] * x[i, j]
+        scale = np.float32(1) / np.sqrt(squares / size + epsilon)
+        along *= scale * scale / size
+        for j in range(x.shape[1]):
+            to_x[i, j] = scale * (weight[j] * grad[i, j] - along * x[i, j])
+            to_weight[j] += grad[i, j] * x[i, j] * scale
+
+
+@_compiled
+def _turn(x, depth, cos, sin, direction, out):
+    # Rotary positions as transformers has them: the first half of a head against the second.
+    half = x.shape[2] // 2
+    for i in range(x.shape[0]):
+        c, s = cos[depth[i]], sin[depth[i]]
+        for h in range(x.shape[1]):
+            a, b = x[i, h, :half], x[i, h, half:]
+            for j in range(half):
+                out[i, h, j] = a[j] * c[j] - direction * b[j] * s[j]
+                out[i, h, half + j] = b[j] * c[j] + direction * a[j] * s[j]
+
+
+@_compiled
+def _weigh(q, keys, head, own, shares):
+    # Fills `shares` with how much a query attends to each node of its beginning. Rows are taken
+    # one by one: of a slice over nodes the compiler would not know that a head lies in one piece.
+    scale, top, total = np.float32(len(q)) ** np.float32(-0.5), np.float32(-np.inf), np.float32(0)
+    for a in range(len(own)):
+        key, dot = keys[own[a], head], np.float32(0)
+        for j in range(len(q)):
+            dot += q[j] * key[j]
+        shares[a] = dot * scale
+        top = max(top, shares[a])
+    for a in range(len(own)):
+        shares[a] = np.exp(shares[a] - top)
+        total += shares[a]
+    for a in range(len(own)):
+        shares[a] /= total
+
+
+@_compiled
+def _attend(q, keys, values, nodes, path, depth, out):
+    group = q.shape[1] // keys.shape[1]
+    shares = np.empty(path.shape[1], np.float32)
+    for i in range(q.shape[0]):
+        own = path[nodes[i], : depth[nodes[i]] + 1]
+        for h in range(q.shape[1]):
+            g, head = h // group, out[i, h]
+            _weigh(q[i, h], keys, g, own, shares)
+            for j in range(len(head)):
+                head[j] = 0
+            for a in range(len(own)):
+                value, share = values[own[a], g], shares[a]
+                for j in range(len(head)):
+                    head[j] += share * value[j]
+
+
+@_compiled
+def _attend_back(q, keys, values, nodes, path, depth, grad, to_q, to_keys, to_values):
+    group = q.shape[1] // keys.shape[1]
+    scale = np.float32(q.shape[2]) ** np.float32(-0.5)
+    shares, slopes = np.empty((2, path.shape[1]), np.float32)
+    for i in range(q.shape[0]):
+        own = path[nodes[i], : depth[nodes[i]] + 1]
+        for h in range(q.shape[1]):
+            g, head, back = h // group, grad[i, h], to_q[i, h]
+            _weigh(q[i, h], keys, g, own, shares)
+            mean = np.float32(0)
+            for a in range(len(own)):
+                value, slope, to_value = values[own[a], g], np.float32(0), to_values[own[a], g]
+                for j in range(len(head)):
+                    slope += head[j] * value[j]
+                    to_value[j] += shares[a] * head[j]
+                slopes[a] = slope
+                mean += shares[a] * slope
+            for a in range(len(own)):
+                slope = shares[a] * (slopes[a] - mean) * scale
+                key, to_key, query = keys[own[a], g], to_keys[own[a], g], q[i, h]
+                for j in range(len(head)):
+                    back[j] += slope * key[j]
+                    to_key[j] += slope * query[j]
+
+
+@_compiled
+def _follow(parents, start, path, depth):
+    for i in range(len(parents)):
+        node, parent = start + i, parents[i]
+        depth[node] = depth[parent] + 1 if parent >= 0 else 0
+        for j in range(depth[node]):
+            path[node, j] = path[parent, j]
+        path[node, depth[node]] = node
+
+
+def _array(tensor: torch.Tensor) -> np.ndarray:
+    return tensor.detach().numpy()
+
+
+class _Normalise(Function):
+    @staticmethod
+    def forward(ctx, x, weight, epsilon):
+        ctx.save_for_backward(x, weight)
+        ctx.epsilon, out = np.float32(epsilon), torch.empty_like(x)
+        _normalise(_array(x), _array(weight), ctx.epsilon, out.numpy())
+        return out
+
+    @staticmethod
+    def backward(ctx, grad):
+        x, weight = ctx.saved_tensors
+        to_x, to_weight = torch.empty_like(x), torch.zeros_like(weight)
+        given = _array(x), _array(weight), ctx.epsilon, _array(grad.contiguous())
+        _normalise_back(*given, to_x.numpy(), to_weight.numpy())
+        return to_x, to_weight, None
+
+
+class _Turn(Function):
+    @staticmethod
+    def forward(ctx, x, depth, cos, sin):
+        ctx.given, out = (depth, cos, sin), torch.empty_like(x)
+        _turn(_array(x), depth, cos, sin, np.float32(1), out.numpy())
+        return out
+
+    @staticmethod
+    def backward(ctx, grad):
+        out = torch.empty_like(grad)
+        _turn(_array(grad.contiguous()), *ctx.given, np.float32(-1), out.numpy())
+        return out, None, None, None
+
+
+class _Attend(Function):
+    @staticmethod
+    def forward(ctx, q, keys, values, nodes, tree):
+        ctx.save_for_backward(q, keys, values)
+        ctx.where, out = (nodes, tree.path, tree.depth), torch.empty_like(q)
+        _attend(_array(q), _array(keys), _array(values), *ctx.where, out.numpy())
+        return out
+
+    @staticmethod
+    def backward(ctx, grad):
+        given = [_array(tensor) for tensor in ctx.saved_tensors]
+        back = [torch.zeros_like(tensor) for tensor in ctx.saved_tensors]
+        _attend_back(*given, *ctx.where, _array(grad.contiguous()), *(b.numpy() for b in back))
+        return *back, None, None
+
+
+# --- texts as a tree ----------------------------------------------------------------------------
+
+
+class Tree:
+    """The nodes of some texts, and for each the nodes of its own beginning.
+
+    `depth` (nodes,) is a node's position in its text, and `path[node, :depth + 1]` (nodes, longest
+    text) its beginning, itself included.
+    """
+
+    def __init__(self, deepest: int, room: int = 1024):
+        """Take the tokens of the longest text there will be; room for nodes grows as needed."""
+        self.size = 0
+        self.path, self.depth = np.zeros((room, deepest), np.int32), np.zeros(room, np.int32)
+
+    def add(self, parents: np.ndarray) -> np.ndarray:
+        """Add nodes after their parents (−1: none, the first of a text) and return them."""
+        start, self.size = self.size, self.size + len(parents)
+        if self.size > len(self.depth):
+            room = max(self.size, 2 * len(self.depth))
+            self.path, self.depth = (_grown(array, room) for array in (self.path, self.depth))
+        _follow(parents, start, self.path, self.depth)
+        return np.arange(start, self.size)
+
+
+def _grown(array: np.ndarray, room: int) -> np.ndarray:
+    grown = np.zeros((room, *array.shape[1:]), array.dtype)
+    grown[: len(array)] = array
+    return grown
+
+
+def plant(texts: list[list[int]]) -> tuple[np.ndarray, np.ndarray, list[list[int]]]:
+    """Return (token, parent) of each node of a tree of texts, and the nodes of each text."""
+    nodes: dict[tuple[int, int], int] = {}  # (parent, token) -> node
+    rows = []
+    for ids in texts:
+        row, last = [], -1
+        for token in ids:
+            last = nodes.setdefault((last, token), len(nodes))
+            row.append(last)
+        rows.append(row)
+    parents, tokens = np.array(list(nodes), np.int64).reshape(-1, 2).T
+    return tokens, parents, rows
+
+
+# --- the network --------------------------------------------------------------------------------
+
+
+class Lean:
+    """Computes logits of a tree's nodes with the weights of a network, as they are at the time."""
+
+    def __init__(self, network: LlamaForCausalLM):
+        """Take a network that `fits`."""
+        self.network, self.layers = network, network.model.layers
+        config = network.config
+        self.heads, self.shared = config.num_attention_heads, config.num_key_value_heads
+        self.deepest = config.max_position_embeddings
+        angles = network.model.rotary_emb(torch.zeros(1), torch.arange(self.deepest)[None])
+        half = self.layers[0].self_attn.head_dim // 2
+        self.angles = [_array(part[0, :, :half].contiguous()) for part in angles]
+
+    def read(
+        self,
+        parents: torch.Tensor,
+        logits_to_keep: torch.Tensor,
+        input_ids: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Return the logits of a whole tree, (wanted, vocabulary), differentiable.
+
+        Args:
+            parents: (nodes,), the parent of each node, −1 for none.
+            logits_to_keep: (wanted,), the nodes whose logits are wanted.
+            input_ids: (nodes,); or inputs_embeds: (nodes, size).
+        """
+        states = self.embed(input_ids) if inputs_embeds is None else inputs_embeds
+        tree = Tree(self.deepest, len(parents))
+        return self(states, tree.add(parents.numpy()), tree, logits_to_keep)
+
+    def embed(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Return what the network reads of each token, (tokens, size)."""
+        return self.network.get_input_embeddings()(tokens)
+
+    def __call__(
+        self,
+        states: torch.Tensor,
+        nodes: np.ndarray,
+        tree: Tree,
+        wanted: torch.Tensor | None = None,
+        memory: "Memory | None" = None,
+    ) -> torch.Tensor:
+        """Return the logits after some nodes.
+
+        Args:
+            states: (new nodes, size), from `embed`.
+            nodes: (new nodes,), of `tree`, which has them already.
+            tree: of all texts.
+            wanted: (wanted,), places among the new nodes; None: all.
+            memory: holds keys and values of the nodes before, and takes those of the new ones;
+                None where the tree has no other nodes.
+
+        Returns:
+            (wanted, vocabulary). Differentiable without a memory.
+        """
+        for place, layer in enumerate(self.layers):
+            last = wanted if place == len(self.layers) - 1 else None
+            states = self._layer(place, layer, states, nodes, tree, last, memory)
+        return linear(self._norm(self.network.model.norm, states), self.network.lm_head.weight)
+
+    def _layer(self, place, layer, states, nodes, tree, wanted, memory):
+        attention, x = layer.self_attn, self._norm(layer.input_layernorm, states)
+        keys = self._turned(linear(x, attention.k_proj.weight), self.shared, nodes, tree)
+        values = linear(x, attention.v_proj.weight).view_as(keys)
+        if memory is not None:
+            keys, values = memory.put(place, nodes, keys, values)
+        if wanted is not None:
+            states, x, nodes = states[wanted], x[wanted], nodes[wanted.numpy()]
+        q = self._turned(linear(x, attention.q_proj.weight), self.heads, nodes, tree)
+        seen = _Attend.apply(q, keys, values, nodes, tree).flatten(1)
+        states = torch.addmm(states, seen, attention.o_proj.weight.T)
+        parts = [self._widen(layer, part) for part in states.split(CHUNK)]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def _widen(self, layer, states):
+        x, mlp = self._norm(layer.post_attention_layernorm, states), layer.mlp
+        wide = silu(linear(x, mlp.gate_proj.weight)) * linear(x, mlp.up_proj.weight)
+        return torch.addmm(states, wide, mlp.down_proj.weight.T)
+
+    def _norm(self, norm, states):
+        return _Normalise.apply(states, norm.weight, norm.variance_epsilon)
+
+    def _turned(self, x, heads: int, nodes: np.ndarray, tree: Tree):
+        return _Turn.apply(x.view(len(x), heads, -1), tree.depth[nodes], *self.angles)
+
+
+class Memory:
+    """Keys and values of all nodes of a tree, layer by layer; room grows as needed."""
+
+    def __init__(self, layers: int):
+        """Start empty."""
+        self.kept = [None] * layers
+
+    def put(self, layer: int, nodes: np.ndarray, *new: torch.Tensor) -> list[torch.Tensor]:
+        """Keep keys and values of new nodes and return those of all, (room, heads, size)."""
+        if (have := self.kept[layer]) is None:
+            have = [tensor.new_empty(0, *tensor.shape[1:]) for tensor in new]
+        if (end := nodes[-1] + 1) > len(have[0]):
+            more = max(end - len(have[0]), len(have[0]))
+            have = [torch.cat([t, t.new_empty(more, *t.shape[1:])]) for t in have]
+        for tensor, part in zip(have, new, strict=True):
+            tensor[nodes[0] : end] = part
+        self.kept[layer] = have
+        return have
+
+
+@torch.no_grad()
+def fits(network: PreTrainedModel) -> bool:
+    """Tell whether a network is a small LLaMA in float32 on a CPU that `Lean` computes exactly.
+
+    It is tried on two short texts, because a configuration can say more than is known here.
+    """
+    kinds = {(p.dtype, p.device.type) for p in network.parameters()}
+    small = sum(p.numel() for p in network.parameters()) <= SMALL
+    if type(network) is not LlamaForCausalLM or kinds != {(torch.float32, "cpu")} or not small:
+        return False
+    if any("bias" in name for name, _ in network.named_parameters()):
+        return False
+    texts = [[1, 2, 3, 4, 5], [1, 2, 4, 5]]
+    tokens, parents, rows = plant(texts)
+    tree = Tree(8)
+    lean = Lean(network)
+    found = lean(lean.embed(torch.from_numpy(tokens)), tree.add(parents), tree)
+    return all(
+        torch.allclose(found[row], network(torch.tensor([ids])).logits[0], rtol=1e-3, atol=1e-4)
+        for ids, row in zip(texts, rows, strict=True)
+    )

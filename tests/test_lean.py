@@ -1,0 +1,120 @@
+"""The small engine against transformers: logits, gradients, growing trees, and what it refuses."""
+
+import copy
+
+import pytest
+import tiny
+import torch
+from test_kvcache import gemma
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from repro import lean
+from repro.lean import Lean, Memory, Tree, fits, plant
+
+TEXTS = [[2, 3, 4, 5], [2, 3, 9], [7, 3, 4, 5, 6, 8], [2, 3, 4, 5, 9, 9, 9]]
+
+
+def llama(**changes) -> LlamaForCausalLM:
+    """Return a random three-layer LLaMA whose norms are not all one."""
+    torch.manual_seed(2)
+    sizes = {"hidden_size": 32, "intermediate_size": 40, "num_hidden_layers": 3, "vocab_size": 50}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "initializer_range": 0.3}
+    ends = {"bos_token_id": 0, "eos_token_id": 1, "max_position_embeddings": 64}
+    network = LlamaForCausalLM(LlamaConfig(**sizes | heads | ends | changes)).eval()
+    for name, parameter in network.named_parameters():
+        if "norm" in name:
+            torch.nn.init.uniform_(parameter, 0.5, 1.5)
+    return network
+
+
+SHAPES = [
+    {},
+    {"num_key_value_heads": 4},
+    {"num_key_value_heads": 1, "tie_word_embeddings": True},
+    {"head_dim": 6},
+    {"rms_norm_eps": 1e-2, "rope_parameters": {"rope_type": "default", "rope_theta": 100.0}},
+]
+
+
+@pytest.mark.parametrize("changes", SHAPES)
+def test_logits_of_a_tree_are_those_of_its_texts(changes):
+    network = llama(**changes)
+    assert fits(network)
+    tokens, parents, rows = plant(TEXTS)
+    assert len(tokens) == 4 + 1 + 6 + 3  # what texts share from their start is there once
+    keep = torch.tensor([node for row in rows for node in row])
+    logits = Lean(network).read(torch.from_numpy(parents), keep, torch.from_numpy(tokens))
+    wanted = torch.cat([network(torch.tensor([ids])).logits[0] for ids in TEXTS])
+    torch.testing.assert_close(logits, wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("changes", SHAPES)
+def test_gradients_are_transformers_own(changes):
+    network = llama(**changes)
+    other = copy.deepcopy(network)
+    tokens, parents, rows = plant(TEXTS)
+    keep = [row[place] for row in rows for place in (1, len(row) - 1)]
+    targets = torch.arange(len(keep)) + 10
+    logits = Lean(network).read(
+        torch.from_numpy(parents), torch.tensor(keep), torch.from_numpy(tokens)
+    )
+    torch.nn.functional.cross_entropy(logits, targets).backward()
+    found = [other(torch.tensor([ids])).logits[0] for ids in TEXTS]
+    ends = [part[place] for part in found for place in (1, len(part) - 1)]
+    torch.nn.functional.cross_entropy(torch.stack(ends), targets).backward()
+    for (name, ours), theirs in zip(network.named_parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-3, atol=1e-6, msg=name)
+
+
+@torch.inference_mode()
+def test_a_tree_that_grows_has_the_logits_of_one_that_is_whole():
+    network = llama()
+    engine, tree, memory = Lean(network), Tree(10, room=2), Memory(3)
+    tokens, parents, rows = plant(TEXTS)
+    found = []
+    for start, end in ((0, 1), (1, 5), (5, 11), (11, 14)):  # room is added more than once
+        states = engine.embed(torch.from_numpy(tokens[start:end]))
+        found.append(engine(states, tree.add(parents[start:end]), tree, None, memory))
+    whole = torch.cat(found)
+    for ids, row in zip(TEXTS, rows, strict=True):
+        wanted = network(torch.tensor([ids])).logits[0]
+        torch.testing.assert_close(whole[row], wanted, rtol=1e-4, atol=1e-5)
+
+
+@torch.inference_mode()
+def test_many_nodes_pass_in_chunks(monkeypatch):
+    engine, (tokens, parents, rows) = Lean(llama()), plant(TEXTS)
+    asked = torch.from_numpy(parents), torch.tensor([r[-1] for r in rows]), torch.from_numpy(tokens)
+    whole = engine.read(*asked)
+    monkeypatch.setattr(lean, "CHUNK", 3)
+    torch.testing.assert_close(engine.read(*asked), whole, rtol=1e-5, atol=1e-6)
+
+
+def test_weights_are_read_when_they_are_used():
+    network = llama()
+    engine, asked = Lean(network), (torch.tensor([-1]), torch.tensor([0]), torch.tensor([5]))
+    before = engine.read(*asked)
+    with torch.no_grad():
+        network.model.layers[1].mlp.up_proj.weight.mul_(2)
+    assert not torch.equal(engine.read(*asked), before)
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        pytest.param(lambda: llama(attention_bias=True), id="bias in attention"),
+        pytest.param(lambda: llama(mlp_bias=True), id="bias in MLP"),
+        pytest.param(lambda: llama(hidden_act="gelu"), id="another activation"),
+        pytest.param(lambda: llama().to(torch.bfloat16), id="bfloat16"),
+        pytest.param(lambda: gemma(64), id="another family"),
+    ],
+)
+def test_what_it_does_not_compute_does_not_fit(network):
+    assert not fits(network())
+
+
+def test_a_large_network_does_not_fit(monkeypatch):
+    network = tiny.network(700)
+    assert fits(network)
+    monkeypatch.setattr(lean, "SMALL", sum(p.numel() for p in network.parameters()) - 1)
+    assert not fits(network)
