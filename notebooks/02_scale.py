@@ -99,7 +99,7 @@ said = {f"Phenomenon 1, {where}": first, "It rises up to 240 facts": few, "It fa
 Markdown("\n\n".join(verdicts.sentence(name, rows) for name, rows in said.items()))
 
 # %%
-tables.show(first, "Phenomenon 1: differences in points")
+tables.show(first.drop(columns="runs"), "Phenomenon 1: differences in points")
 
 # %% [markdown]
 # ## Phenomenon 2
@@ -112,7 +112,7 @@ second = verdicts.level_matters(means, split, answers)
 Markdown(verdicts.sentence(f"Phenomenon 2, {where}", second))
 
 # %%
-tables.show(second, "Phenomenon 2: differences in points")
+tables.show(second.drop(columns="runs"), "Phenomenon 2: differences in points")
 
 # %% [markdown]
 # ## The learning rate

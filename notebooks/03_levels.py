@@ -65,11 +65,11 @@ inside = verdicts.balance(levels, means, size, "test", answers)
 Markdown(verdicts.sentence("In domain", inside))
 
 # %%
-tables.show(inside, "In domain: differences in points")
+tables.show(inside.drop(columns="runs"), "In domain: differences in points")
 
 # %%
 outside = verdicts.balance(levels, means, size, "testood", answers)
 Markdown(verdicts.sentence("Out of domain", outside))
 
 # %%
-tables.show(outside, "Out of domain: differences in points")
+tables.show(outside.drop(columns="runs"), "Out of domain: differences in points")

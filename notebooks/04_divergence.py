@@ -97,7 +97,7 @@ said = {"Finding 1": first, "It falls up to 240 facts": down, "It rises beyond":
 Markdown("\n\n".join(verdicts.sentence(name, rows) for name, rows in said.items()))
 
 # %%
-tables.show(first, "Finding 1: differences in nats", decimals=3)
+tables.show(first.drop(columns="runs"), "Finding 1: differences in nats", decimals=3)
 
 # %% [markdown]
 # ## Finding 2

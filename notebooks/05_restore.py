@@ -59,7 +59,10 @@ plots.concentration(ours, published)
 # many zeros. The counts, and the same shares with those parameters left out:
 
 # %%
-tables.show(summary.special_parameters(measured), "Parameters ranked, exactly zero before, unmoved")
+special = summary.special_parameters(measured)
+tables.show(
+    special, "Parameters ranked, exactly zero before, unmoved; means over samples", decimals=0
+)
 
 # %%
 without = summary.concentration(measured, "without_zero_base_percent")
@@ -138,14 +141,14 @@ first = verdicts.restoring_helps(means, share, "test", answers)
 Markdown(verdicts.sentence(f"Finding 1 at {share:g} %, in domain", first))
 
 # %%
-tables.show(first, "Finding 1: differences in points")
+tables.show(first.drop(columns="runs"), "Finding 1: differences in points")
 
 # %%
 fitted = verdicts.restoring_helps(means, share, "train", answers)
 Markdown(verdicts.sentence(f"The same at {share:g} %, on the training facts", fitted))
 
 # %%
-tables.show(fitted, "Finding 1 on the training facts: differences in points")
+tables.show(fitted.drop(columns="runs"), "Finding 1 on the training facts: differences in points")
 
 # %% [markdown]
 # ## Which share is best?

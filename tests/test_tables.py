@@ -338,3 +338,22 @@ def test_level_shares_have_intervals():
 )
 def test_show_keeps_small_rates_and_drops_rounding_noise(value, text):
     assert rows(tables.show(pd.DataFrame({"rate": [value]}), "t"))[1] == [text]
+
+
+def test_special_parameters_are_counted_once_per_run():
+    frame = made_up.concentration(levels=(0,), sizes=[(240, "240"), (960, "960")])
+    frame = frame.assign(zero_base=frame["sample"] * 10, unchanged=3)
+    found = summary.special_parameters(frame)
+    assert list(found["train_size"]) == [240, 960] and list(found["samples"]) == [2, 2]
+    assert list(found["zero_base"]) == [5, 5] and list(found["n"]) == [100, 100]
+    assert summary.special_parameters(frame.iloc[:0]).empty
+
+
+def test_learning_rates_take_the_same_questions_once():
+    runs = made_up.accuracy(levels=(0,), sizes=[(8, "8")], samples=5).query("split == 'dev'")
+    runs = runs.query("train_level == 0").assign(learning_rate=1e-4)
+    alone, five = runs.query("sample == 0"), runs.assign(correct=runs["correct"].iloc[0])
+    one = summary.learning_rates(alone.assign(correct=runs["correct"].iloc[0])).iloc[0]
+    row = summary.learning_rates(five).iloc[0]
+    assert (row["n"], row["total"]) == (5, 5 * one["total"])
+    assert row["low"] == pytest.approx(one["low"]) and row["spread"] == pytest.approx(0)

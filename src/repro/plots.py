@@ -93,16 +93,18 @@ def divergence(frame: pd.DataFrame) -> Figure:
 def divergence_against_accuracy(frame: pd.DataFrame) -> Figure:
     """Draw what Finding 2 of §4.2 relates: accuracy over KL divergence, one point per run.
 
-    `frame` has train_level, train_size, kl (nats) and accuracy (percent) on the same facts.
+    `frame` has train_level, train_size, kl (nats) and accuracy (percent) on the same facts. A
+    line joins the runs of a level in the order of their size.
     """
     figure, (axis,) = _panels(1)
+    doublings = np.log2(frame["train_size"] / frame["train_size"].min())
+    frame = frame.assign(area=14 + 14 * doublings).sort_values("train_size")
     for level, rows in frame.groupby("train_level"):
-        axis.scatter("kl", "accuracy", data=rows, c=COLOURS[level], marker=MARKERS[level], s=36)
-    for row in frame.itertuples():
-        where = {"xytext": (5, 4), "textcoords": "offset points", "fontsize": 8, "color": "0.3"}
-        axis.annotate(str(row.train_size), (row.kl, row.accuracy), in_layout=False, **where)
+        style = {"c": COLOURS[level], "marker": MARKERS[level], "zorder": 2}
+        axis.plot("kl", "accuracy", data=rows, color=COLOURS[level], lw=0.8, alpha=0.5)
+        axis.scatter("kl", "accuracy", s="area", data=rows, **style)
     axis.margins(0.1)
-    axis.set(xlabel="KL divergence (nats); labels: training facts", ylabel="Accuracy (%)")
+    axis.set(xlabel="KL divergence (nats); larger: more training facts", ylabel="Accuracy (%)")
     return _finish(figure, frame)
 
 

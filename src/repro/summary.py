@@ -80,9 +80,24 @@ def concentration(frame: pd.DataFrame, share: str = "share_of_change_percent") -
 
 
 def special_parameters(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return how many ranked parameters each restored run has, with p = 0, and with s = p."""
-    columns = ["train_level", "train_size", "sample", "n", "zero_base", "unchanged"]
-    return frame[[c for c in columns if c in frame]].drop_duplicates(ignore_index=True)
+    """Return how many parameters are ranked, have p = 0, and have s = p: means over data samples.
+
+    Columns: train_size, train_level, samples, n, zero_base, unchanged. Records made before zeros
+    were counted lack the last two.
+    """
+    counted = [name for name in ("n", "zero_base", "unchanged") if name in frame]
+    run = ["train_size", "train_level"]
+    if frame.empty:
+        return pd.DataFrame(columns=[*run, "samples", *counted])
+    groups = frame.groupby(run)
+    return (
+        groups["sample"]
+        .nunique()
+        .rename("samples")
+        .to_frame()
+        .join(groups[counted].mean())
+        .reset_index()
+    )
 
 
 def divergence(frame: pd.DataFrame) -> pd.DataFrame:
