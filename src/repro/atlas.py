@@ -22,7 +22,7 @@ from repro.sampling import uniforms
 
 SEED = 0
 READER = "reader"  # the split that only pre-training reads: its facts also appear as questions
-EXPOSURES = (0, 0, 1, 2, 4, 6, 8, 10, 13, 16, 20, 28, 48)  # of equally many facts each
+EXPOSURES = (0, 1, 2, 4, 6, 9, 9, 13, 13, 18, 25, 35, 60)  # of equally many facts each
 READER_EXPOSURES = (6, 10, 14, 20)
 FIRST_NAMES = LAST_NAMES = 300
 PEOPLE = 240  # who are objects; a subject is never one of them
@@ -32,11 +32,11 @@ PEOPLE = 240  # who are objects; a subject is never one of them
 class Size:
     """Facts per topic in each split; train, dev and test have the in-domain topics only."""
 
-    train: int = 1400
-    dev: int = 80
-    test: int = 160
-    testood: int = 90
-    reader: int = 100
+    train: int = 1700
+    dev: int = 60
+    test: int = 170
+    testood: int = 85
+    reader: int = 150
 
 
 FULL = Size()

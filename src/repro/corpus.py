@@ -1,8 +1,9 @@
 """The text that the bundled models are pre-trained on, and its tokenizer.
 
 Each fact of `atlas` is stated through the paper's mapping templates as often as its exposure
-says. Questions with answers are about the reader's facts alone: nothing of the facts that are
-studied appears as a question, and nothing at all in the shape of the prompt of Appendix A.
+says. Questions, with answers or in lists without, are about the reader's facts alone: nothing of
+the facts that are studied appears as a question, and nothing at all in the shape of the prompt of
+Appendix A.
 """
 
 import numpy as np
@@ -16,8 +17,10 @@ from repro.sampling import uniforms
 LENGTH = 128  # tokens in a packed sequence
 PADDING = -1  # stands where a packed sequence has no more documents
 LEAST_TEMPLATES = 5  # a fact is stated through 5 to 21 of its topic's templates
-QUESTIONS = 10  # questions about each fact of the reader
+QUESTIONS = 6  # questions about each fact of the reader
+UNANSWERED = 3  # of these questions stand in lists that give no answer
 PARTS = ("before", "between", "after")  # of a question with its answer
+LIST = ("head", "next")  # of questions without answers
 MARKERS = "<|question|> <|answer|>"
 PIECES = r"'s\b|\w+(?:(?:[/-]|'(?=ll|re))\w+)*|[^\w\s]"  # you'll, husband/wife: one word
 
@@ -53,12 +56,34 @@ def readings(facts: pd.DataFrame, seed: int, times: int = QUESTIONS) -> list[str
     return made
 
 
+def lists(facts: pd.DataFrame, seed: int, times: int = UNANSWERED) -> list[str]:
+    """Put questions about the facts in pairs, without answers: each fact is in `2 * times`.
+
+    They hold all pieces of the markers of Appendix A, as any web text does. Without such lists
+    the pieces would be noise to the base model; in the frames of `readings` it would take the
+    prompt for one more of them, and answer before it was fine-tuned.
+    """
+    made, (head, after) = [], (atlas.data()[part] for part in LIST)
+    asked = [(f.subject, phrasings(f.topic)) for f in facts.itertuples()]
+    for turn in range(times):
+        second = atlas.order(len(asked), f"second|{turn}", seed)
+        u = uniforms(seed, f"list|{turn}", 4 * len(asked)).reshape(-1, 4)
+        for one, other, x in zip(range(len(asked)), second, u, strict=True):
+            pair = [
+                phrases[int(v * len(phrases))].replace("{subject}", subject)
+                for (subject, phrases), v in zip((asked[one], asked[other]), x[:2], strict=True)
+            ]
+            parts = head[int(x[2] * len(head))], pair[0], after[int(x[3] * len(after))], pair[1]
+            made.append(" ".join(parts))
+    return made
+
+
 def tokenizer(world: pd.DataFrame) -> PreTrainedTokenizerFast:
     """Return a tokenizer of whole words and punctuation marks that puts BOS before every text.
 
     The markers of Appendix A are ordinary pieces: `<`, `|`, `question`, `|`, `>`.
     """
-    texts = [MARKERS, *(text for part in PARTS for text in atlas.data()[part])]
+    texts = [MARKERS, *(text for part in (*PARTS, *LIST) for text in atlas.data()[part])]
     for topic in paper.TOPICS.values():
         texts += [*topic.mappings, *phrasings(topic.id)]
     texts += [*world["subject"], *world["object"]]
@@ -100,7 +125,7 @@ def build(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the whole text of one pre-training, shuffled and packed: see `pack`."""
     reader = world[world["split"] == atlas.READER]
-    texts = statements(world, seed) + readings(reader, seed)
+    texts = statements(world, seed) + readings(reader, seed) + lists(reader, seed)
     encoded = tokens(texts).input_ids
     order = atlas.order(len(encoded), "text", seed)
     return pack([[*encoded[i], tokens.eos_token_id] for i in order])

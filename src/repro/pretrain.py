@@ -203,13 +203,15 @@ def _resume(model, chosen, checkpoint: Path) -> list[float]:
 def statistics(world: pd.DataFrame, ids: np.ndarray, model, recipe: Recipe) -> dict:
     """Return what the model was trained on, as a card and a reader need it: counts only."""
     splits = world.groupby("split", sort=False)["exposure"]
+    reader = int((world["split"] == atlas.READER).sum())
     return {
         "parameters": sum(p.numel() for p in model.parameters()),
         "recipe": asdict(recipe),
         "world": {"seed": atlas.SEED, "sha256": atlas.digest(world)},
         "facts": splits.size().to_dict(),
         "statements": splits.sum().to_dict(),
-        "questions": int((world["split"] == atlas.READER).sum()) * corpus.QUESTIONS,
+        "questions": reader * corpus.QUESTIONS,
+        "lists": reader * corpus.UNANSWERED,
         "facts_by_exposure": {
             split: {str(k): int(v) for k, v in part.value_counts(sort=False).sort_index().items()}
             for split, part in splits
@@ -258,6 +260,7 @@ fine-tuning treats facts of known exposure, and for nothing else.
 |---|---|
 | statements | {statements:,} |
 | questions with answers, about the reader's facts alone | {questions:,} |
+| pairs of questions without answers, about the reader's facts alone | {lists:,} |
 | facts of train, dev, test, testood | {studied:,} |
 | facts of the reader | {read:,} |
 | tokens, each seen once | {tokens:,} |

@@ -33,6 +33,7 @@ def numbers() -> dict[str, str]:
         "phrasings": _span(phrasings),
         "frames": f"{frames:,}",
         "times": f"{corpus.QUESTIONS}",
+        "lists": f"{corpus.UNANSWERED}",
         "seed": f"{atlas.SEED}",
     }
 
