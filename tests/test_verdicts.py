@@ -273,7 +273,8 @@ class Measured:
     """The frames of a study that was never run, and no example."""
 
     def __init__(self, name, **options):
-        self.model = self.profile = type("Named", (), {"name": name, "folder": None})
+        named = {"name": name, "folder": None, "control_percents": (5, 20)}
+        self.model = self.profile = type("Named", (), named)
         self.frame = made_up.accuracy(percents=(0, 20), **options)
 
     def accuracy(self):
@@ -293,6 +294,18 @@ class Measured:
 
     def compared_level(self):
         return 2
+
+    def controls(self):
+        return made_up.controls()
+
+    def control_runs(self):
+        return []
+
+    def asked(self, run, split):
+        return pd.DataFrame({"level": [0, 1] * 40})
+
+    def answers(self, tasks=None):
+        return pd.DataFrame()
 
 
 ITEMS = (
@@ -338,3 +351,20 @@ def test_text_numbers_repeat_the_papers_own_table():
     by = frame.set_index("quantity")
     assert by.loc["level 0: 1,920 facts against 240", "table_4"] == pytest.approx(44.96 - 55.33)
     assert len(frame) == 4 and frame["ours"].notna().all()
+
+
+def test_findings_say_a_line_on_each():
+    found = overview.findings(Measured("x"))
+    assert "Of 3 comparisons" in found["rises"] and "Of 3 comparisons" in found["falls"]
+    assert found["helps"].startswith("**Restoring 20 % helps: ")
+    assert "against interpolated" in found["which"]
+    assert all(line.startswith("**") and "omparison" in line for line in found.values())
+
+
+def test_findings_of_a_study_without_runs_are_undecided():
+    measured = Measured("x")
+    measured.frame = measured.frame[measured.frame["train_level"] < 0]
+    measured.divergence = pd.DataFrame
+    found = overview.findings(measured)
+    assert ": undecided.** Of 0 comparisons" in found["rises"]
+    assert ": undecided.** Of 0 comparisons" in found["helps"]

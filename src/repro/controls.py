@@ -105,7 +105,8 @@ def sentence(name: str, rows: pd.DataFrame) -> str:
     better, worse = ((rows["verdict"] == v).sum() for v in (SUPPORTED, CONTRADICTED))
     told = "a difference is shown" if shown(rows) else "no difference is shown"
     counts = f"{better} better, {worse} worse, {len(rows) - better - worse} undecided"
-    return f"**{name}: {told}.** Of {len(rows)} comparisons: {counts}."
+    plural = "" if len(rows) == 1 else "s"
+    return f"**{name}: {told}.** Of {len(rows)} comparison{plural}: {counts}."
 
 
 def _tasks(measured: "study.Study") -> list["study.Task"]:

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from repro import paper, summary, verdicts
+from repro import bootstrap, controls, paper, summary, verdicts
 from repro.paper.quoted import quoted
 from repro.verdicts import MANY, PEAK
 
@@ -56,6 +56,44 @@ def text_numbers(means: pd.DataFrame, units: verdicts.Units = None) -> pd.DataFr
         rows[column] = [ours[name][place] for name in rows["name"]]
     instead = f"{large:,} for {MANY:,}; {peak or 'none'} for {PEAK}"
     return rows.drop(columns="name").assign(our_sizes=instead)
+
+
+def findings(measured) -> dict[str, str]:
+    """Return a line of Markdown on each phenomenon and finding of the paper, for a `Study`.
+
+    In domain; restoration at `SHARE` percent. The notebooks show the comparisons one by one.
+    """
+    accuracy, answers = measured.accuracy(), measured.answers()
+    means, divergence = summary.means(accuracy), measured.divergence()
+    restored, kept = summary.means(summary.restored(accuracy)), summary.restored(answers)
+    kl, topics = summary.divergence(divergence), bootstrap.of_topics(divergence)
+    size, levels = verdicts.largest_common(means), summary.per_level(accuracy)
+    rows = {
+        "rises": (f"Up to {PEAK} facts it rises", verdicts.fewer_is_worse(means, "test", answers)),
+        "falls": (f"Beyond {PEAK} facts it falls", verdicts.more_is_worse(means, "test", answers)),
+        "level": (
+            "Level 0 is worst and falls most",
+            verdicts.level_matters(means, "test", answers),
+        ),
+        "balance": ("Both patterns", verdicts.balance(levels, means, size, "test", answers)),
+        "kl_falls": (f"Up to {PEAK} facts it falls", verdicts.falls(kl, topics)),
+        "kl_rises": (f"Beyond {PEAK} facts it rises", verdicts.rises(kl, topics)),
+        "kl_hurts": ("Accuracy falls as it rises", _hurts(kl, levels, measured.compared_level())),
+        "helps": (
+            f"Restoring {SHARE} % helps",
+            verdicts.restoring_helps(restored, SHARE, "test", kept),
+        ),
+        "gains": ("More facts or level 0 gain more", verdicts.larger_gain(restored, kept)),
+    }
+    told = {name: verdicts.sentence(*pair) for name, pair in rows.items()}
+    tried, units, _ = controls.gather(measured)
+    return told | {"which": controls.answer(controls.same_amount(tried, units), "undone_l1")}
+
+
+def _hurts(kl: pd.DataFrame, levels: pd.DataFrame, level: int) -> pd.DataFrame:
+    run = [c for c in ("train_level", "train_size", "size_label") if c in kl]
+    own = summary.tuned(levels[(levels["test_level"] == level) & (levels["split"] == "test")])
+    return verdicts.divergence_hurts(kl.merge(own[[*run, "accuracy"]], on=run))
 
 
 def _changes(means: pd.DataFrame, peak: int, large: int, units) -> dict[str, tuple]:

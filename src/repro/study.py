@@ -234,10 +234,16 @@ class Study:
         """
         if split != "train":
             return self._splits[split]
-        pool = self._splits["train"]
-        if run.level != MIXED:
-            pool = pool[pool["level"] == run.level]
-        return sft.choose(pool, run.size, run.sample, self.seed)
+        if run not in self._drawn:  # drawing hashes every fact of the pool
+            pool = self._splits["train"]
+            if run.level != MIXED:
+                pool = pool[pool["level"] == run.level]
+            self._drawn[run] = sft.choose(pool, run.size, run.sample, self.seed)
+        return self._drawn[run]
+
+    @cached_property
+    def _drawn(self) -> dict[Run, pd.DataFrame]:
+        return {}
 
     @cached_property
     def _splits(self) -> dict[str, pd.DataFrame]:
@@ -261,6 +267,10 @@ class Study:
         Columns: model, train_level (−1: the pre-trained model), train_size, size_label,
         sample, restored_percent, split, topic, test_level, correct, total.
         """
+        return self._accuracy.copy()
+
+    @cached_property
+    def _accuracy(self) -> pd.DataFrame:
         return self._accuracies(self._accuracy_tasks())
 
     def restore(self, percent: float) -> pd.DataFrame:

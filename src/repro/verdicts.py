@@ -92,7 +92,8 @@ def sentence(name: str, rows: pd.DataFrame) -> str:
     """Return one line of Markdown that says whether `name` appears and on what it rests."""
     counts = rows["verdict"].value_counts()
     parts = [f"{counts.get(v, 0)} {v}" for v in (SUPPORTED, CONTRADICTED, UNDECIDED)]
-    return f"**{name}: {overall(rows)}.** Of {len(rows)} comparisons: {', '.join(parts)}."
+    plural = "" if len(rows) == 1 else "s"
+    return f"**{name}: {overall(rows)}.** Of {len(rows)} comparison{plural}: {', '.join(parts)}."
 
 
 def fewer_is_worse(means: pd.DataFrame, split: str = "test", units: Units = None) -> pd.DataFrame:

@@ -28,6 +28,7 @@ def substitutions(book: Book) -> dict[str, object]:
         "rounding": numbers.of_rounding(),
         "restore_benchmark": numbers.of_restore_benchmark(),
         "tool": demonstration.outputs(book),
+        "found": overview.findings(measured),
         "overview": paper_against_ours(overview.overview(measured)),
         "atlas": {**invented.numbers(), **invented.example()},
         "atlas_splits": html_table(invented.splits()),
