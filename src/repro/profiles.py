@@ -1,4 +1,4 @@
-"""How much a study runs: `smoke`, `quick` or `full` (`profiles.yaml`)."""
+"""How much a study runs: `smoke`, `quick`, `medium` or `full` (`profiles.yaml`)."""
 
 import os
 from dataclasses import dataclass
