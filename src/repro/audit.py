@@ -1,0 +1,309 @@
+"""What the printed digits of the paper's tables allow, and what they rule out.
+
+A table rounded to two decimals says more than its numbers: whether a count over so many facts can
+give them, whether a mean can have come from its parts, whether a ratio was formed in few bits.
+Each audit returns rows of `verdicts.COLUMNS`; `low` and `high` bound what rounding or chance allow.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from repro import paper, verdicts
+from repro.evaluate import Z95
+from repro.paper.quoted import quoted
+from repro.tables import SPLITS
+from repro.verdicts import COLUMNS, CONTRADICTED, SUPPORTED, UNDECIDED
+
+ROUNDING = 0.005  # half a unit of the last digit of every table
+DRAWS, SEED = 1000, 0  # random rows that Table 3 is held against
+RUNS = 3  # that a table is taken for a mean of, as its digits say (`repetitions`)
+PRINTED = "printed"  # the interval of numbers that are what they are
+
+
+def told(runs: str, estimate: float, half: float = 0.0, verdict: str | None = None) -> dict:
+    """Return a row of `verdicts.COLUMNS` on printed numbers."""
+    values = ["", runs, estimate, estimate - half, estimate + half, PRINTED, verdict]
+    return dict(zip(COLUMNS, values, strict=True))
+
+
+def equal(runs: str, apart: float, half: float = 0.0) -> dict:
+    """Return a row that is supported when `apart` is 0 within `half`."""
+    agrees = abs(apart) <= half + 1e-9
+    return told(runs, apart, half, SUPPORTED if agrees else CONTRADICTED)
+
+
+def agrees(value: str, row: dict) -> dict:
+    """Return a row judged by whether it is the number `value`, to the digits that are printed."""
+    half = 0.5 * 10 ** -len(value.partition(".")[2]) + 1e-9
+    same = row["low"] <= float(value) + half and float(value) - half <= row["high"]
+    return row | {"verdict": SUPPORTED if same else CONTRADICTED}
+
+
+# --- what the digits say -------------------------------------------------------------------------
+
+
+def repetitions(runs: int) -> pd.DataFrame:
+    """Tell of every cell of Table 2 whether it can be a mean over `runs` runs (§3.3).
+
+    The accuracy of a level is a count over its facts (Tables 1 and 8), so such a mean is a
+    multiple of 1 / (facts · runs). Kept are the cells for which at most half of all two-decimal
+    numbers are: columns llm, split, train_level, test_level, accuracy, fits, chance.
+    """
+    cells = paper.table("accuracy_1920").query("test_level != 'mean'").astype({"test_level": int})
+    facts = paper.table("distribution").rename(columns={"level": "test_level", "count": "facts"})
+    cells = cells.merge(facts, on=["model", "split", "test_level"], validate="m:1")
+    cells = _fitting(cells.rename(columns={"model": "llm"}), cells["facts"] * runs)
+    columns = ["llm", "split", "train_level", "test_level", "accuracy", "fits", "chance"]
+    return cells.loc[cells["chance"] <= 0.5, columns].reset_index(drop=True)
+
+
+def by_runs(most: int = 5) -> pd.DataFrame:
+    """Return how many cells of Table 2 fit each number of runs: runs, cells, fit, by_chance (%)."""
+    found = {runs: repetitions(runs) for runs in range(1, most + 1)}
+    rows = [
+        (runs, len(cells), 100 * cells["fits"].mean(), 100 * cells["chance"].mean())
+        for runs, cells in found.items()
+    ]
+    return pd.DataFrame(rows, columns=["runs", "cells", "fit", "by_chance"])
+
+
+def by_model(runs: int) -> pd.DataFrame:
+    """Return how many cells of each model of Table 2 fit: llm, train_level, cells, fit."""
+    groups = repetitions(runs).groupby(["llm", "train_level"], sort=False)["fits"]
+    return groups.agg(cells="size", fit="sum").reset_index()
+
+
+def single_runs() -> pd.DataFrame:
+    """Tell of every cell of Table 6 whether it is a count over its training facts.
+
+    Columns: those of the table, fits, and chance: the share of means over three runs that would be.
+    """
+    cells = paper.table("restore_train")
+    return _fitting(cells, cells["train_size"]).assign(chance=1 / 3)
+
+
+def _fitting(cells: pd.DataFrame, trials: pd.Series) -> pd.DataFrame:
+    """Add whether each accuracy (percent) is a multiple of 1 / trials, and the chance of that."""
+    nearest = 100 * (cells["accuracy"] * trials / 100).round() / trials
+    fits = (nearest - cells["accuracy"]).abs() <= ROUNDING + 1e-9
+    return cells.assign(fits=fits, chance=(2 * ROUNDING * trials / 100).clip(upper=1))
+
+
+def level_means() -> pd.DataFrame:
+    """Return Acc of every row of Table 2 as printed and as the mean of its five levels (§3.3)."""
+    table = _table_2("accuracy")
+    return table.assign(computed=table[list("01234")].mean(axis=1)).rename(
+        columns={"mean": "printed"}
+    )[["llm", "split", "train_level", "printed", "computed"]]
+
+
+def spreads(root: bool = False) -> pd.DataFrame:
+    """Return, for every row of Table 2, the spread of Acc and the most its parts allow.
+
+    Whatever the runs, the deviation of a mean is at most the mean of the deviations. `root` takes
+    the printed numbers for variances. Columns: llm, split, train_level, printed, most.
+    """
+    table = _table_2("spread")
+    numbers = table[[*"01234", "mean"]]
+    numbers = np.sqrt(numbers) if root else numbers
+    most = numbers[list("01234")].mean(axis=1)
+    return table[["llm", "split", "train_level"]].assign(printed=numbers["mean"], most=most)
+
+
+def _table_2(values: str) -> pd.DataFrame:
+    keys = ["model", "split", "train_level"]
+    table = paper.table("accuracy_1920").pivot(index=keys, columns="test_level", values=values)
+    return table.reset_index().rename(columns={"model": "llm"}).rename_axis(columns=None)
+
+
+def reruns() -> pd.DataFrame:
+    """Return Acc of the same models, by Table 2 and by Table 4, with Table 2's spread.
+
+    LLaMA-3-8B after 1,920 facts: split, train_level, table_2, table_4, spread.
+    """
+    second = paper.table("accuracy_1920").query("model == 'LLaMA-3-8B' and test_level == 'mean'")
+    fourth = paper.table("restore").query("train_size == 1920 and restored_percent == 0")
+    keys = ["split", "train_level"]
+    both = second.merge(fourth, on=keys, suffixes=("_2", "_4"), validate="1:1")
+    names = {"accuracy_2": "table_2", "accuracy_4": "table_4"}
+    return both.rename(columns=names)[[*keys, "table_2", "table_4", "spread"]]
+
+
+def bfloat16() -> pd.DataFrame:
+    """Tell how well each row of Table 3 fits ratios of sums held in bfloat16 (8 bits).
+
+    Columns: train_size, train_level, divisor, shares (in the row), fits (how many of them some one
+    divisor gives to the last digit), by_chance (the most in `DRAWS` rows of random digits).
+    """
+    table = paper.table("concentration").pivot(
+        index=["train_size", "train_level"],
+        columns="top_percent",
+        values="share_of_change_percent",
+    )
+    generator, rows = np.random.default_rng(SEED), []
+    for shares in table.to_numpy():
+        random = (shares + generator.uniform(-0.5, 0.5, (DRAWS, len(shares)))).round(2)
+        fits = _ratios(shares[None])[0]
+        best = int(fits.argmax())
+        rows.append((128 + best, len(shares), fits[best], _ratios(random).max()))
+    columns = ["divisor", "shares", "fits", "by_chance"]
+    return pd.DataFrame(rows, columns=columns, index=table.index).reset_index()
+
+
+def _ratios(rows: np.ndarray) -> np.ndarray:
+    """Count, for rows (n × shares, percent) and every divisor, the shares that it gives: n × 128.
+
+    Eight significant bits between 128 and 255 are whole numbers, between 64 and 127 halves.
+    """
+    divisors = np.arange(128, 256)
+    wanted = rows[:, None, :] * divisors[:, None] / 100
+    step = np.where(wanted < 128, 0.5, 1.0)
+    found = 100 * (wanted / step).round() * step / divisors[:, None]
+    return (np.abs(found - rows[:, None, :]) <= ROUNDING + 1e-9).sum(axis=2)
+
+
+def block_distances() -> pd.DataFrame:
+    """Return how far Table 11 lies from the models of 240 and of 1,920 facts (Table 4), unrestored.
+
+    The middle blocks (layers 4 to 27), whose restoration changes least; median distance in points.
+    Columns: train_level, train_size, distance.
+    """
+    blocks = paper.table("layer_restore").query("restored_layers not in ['0-3', '28-31']")
+    before = paper.table("restore").query("split == 'test' and restored_percent == 0")
+    both = blocks.merge(before, on="train_level", suffixes=("", "_before"))
+    distance = (both["accuracy"] - both["accuracy_before"]).abs()
+    groups = both.assign(distance=distance).groupby(["train_level", "train_size"])
+    return groups["distance"].median().reset_index()
+
+
+# --- as comparisons -------------------------------------------------------------------------------
+
+
+def same_totals(_value: str) -> list[dict]:
+    """Compare the facts of each model (Tables 1 and 8) with those of the first."""
+    totals = paper.table("distribution").groupby(["split", "model"], sort=False)["count"].sum()
+    return [
+        equal(f"{model}, {SPLITS[split]}: {total:,} facts", total - totals[split].iloc[0])
+        for (split, model), total in totals.items()
+    ]
+
+
+def fits_repetitions(value: str) -> list[dict]:
+    """Supported: cells fit so many runs more often than chance. Contradicted: not, and some cannot.
+
+    The estimate is the share of cells that fit less the share by chance, in points.
+    """
+    cells = repetitions(int(value))
+    chance, fits = cells["chance"], cells["fits"]
+    half = 100 * Z95 * np.sqrt((chance * (1 - chance)).sum()) / len(cells)
+    beyond = 100 * (fits.mean() - chance.mean())
+    verdict = SUPPORTED if beyond > half else UNDECIDED if fits.all() else CONTRADICTED
+    runs = f"{fits.sum()} of {len(cells)} cells fit; by chance {chance.sum():.1f} would"
+    return [told(runs, beyond, half, verdict)]
+
+
+def is_repeated(_value: str) -> list[dict]:
+    """Contradicted where every cell of Table 6 is whole, which means over runs would not be."""
+    cells = single_runs()
+    whole, expected = cells["fits"].sum(), cells["chance"].sum()
+    runs = f"{whole} of {len(cells)} cells are whole; of means {expected:.0f} would be"
+    beyond = whole - expected
+    return [told(runs, beyond, 0, CONTRADICTED if cells["fits"].all() else UNDECIDED)]
+
+
+def mean_of_levels(_value: str) -> list[dict]:
+    """Compare Acc as printed with the mean of its levels, both rounded."""
+    table = level_means()
+    apart = zip(table.itertuples(), table["printed"] - table["computed"], strict=True)
+    return [equal(_name(row), difference, 2 * ROUNDING) for row, difference in apart]
+
+
+def possible_spread(_value: str) -> list[dict]:
+    """Compare the spread of Acc with the most that the spreads of its levels allow."""
+    table, rows = spreads(), []
+    for row, beyond in zip(table.itertuples(), table["printed"] - table["most"], strict=True):
+        verdict = CONTRADICTED if beyond > 2 * ROUNDING else SUPPORTED
+        rows.append(told(_name(row), beyond, 2 * ROUNDING, verdict))
+    return rows
+
+
+def same_runs(_value: str) -> list[dict]:
+    """Compare Tables 2 and 4 on the same models, by the spread of Table 2."""
+    return [
+        equal(f"{_name(row)}: Table 4 less Table 2", row.table_4 - row.table_2, _chance(row.spread))
+        for row in reruns().itertuples()
+    ]
+
+
+def division(_value: str) -> list[dict]:
+    """Compare divided with mixed data (Table 7) by the spread of the divided model in Table 2.
+
+    It is the one trained on 1,920 facts of level 2.
+    """
+    spread = reruns().query("train_level == 2").set_index("split")["spread"]
+    table = paper.table("strategies").pivot(index="split", columns="strategy", values="accuracy")
+    gains = table["SFT (Divided)"] - table["SFT (Mixed)"]
+    halves = {split: _chance(spread[split]) for split in gains.index}
+    return [
+        told(SPLITS[split], gain, half := halves[split], verdicts.judge(gain - half, gain + half, "above"))
+        for split, gain in gains.items()
+    ]
+
+
+def exact_shares(_value: str) -> list[dict]:
+    """Contradict the digits of a row of Table 3 that fits 8-bit ratios better than chance does."""
+    rows = []
+    for row in bfloat16().itertuples():
+        fits = f"{row.fits} of {row.shares} shares are ratios over {row.divisor}"
+        beyond = row.fits - row.by_chance
+        runs = f"{_name(row)}: {fits}; by chance at most {row.by_chance}"
+        rows.append(told(runs, beyond, 0, CONTRADICTED if beyond > 0 else UNDECIDED))
+    return rows
+
+
+def quoted_ratio(value: str) -> list[dict]:
+    """Form §3.4's increase of the gap; its first two numbers differ by the gap at 240 facts."""
+    number = quoted().set_index("name")["value"]
+    gap = number["level_0"] - number["level_0_2"]
+    increase = -number["gap"] / gap - 1
+    below = f"({-number['level_0_2']:.2f} − {-number['level_0']:.2f})"
+    return [agrees(value, told(f"{-number['gap']:.2f} / {below} − 1", increase))]
+
+
+def nearer_240(_value: str) -> list[dict]:
+    """Compare Table 11's distance to the models of 240 facts with that to those of 1,920."""
+    keys = {"index": "train_level", "columns": "train_size", "values": "distance"}
+    table = block_distances().pivot(**keys)
+    return [
+        told(f"level {level}", nearer, 0, verdicts.judge(nearer, nearer, "below"))
+        for level, nearer in (table[240] - table[1920]).items()
+    ]
+
+
+def _name(row) -> str:
+    split = SPLITS.get(getattr(row, "split", ""), "")
+    parts = [getattr(row, "llm", ""), split, f"level {row.train_level}"]
+    size = getattr(row, "train_size", None)
+    return ", ".join([*filter(None, parts), *([f"{size:,} facts"] if size else [])])
+
+
+def _chance(spread: float) -> float:
+    """Return half the 95 % interval of the difference of two means over `RUNS` runs."""
+    return float(stats.t.ppf(0.975, RUNS - 1)) * spread * np.sqrt(2 / RUNS)
+
+
+AUDITS: dict[str, Callable[[str], list[dict]]] = {
+    "totals": same_totals,
+    "repetitions": fits_repetitions,
+    "single_runs": is_repeated,
+    "level_means": mean_of_levels,
+    "spreads": possible_spread,
+    "reruns": same_runs,
+    "division": division,
+    "bfloat16": exact_shares,
+    "quoted_ratio": quoted_ratio,
+    "blocks_of": nearer_240,
+}

@@ -1,0 +1,218 @@
+"""What a claim is held against: the paper's own tables, or a study of ours, in the same frames.
+
+Every frame has `accuracy` (or `kl`) with `low` and `high`. For the paper these bound what rounding
+to the printed digits hides. For a study they are 95 % intervals, and `units` holds what paired
+intervals need (`repro.bootstrap`).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from repro import bootstrap, paper, speed, summary
+from repro.audit import ROUNDING
+
+LLM = "LLaMA-3-8B"  # the model of all of the paper's tables but 1, 2 and 8
+SHARE = 20  # restored share (%) at which we look where the parameters are
+PLACES = ("layers", "modules")  # the paper's Tables 9 and 10
+RUN = ["train_level", "train_size"]
+FIRST, LAST = 3 / 32, 2 / 32  # of the layers: 0–2 and 30–31 of LLaMA-3-8B's 32 (Appendix E.1)
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Frames by name, and for some of them the units of paired intervals.
+
+    acc: runs without restoration (§3.4); restored: runs with (§5); levels: by level of the test
+    facts; change: Table 3; kl and kl_and_accuracy: §4; tasks: Table 5; strategies: Table 7;
+    harmless: the largest share that costs nothing; layers, layer_unevenness: Table 9; modules,
+    module_lift: Table 10; blocks: Table 11. What cannot be had is absent.
+    """
+
+    name: str
+    frames: dict[str, pd.DataFrame]
+    units: dict[str, pd.DataFrame] = field(default_factory=dict)
+    printed: bool = False  # the paper's numbers, which are what they are
+
+
+def of_paper() -> Evidence:
+    """Return the paper's published tables."""
+    restored = pd.concat([paper.table("restore"), paper.table("restore_train")], ignore_index=True)
+    second = paper.table("accuracy_1920").rename(columns={"model": "llm"}).drop(columns="spread")
+    second = second.assign(train_size=1920, restored_percent=0)
+    whole = second["test_level"] == "mean"
+    before = restored[restored["restored_percent"] == 0].assign(source="Table 4", llm=LLM)
+    acc = [before, second[whole].drop(columns="test_level").assign(source="Table 2")]
+    frames = {
+        "acc": pd.concat(acc, ignore_index=True),
+        "restored": restored,
+        "levels": second[~whole].astype({"test_level": int}),
+        "change": _renamed(paper.table("concentration"), "share_of_change_percent"),
+        "tasks": paper.table("tasks").melt("restored_percent", None, "metric", "accuracy"),
+        "strategies": _strategies(),
+        "harmless": _harmless(paper.table("restore")),
+        "blocks": _in_order(_renamed(paper.table("layer_restore"), layers="restored_layers")),
+    }
+    frames = {name: _rounded(frame) for name, frame in frames.items()}
+    frames |= _where(*_published_places(), [], _by_digits)
+    return Evidence("paper", frames, printed=True)
+
+
+def of_study(measured) -> Evidence:
+    """Return what a `Study` measured. Computes what is missing."""
+    accuracy, answers = measured.accuracy(), measured.answers()
+    means, levels = summary.means(accuracy), summary.per_level(accuracy)
+    divergence = measured.divergence()
+    kl = summary.divergence(divergence)
+    frames = {
+        "acc": summary.tuned(means),
+        "restored": summary.means(summary.restored(accuracy)),
+        "levels": summary.tuned(levels),
+        "kl": kl,
+        "kl_and_accuracy": _joined(kl, levels, measured.compared_level()),
+        **_of_parameters(measured),
+    }
+    units = {"kl": bootstrap.of_topics(divergence), "restored": summary.restored(answers)}
+    if len(answers):
+        units |= dict.fromkeys(("acc", "levels"), summary.tuned(answers))
+    if len(blocks := measured.layers()):
+        frames["blocks"] = _in_order(_block_means(blocks[blocks["layers"] != "none"]))
+        tasks = [task for run in measured.layer_runs() for task in measured.layer_tasks(run)]
+        units["blocks"] = _in_order(measured.answers(tasks))
+    name = f"{measured.model.name}, {measured.profile.name}"
+    return Evidence(name, {key: frame for key, frame in frames.items() if len(frame)}, units)
+
+
+def _of_parameters(measured) -> dict[str, pd.DataFrame]:
+    """Return Tables 3, 9 and 10 of a study, as far as it has restored runs."""
+    change, where = measured.concentration(), measured.where()
+    if change.empty:
+        return {}
+    shares = _by_samples(change, "share_of_change_percent", [*RUN, "top_percent"])
+    places = where[where["top_percent"] == SHARE]
+    return {"change": shares} | (_where(places, places, RUN, _by_samples) if len(places) else {})
+
+
+def _renamed(frame: pd.DataFrame, value: str = "accuracy", **names: str) -> pd.DataFrame:
+    return frame.rename(columns={value: "accuracy"} | {old: new for new, old in names.items()})
+
+
+def _rounded(frame: pd.DataFrame) -> pd.DataFrame:
+    return frame.assign(low=frame["accuracy"] - ROUNDING, high=frame["accuracy"] + ROUNDING)
+
+
+def _strategies() -> pd.DataFrame:
+    """Table 7, and what Table 4 has to compare it with."""
+    restore, rows = paper.table("restore"), [paper.table("strategies")]
+    large, base = restore["train_size"] == 1920, restore["restored_percent"] == 0
+    for name, chosen in {
+        "best of Table 4": large,
+        "best of Table 4 without restoration": large & base,
+        "best of Table 4 with 240 facts": ~large & base,
+    }.items():
+        best = restore[chosen].groupby("split")["accuracy"].max().reset_index()
+        rows.append(best.assign(strategy=name))
+    return pd.concat(rows, ignore_index=True)
+
+
+def _harmless(restore: pd.DataFrame) -> pd.DataFrame:
+    """Return the largest restored share (as `accuracy`, %) that is not below restoring nothing."""
+    run = ["split", "train_size", "train_level"]
+    before = restore.loc[restore["restored_percent"] == 0, [*run, "accuracy"]]
+    both = restore.merge(before, on=run, suffixes=("", "_before"))
+    kept = both[both["accuracy"] >= both["accuracy_before"]]
+    return kept.groupby(run)["restored_percent"].max().rename("accuracy").reset_index()
+
+
+def _in_order(blocks: pd.DataFrame) -> pd.DataFrame:
+    """Number the blocks of `layers` from the lowest (0), and say which is the last."""
+    if blocks.empty:
+        return blocks
+    first = blocks["layers"].map(lambda text: int(str(text).split("-")[0]))
+    number = first.rank(method="dense").astype(int) - 1
+    return blocks.assign(block=number, last=number == number.max()).drop(columns="layers")
+
+
+def _block_means(answers: pd.DataFrame) -> pd.DataFrame:
+    named = answers.assign(restored_percent=0)  # of a block all is restored: no share to tell by
+    parts = [summary.means(rows).assign(layers=block) for block, rows in named.groupby("layers")]
+    return pd.concat(parts, ignore_index=True)
+
+
+def _joined(kl: pd.DataFrame, levels: pd.DataFrame, level: int) -> pd.DataFrame:
+    """Return accuracy on the compared facts beside the divergence, one row per run (§4.2)."""
+    rows = summary.tuned(levels).query("test_level == @level and split == 'test'")
+    run = ["train_level", "train_size", "size_label"]
+    return kl.merge(rows[[*run, "accuracy"]], on=run)
+
+
+def _published_places() -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return Tables 9 and 10 as layer or module, k (chosen, in percent of all) and n (parameters).
+
+    n follows from LLaMA-3-8B's sizes (`repro.speed`); its layers have as many each.
+    """
+    size = speed.LARGE["llama-3-8b"]
+    wide, narrow = size.hidden**2, size.hidden**2 * size.key_value_heads // size.heads
+    attention = {"attn.q": wide, "attn.k": narrow, "attn.v": narrow, "attn.o": wide}
+    mlp = dict.fromkeys(("mlp.gate", "mlp.up", "mlp.down"), size.hidden * size.intermediate)
+    layers, modules = (paper.table(name).rename(columns={"percent": "k"}) for name in PLACES)
+    modules["n"] = modules["module"].map(attention | mlp)
+    return layers.assign(n=1, sample=0), modules.assign(sample=0)
+
+
+def _where(layers, modules, run: list[str], bounded: Callable) -> dict[str, pd.DataFrame]:
+    """Return the frames of Tables 9 and 10, `bounded` giving them low and high.
+
+    Both frames have the columns `run`, sample, layer or module, k and n. A lift is a share of the
+    chosen parameters over the share of all.
+    """
+    modules = modules.assign(
+        module=np.where(modules["module"].str.contains("mlp"), "feed-forward", "attention")
+    )
+    layers = layers.assign(part=_parts(layers["layer"]))
+    kinds, each = _lifts(modules, [*run, "sample"], ["module"]), [*run, "sample", "part"]
+    by_layer = _lifts(layers, [*run, "sample"], ["part", "layer"])
+    by_layer = by_layer.assign(uneven=(by_layer["lift"] - 1).abs()).sort_values("uneven")
+    frames = {
+        "layers": (_lifts(layers, [*run, "sample"], ["part"]), "lift", "part"),
+        "layer_unevenness": (by_layer.groupby(each).tail(1), "uneven", "part"),
+        "modules": (kinds, "share", "module"),
+        "module_lift": (kinds, "lift", "module"),
+    }
+    return {key: bounded(rows, value, [*run, by]) for key, (rows, value, by) in frames.items()}
+
+
+def _parts(layers: pd.Series) -> np.ndarray:
+    """Call each layer first, middle or last, in the proportions of Appendix E.1."""
+    number = layers.max() + 1
+    first, last = layers < np.ceil(FIRST * number), layers >= number - np.ceil(LAST * number)
+    return np.select([first, last], ["first", "last"], "middle")
+
+
+def _lifts(places: pd.DataFrame, run: list[str], by: list[str]) -> pd.DataFrame:
+    """Return share (percent of the chosen parameters), lift and number of cells of every group."""
+    groups = places.groupby([*run, *by])
+    rows = groups.agg(k=("k", "sum"), n=("n", "sum"), cells=("k", "size")).reset_index()
+    total = rows.groupby(run)[["k", "n"]].transform("sum")
+    share = 100 * rows["k"] / total["k"]
+    return rows.assign(share=share, lift=share / (100 * rows["n"] / total["n"]))
+
+
+def _by_digits(rows: pd.DataFrame, value: str, _by: list[str]) -> pd.DataFrame:
+    """Bound values made of printed percentages by what rounding hides of each."""
+    scale = rows["share"] if value == "share" else rows["lift"]
+    half = scale * ROUNDING * rows["cells"] / rows["k"]
+    rows = rows.rename(columns={value: "accuracy"})
+    return rows.assign(low=rows["accuracy"] - half, high=rows["accuracy"] + half)
+
+
+def _by_samples(rows: pd.DataFrame, value: str, by: list[str]) -> pd.DataFrame:
+    """Average over data samples, with a 95 % interval (Student's t); unknown (NaN) from one."""
+    groups = rows.groupby(by)[value]
+    rows = groups.agg(accuracy="mean", spread="std", n="size").reset_index()
+    half = rows["spread"] / np.sqrt(rows["n"]) * stats.t.ppf(0.975, (rows["n"] - 1).clip(1))
+    rows = rows.assign(low=rows["accuracy"] - half, high=rows["accuracy"] + half)
+    return rows.drop(columns=["spread", "n"])
