@@ -34,7 +34,7 @@ from repro import exposure, plots, study, tables
 s = study.open(model, profile)
 facts = exposure.known(s)
 titles = list(facts["model"].unique())
-text = f"""{facts["fact_id"].nunique():,} facts; {len(titles)} models: {", ".join(titles) or "none"}."""
+text = f"""{facts["fact_id"].nunique():,} facts. Models: {", ".join(titles) or "none"}."""
 unknown = f"""**{s.model.title}** was not pre-trained on `atlas`: nobody counted how often its text states
 each fact, so there is no exposure to set its mastery against. What follows is of the models that
 were, as far as they have been measured. """

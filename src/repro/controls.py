@@ -86,7 +86,7 @@ def answer(rows: pd.DataFrame, amount: str) -> str:
     name = f"Most changed against interpolated, with as much of {AMOUNTS[amount]} undone"
     told = "how much is undone is not all: *which* parameters matters as well"
     if not shown(own):
-        told = "*how much* is undone is enough to explain what we see"
+        told = "*how much* is undone explains what we see, as far as these runs can tell"
     return (
         f"{sentence(name, own)} So, by this measure, {told}." if len(own) else sentence(name, own)
     )
