@@ -248,7 +248,12 @@ def division(_value: str) -> list[dict]:
     gains = table["SFT (Divided)"] - table["SFT (Mixed)"]
     halves = {split: _chance(spread[split]) for split in gains.index}
     return [
-        told(SPLITS[split], gain, half := halves[split], verdicts.judge(gain - half, gain + half, "above"))
+        told(
+            SPLITS[split],
+            gain,
+            half := halves[split],
+            verdicts.judge(gain - half, gain + half, "above"),
+        )
         for split, gain in gains.items()
     ]
 

@@ -179,7 +179,7 @@ def _estimate(row) -> str:
 
 
 def number(value: float) -> str:
-    """Return a number as text: two decimals, none where it is whole, three where it only looks so."""
+    """Return a number as text: two decimals, none if whole, three where it only looks whole."""
     whole = value == round(value)
     seems = not whole and float(f"{value:.2f}").is_integer()
     return f"{value:.{0 if whole else 3 if seems else 2}f}".replace("-", "−")
