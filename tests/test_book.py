@@ -128,7 +128,7 @@ def test_numbers_of_the_paper():
 def test_a_book_is_built_for_the_models_own_profile(monkeypatch):
     for name in ("REPRO_MODEL", "REPRO_PROFILE"):
         monkeypatch.delenv(name, raising=False)
-    assert extension.chosen(ROOT) == runs.Book(ROOT, "micro-m", "full")
+    assert extension.chosen(ROOT) == runs.Book(ROOT, "micro-m", models.entry().profile)
     monkeypatch.setenv("REPRO_MODEL", "smollm2-135m")
     assert extension.chosen(ROOT) == runs.Book(ROOT, "smollm2-135m", profiles.DEFAULT_PROFILE)
     monkeypatch.setenv("REPRO_PROFILE", "smoke")
