@@ -33,6 +33,7 @@ CSS = f"""
 .ledger li {{margin:0 0 .3em}}
 .ledger small, .ledger summary {{font-size:.9em}}
 .ledger details p {{font-size:.85em;line-height:1.35;margin:.2em 0 .2em 1em;text-indent:-1em}}
+.ledger td a {{color:inherit}}
 .ledger tr:target {{outline:2px solid}}
 """
 
