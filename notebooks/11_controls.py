@@ -101,7 +101,7 @@ tables.differences(
 # %%
 amount = controls.same_amount(means, answers)
 tables.differences(
-    amount, "Points by which choosing does better than interpolation, Σ|s − p| alike"
+    amount, "Points by which choosing does better than interpolation with the same sum undone"
 )
 
 # %% [markdown]
@@ -110,7 +110,7 @@ tables.differences(
 # %%
 squares = controls.same_amount(means, answers, "undone_l2")
 tables.differences(
-    squares, "Points by which choosing does better than interpolation, Σ(s − p)² alike"
+    squares, "Points by which choosing does better than interpolation with the same squares undone"
 )
 
 # %% [markdown]

@@ -1,5 +1,7 @@
 """Controls: what is compared with what, at the same share and at the same amount."""
 
+import re
+
 import made_up
 import numpy as np
 import pandas as pd
@@ -55,6 +57,21 @@ def test_the_same_amount_at_a_measured_share_is_compared_with_that_share():
     wanted = accuracy(0, 240, "random", 20) - accuracy(0, 240, "interpolate", 20)
     assert row["estimate"] == pytest.approx(wanted)
     assert "×" not in row["runs"]
+
+
+def test_an_amount_a_hair_beyond_the_last_share_is_compared_with_it():
+    random = (MEANS["strategy"] == "random") & (MEANS["restored_percent"] == 20)
+    over = MEANS.assign(undone_l1=MEANS["undone_l1"] + 0.01 * random)
+    found = controls.same_amount(over, NO_UNITS).query("strategy == 'random'")
+    assert len(found) == 2 * 2 * 2 and found["estimate"].notna().all()
+
+
+def test_differences_keep_the_order_of_the_strategies():
+    found = controls.same_amount(MEANS, NO_UNITS)
+    first = (found["train_level"] == 0) & (found["train_size"] == 240)
+    found = found[~(first & (found["restored_percent"] == 20) & (found["strategy"] == "random"))]
+    heads = re.findall(r">(top|absolute|random|bottom)<", tables.differences(found, "x").html)
+    assert heads == ["top", "absolute", "random", "bottom", "random", "bottom"]
 
 
 def test_unknown_amounts_are_left_out():

@@ -16,6 +16,7 @@ from repro.verdicts import COLUMNS, CONTRADICTED, SUPPORTED, Term, claim
 STRATEGIES = ("top", "absolute", "random", "interpolate", "bottom")
 TOP, NONE, INTERPOLATE = "top", "none", "interpolate"
 AMOUNTS = {"undone_l1": "Σ|s − p|", "undone_l2": "Σ(s − p)²"}  # what an amount undone is part of
+NEAR = 0.5  # percentage points that an amount may be beyond what interpolation undid
 CHANCE = 0.05  # the share of comparisons that chance alone would decide
 KEYS = ["train_size", "train_level", "strategy", "restored_percent"]
 
@@ -130,6 +131,8 @@ def _interpolated(means: pd.DataFrame, run: dict, undone: float, amount: str) ->
     """Return the two weighted shares of interpolation between which an amount lies, or nothing."""
     own = means[(means[KEYS[:2]] == pd.Series(run)).all(axis=1)]
     rows = own[own["strategy"].isin([NONE, INTERPOLATE])].sort_values(amount)
+    most = rows[amount].max()
+    undone = most if most < undone < most + NEAR else undone
     after = rows[rows[amount] >= undone].head(1)
     before = rows[rows[amount] < undone].tail(1)
     if after.empty or before.empty:

@@ -139,7 +139,8 @@ def differences(frame: pd.DataFrame, title: str) -> Html:
     rows["row"] = rows["train_level"].map(_trained_on)
     shares = rows["restored_percent"].map(lambda share: f"{share:g}%")
     rows["column"] = list(zip(shares, rows["strategy"], strict=True))
-    columns = rows.sort_values("restored_percent", kind="stable")["column"].unique()
+    place = rows["strategy"].map(list(rows["strategy"].unique()).index)
+    columns = rows.assign(place=place).sort_values(["restored_percent", "place"])["column"].unique()
     return _pivot(rows, columns, ("Training facts", "Trained on"), title, frame)
 
 
