@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,9 @@ TINY_TOPICS = ("P17", "P19", "P36", "P26", "P50")
 FIRST = ("Ova", "Brenn", "Cali", "Dor", "Esk", "Fimm", "Gal", "Hest", "Ilm", "Jorr", "Kesh", "Lunn")
 LAST = {"train": "vale", "dev": "mere", "test": "wick"}
 OBJECTS = ("Arvenia", "Bolstan", "Cordral", "Dunmark")
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+FLAGS += ["--disable-component-update", "--disable-sync", "--no-first-run"]
 
 
 @pytest.fixture(scope="session")
@@ -83,3 +87,16 @@ def tiny_loaded(tiny_model):
     from repro import models
 
     return models.load(tiny_model, device="cpu")
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """Return the Chromium that the tests share: its driver allows one at a time."""
+    if not CHROMIUM:
+        pytest.skip("there is no chromium: install it to test the site in a browser")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as driver:
+        chromium = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield chromium
+        chromium.close()

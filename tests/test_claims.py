@@ -1,7 +1,6 @@
 """The ledger: verdicts on the paper's tables, the kinds of check, and the page with its filters."""
 
 import re
-import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -17,7 +16,6 @@ from repro.paper.quoted import quoted
 from repro.verdicts import CONTRADICTED, SUPPORTED, UNDECIDED
 
 ROOT = Path(__file__).parents[1]
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 CLAIMS = claims.load()
 # Parts of the text whose every number must be covered, by the titles that they lie between.
 SECTIONS = {
@@ -356,6 +354,14 @@ def test_a_rule_is_that_of_the_notebooks():
     assert claims.judge(claim(rule), ours(acc=few)).verdict == claims.NOT_TESTED
 
 
+def test_a_rule_for_a_size_is_not_applied_to_another():
+    rule = {"name": "level_matters", "frame": "acc", "split": "test", "size": 1920}
+    values = {(0, 240, 0): 30, (1, 240, 0): 40}
+    side = ours(acc=runs(values))
+    assert claims.judge(claim({"rule": rule}), side).verdict == claims.NOT_TESTED
+    assert claims.judge(claim({"rule": rule | {"size": 240}}), side).verdict == SUPPORTED
+
+
 def test_statements_that_differ_disagree(printed):
     assert claims.judge(claim({"agree": ["3", "5"]}), printed).verdict == CONTRADICTED
     assert claims.judge(claim({"agree": ["3", "3"]}), printed).verdict == SUPPORTED
@@ -492,29 +498,23 @@ def test_the_table_to_download_has_one_row_a_claim(both):
 
 
 @pytest.mark.browser
-def test_filters_work_without_scripts(both, tmp_path):
-    if CHROMIUM is None:
-        pytest.skip("there is no chromium: install it to test the filters in a browser")
-    from playwright.sync_api import sync_playwright
-
+def test_filters_work_without_scripts(both, browser, tmp_path):
     path = tmp_path / "ledger.html"
     path.write_text(f"<!doctype html><meta charset=utf-8>{ledger.page(both, 'Claims').html}")
-    with sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        page = browser.new_context(java_script_enabled=False, offline=True).new_page()
-        page.goto(path.as_uri())
-        rows = page.locator("tr.claim:visible")
-        assert rows.count() == len(CLAIMS)
-        for verdict, count in both.loc[both["side"] == "paper", "verdict"].value_counts().items():
-            value = verdict.replace(" ", "-")
-            page.locator(f'input[name="side0"][value="{value}"]').check()
-            assert rows.count() == count
-        page.locator('input[name="side0"][value="contradicted"]').check()
-        page.locator('input[name="part"][value="s5"]').check()
-        assert 0 < rows.count() < (both["verdict"] == CONTRADICTED).sum()
-        page.locator("button").click()
-        assert rows.count() == len(CLAIMS)
-        browser.close()
+    page = browser.new_context(java_script_enabled=False, offline=True).new_page()
+    page.goto(path.as_uri())
+    rows = page.locator("tr.claim:visible")
+    assert rows.count() == len(CLAIMS)
+    for verdict, count in both.loc[both["side"] == "paper", "verdict"].value_counts().items():
+        value = verdict.replace(" ", "-")
+        page.locator(f'input[name="side0"][value="{value}"]').check()
+        assert rows.count() == count
+    page.locator('input[name="side0"][value="contradicted"]').check()
+    page.locator('input[name="part"][value="s5"]').check()
+    assert 0 < rows.count() < (both["verdict"] == CONTRADICTED).sum()
+    page.locator("button").click()
+    assert rows.count() == len(CLAIMS)
+    page.context.close()
 
 
 # --- no result is typed by hand -------------------------------------------------------------------

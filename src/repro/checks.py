@@ -72,12 +72,17 @@ def number(claim, evidence: Evidence, settings: dict) -> list[dict]:
 
 
 def rule(_claim, evidence: Evidence, settings: dict) -> list[dict]:
-    """Apply a function of `repro.verdicts` to a frame, or to one source in it."""
+    """Apply a function of `repro.verdicts` to a frame, or to one source in it.
+
+    With `size`, only where that is the largest size that two levels have: the one it looks at.
+    """
     name = settings["frame"]
     if (frame := evidence.frames.get(name)) is None:
         return []
     if "source" in settings and "source" in frame:
         frame = frame[frame["source"] == settings["source"]]
+    if "size" in settings and verdicts.largest_common(frame) != settings["size"]:
+        return []
     given = {key: settings[key] for key in ("split",) if key in settings}
     given |= {"units": evidence.units[name]} if name in evidence.units else {}
     rows = getattr(verdicts, settings["name"])(frame, **given).to_dict("records")

@@ -188,7 +188,9 @@ def to_csv_link(frame: pd.DataFrame, name: str) -> Html:
     """Return a link that downloads `frame` as CSV; the data is in the link, so it works offline."""
     data = base64.b64encode(frame.to_csv(index=False).encode()).decode()
     file = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") + ".csv"
-    link = f'<a download="{file}" href="data:text/csv;charset=utf-8;base64,{data}">{file}</a>'
+    # The text's own colour: a theme's link colour is faint on the ground it gives to outputs.
+    link = f'<a download="{file}" href="data:text/csv;charset=utf-8;base64,{data}"'
+    link += f' style="color:inherit">{file}</a>'
     return Html(f'<p style="font-size:.8em;margin:.2em 0 1em">Download: {link}</p>', file)
 
 
