@@ -41,7 +41,8 @@ IN_MEMORY = 31  # bytes per parameter
 
 def ours(base: Path, tuned: Path) -> list[float]:
     """(a) Return the share of the change held by each share of the parameters."""
-    ranking = restore.rank(checkpoints.Checkpoint(base), checkpoints.Checkpoint(tuned))
+    both = checkpoints.Checkpoint(base), checkpoints.Checkpoint(tuned)
+    ranking = restore.rank(*both, likely=PERCENTS)
     return restore.concentration(ranking, PERCENTS)["share_of_change_percent"].tolist()
 
 

@@ -9,7 +9,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from repro.blocks import Block
+from repro import blocks
+from repro import ranking as ranking_module
+from repro.blocks import Block, pair
 from repro.errors import ConfigError, ModelError
 from repro.ranking import (
     STRATEGIES,
@@ -140,6 +142,41 @@ def test_nothing_depends_on_block_size_or_threads(large, strategy):
         masks = selected(ranking, 20)
         found.append((cuts, masks.tobytes(), by_tensor(ranking, [1, 20]).to_json()))
     assert found[0] == found[1] == found[2]
+
+
+PERCENTS = [0, 40]
+
+
+@pytest.mark.parametrize("dtype", DTYPES[:2])
+@pytest.mark.parametrize("strategy", ["top", "bottom", "absolute"])
+def test_one_reading_finds_what_two_find(large, monkeypatch, strategy, dtype):
+    monkeypatch.setattr(ranking_module, "WORTH", 0)
+    monkeypatch.setattr(blocks, "SAMPLED", 4)  # of so few parameters
+    base = {name: w + (w == 0) for name, w in large[0].items()}
+    both = base, {name: w * 1.01 + 1e-3 * w**2 for name, w in base.items()}
+    how = {"strategy": strategy, "seed": 3, "score_dtype": dtype, "threads": 2, "block": 50_000}
+    read = []
+    cuts = thresholds(rank(*both, progress=read.append, likely=PERCENTS, **how), PERCENTS)
+    assert sum(read) == sum(w.nbytes for half in both for w in half.values())
+    assert cuts == thresholds(rank(*both, **how), PERCENTS)
+
+
+def test_where_the_sample_misleads_the_second_reading_decides(large, monkeypatch):
+    monkeypatch.setattr(ranking_module, "WORTH", 0)
+    read = []
+    both = rank(*large, progress=read.append, likely=[3])
+    size = sum(read)
+    assert thresholds(both, [60, 3]) == thresholds(rank(*large), [60, 3])
+    assert sum(read) == 2 * size
+
+
+def test_a_sample_is_of_pieces_of_every_large_block():
+    weights = {"layers.w": torch.arange(100_000.0), "layers.x": torch.arange(5.0)}
+    found = {block.name: block for block in pair(weights, weights, size=1 << 16).sample()}
+    assert found["layers.x"].base.tolist() == [0, 1, 2, 3, 4]
+    first = next(pair(weights, weights, size=1 << 16).sample())
+    wanted = [4096 * piece + i for piece in range(16) for i in range(16)]
+    assert first.base.tolist() == first.tuned.tolist() == wanted
 
 
 def test_random_is_of_the_seed_and_spreads_evenly(large):

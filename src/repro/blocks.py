@@ -15,6 +15,7 @@ from repro.scores import MOST
 
 Weights = Mapping[str, torch.Tensor]
 SIZE = 1 << 22  # parameters of a block
+PIECES, SAMPLED = 16, 256  # a sample: so many pieces of a block, one parameter of so many in all
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -60,13 +61,25 @@ class Pair:
 
     def blocks(self, size: int | None = None) -> Iterator[Block]:
         """Yield the region block by block; `size` 0 yields whole tensors."""
+        for block in self._blocks(self.size if size is None else size):
+            self.progress(block.tuned.nbytes + block.base.nbytes)
+            yield block
+
+    def _blocks(self, size: int) -> Iterator[Block]:
         for name, shape in self.shapes.items():
             tuned, base = (w[name].detach().reshape(-1) for w in (self.tuned, self.base))
-            step = (self.size if size is None else size) or max(shape.numel(), 1)
+            step = size or max(shape.numel(), 1)
             for start in range(0, shape.numel(), step):
-                block = Block(name, start, tuned[start : start + step], base[start : start + step])
-                self.progress(block.tuned.nbytes + block.base.nbytes)
-                yield block
+                yield Block(name, start, tuned[start : start + step], base[start : start + step])
+
+    def sample(self) -> Iterator[Block]:
+        """Yield a few evenly spaced pieces of each block as one; small blocks are yielded whole."""
+        for name, start, *both in self._blocks(self.size):
+            if len(both[0]) > PIECES * SAMPLED:
+                step = len(both[0]) // PIECES
+                size = step // SAMPLED
+                both = [w[: PIECES * step].view(PIECES, step)[:, :size].flatten() for w in both]
+            yield Block(name, start, *both)
 
     def spread(self, workers: Sequence[Callable[[Block], None]]) -> None:
         """Give every block to one of the workers, each in a thread of its own."""

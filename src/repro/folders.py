@@ -60,7 +60,9 @@ class Models:
         options = (work.threads, work.block, work.progress)
         return blocks.pair(self.base, self.tuned, settings.region, settings.layers, *options)
 
-    def rank(self, settings: Settings = Settings(), work: Work = Work()) -> Ranking:
+    def rank(
+        self, settings: Settings = Settings(), work: Work = Work(), likely: Sequence[float] = ()
+    ) -> Ranking:
         """Rank the region's parameters, as `repro.ranking.rank`."""
         return ranking.rank(
             self.base,
@@ -73,6 +75,7 @@ class Models:
             threads=work.threads,
             block=work.block,
             progress=work.progress,
+            likely=likely,
         )
 
 
@@ -220,7 +223,7 @@ def _replace(new: Path, out: Path, old: Path) -> None:
 def _restore(
     both: Models, percents: Sequence[float], settings: Settings, work: Work, folders: list[Path]
 ) -> list[dict]:
-    ranked = None if settings.strategy == INTERPOLATE else both.rank(settings, work)
+    ranked = None if settings.strategy == INTERPOLATE else both.rank(settings, work, percents)
     region = ranked.pair if ranked else both.region(settings, work)
     shares = _shares(ranked, region.parameters, percents)
     with _writers(both, folders) as writers:

@@ -17,8 +17,10 @@ import torch
 from repro import blocks, regions, scores
 from repro.blocks import Block, Pair, Weights
 from repro.errors import ConfigError, ModelError
-from repro.scores import BINS, LOWS, Histogram
+from repro.scores import BINS, LOWS, TABLES, Histogram
 
+LIKELY = 96  # bins whose lower halves the first pass may count, in all threads: a MiB each
+WORTH = 1 << 24  # parameters from which a reading spared is worth a sample
 STRATEGIES = {  # what parameters are ranked by, and whether the lowest come first
     "top": (scores.RELATIVE, False),
     "bottom": (scores.RELATIVE, True),
@@ -58,20 +60,47 @@ def _not_finite(block: Block) -> ModelError:
     return ModelError(f"{block.name} holds NaN or infinity in one of the models")
 
 
+class Lows:
+    """Numbers of keys by their lower halves, for some upper halves; those with p = 0 once more."""
+
+    def __init__(self, bins: Sequence[int]):
+        """Start at zero."""
+        self.bins = tuple(bins)
+        self.rows = np.zeros(BINS, np.int16)
+        self.rows[list(bins)] = range(1, len(bins) + 1)
+        self.table, self.zero = np.zeros((2, len(bins), LOWS), np.int64)
+
+    def __getitem__(self, upper: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the counts of one bin: (all keys, those with p = 0)."""
+        row = self.rows[upper] - 1
+        return self.table[row], self.zero[row]
+
+    @property
+    def arguments(self) -> tuple:
+        """Return what the functions of `repro.scores` take."""
+        return self.rows, self.table, self.zero
+
+    def merge(self, other: "Lows") -> None:
+        """Add another thread's counts."""
+        self.table += other.table
+        self.zero += other.zero
+
+
 class Counts:
     """What the first pass counts; each thread has its own, and they are added."""
 
-    def __init__(self, measure: Measure):
-        """Start at zero."""
+    def __init__(self, measure: Measure, bins: Sequence[int] = ()):
+        """Start at zero; `bins` are those whose lower halves are counted already."""
         self.measure = measure
-        self.keys, self.zero = Histogram(), Histogram()
+        self.keys, self.zero, self.lows = Histogram(), Histogram(), Lows(bins)
         self.change: dict[str, int] = {}
         self.unchanged = 0
-        self._packed = np.zeros((2, BINS), np.int64)
+        self._packed = np.zeros((2, TABLES, BINS), np.int64)
 
     def __call__(self, block: Block) -> None:
         """Count a block of at most `scores.MOST` parameters."""
-        unchanged = scores.count(*self.measure.arguments(block), *self._packed)
+        given = self.measure.arguments(block)
+        unchanged = scores.count(*given, *self._packed, *self.lows.arguments)
         if unchanged < 0:
             raise _not_finite(block)
         self.unchanged += unchanged
@@ -86,6 +115,7 @@ class Counts:
         """Add another thread's counts."""
         self.keys.merge(other.keys)
         self.zero.merge(other.zero)
+        self.lows.merge(other.lows)
         self.unchanged += other.unchanged
         for name, change in other.change.items():
             self._add(name, change)
@@ -136,6 +166,7 @@ def rank(
     threads: int | None = None,
     block: int = blocks.SIZE,
     progress: Callable[[int], object] = lambda size: None,
+    likely: Sequence[float] = (),
 ) -> Ranking:
     """Score every parameter of a region (r_i of Appendix B.2) and count the scores.
 
@@ -150,20 +181,46 @@ def rank(
         threads: by default as many as PyTorch uses.
         block: parameters a thread takes at a time.
         progress: called with the bytes read.
+        likely: percentages that thresholds will be asked of. A sample tells about where they
+            are, so that one reading nearly always suffices; nothing but the time depends on it.
 
     Raises:
-        ConfigError: an unknown strategy; the region matches nothing, or is no expression.
+        ConfigError: an unknown strategy; the region matches nothing, or is no expression; a
+            percentage is not between 0 and 100.
         ModelError: a tensor is missing, differs in shape, or holds NaN or infinity.
     """
     if strategy not in STRATEGIES:
         raise ConfigError(f"unknown strategy {strategy!r}: give one of {', '.join(STRATEGIES)}")
     both = blocks.pair(base, tuned, region, layers, threads, block, progress)
     measure = Measure(strategy, score_dtype, seed)
-    lanes = [Counts(measure) for _ in range(both.threads)]
+    worth = likely and both.parameters >= WORTH
+    bins = _likely_bins(both, measure, likely) if worth else []
+    return Ranking(both, _spread(both, [Counts(measure, bins) for _ in range(both.threads)]))
+
+
+def _spread(both: Pair, lanes: list):
+    """Let each thread count what it is given, and return the sum."""
     both.spread(lanes)
     for other in lanes[1:]:
         lanes[0].merge(other)
-    return Ranking(both, lanes[0])
+    return lanes[0]
+
+
+def _likely_bins(both: Pair, measure: Measure, percents: Sequence[float]) -> list[int]:
+    """Return the upper halves that thresholds may have, as a sample of the scores has them."""
+    sample = Histogram()
+    for block in both.sample():
+        sample.add(measure.keys(block))
+    bins: set[int] = set()
+    for percent in percents:
+        k = how_many(sample.size, percent)
+        # Three standard errors, twice, since neighbours in a tensor are alike.
+        margin = 6 * int((k * (sample.size - k) / max(sample.size, 1)) ** 0.5)
+        ends = (min(max(x, 1), sample.size) for x in (k + margin, k - margin))
+        first, last = (_last(sample.counts, x) for x in ends)
+        # Where all lower halves are zero, there is nothing to count.
+        bins |= {b for b in range(first, last + 1) if sample.lows[b] or not sample.counts[b]}
+    return sorted(bins)[: LIKELY // both.threads]
 
 
 def how_many(size: int, percent: float) -> int:
@@ -207,8 +264,11 @@ def thresholds(ranking: Ranking, percents: Sequence[float]) -> dict[float, Cut]:
     """
     counts = {x: how_many(ranking.size, x) for x in percents}
     bins = {k: _last(ranking.counts.keys.counts, k) for k in counts.values() if k}
-    lows = Lows(ranking, sorted(set(bins.values())))
-    cuts = {k: lows.cut(k, upper) for k, upper in bins.items()}
+    lows = _refined(ranking, set(bins.values()) - set(ranking.counts.lows.bins))
+    cuts = {
+        k: _cut(ranking, k, upper, lows if upper in lows.bins else ranking.counts.lows)
+        for k, upper in bins.items()
+    }
     return {x: cuts.get(k, Cut(0)) for x, k in counts.items()}
 
 
@@ -218,53 +278,61 @@ def _last(counts: np.ndarray, k: int) -> int:
     return len(counts) - 1 - int(np.searchsorted(beyond, k))
 
 
-class Lows:
-    """The second pass: lower halves of the keys whose upper half is that of a threshold."""
+def _refined(ranking: Ranking, bins: set[int]) -> Lows:
+    """Count lower halves in the second pass, of the bins that the first did not count them in."""
+    both, keys, zero = ranking.pair, ranking.counts.keys, ranking.counts.zero
+    found = Lows(sorted(bins))
+    if keys.lows[list(found.bins)].any():
+        others = [Lows(found.bins) for _ in range(both.threads - 1)]
+        _spread(both, [Second(ranking.measure, lows) for lows in (found, *others)])
+    else:  # all lower halves are zero, as they are for scores in bfloat16
+        found.table[:, 0] = keys.counts[list(found.bins)]
+        found.zero[:, 0] = zero.counts[list(found.bins)]
+    return found
 
-    def __init__(self, ranking: Ranking, bins: list[int]):
-        """Count them, for several bins at once."""
-        self.ranking = ranking
-        self.rows = np.zeros(BINS, np.int16)
-        self.rows[bins] = range(1, len(bins) + 1)
-        shape = (ranking.pair.threads, 2, len(bins), LOWS)
-        keys, zero = ranking.counts.keys, ranking.counts.zero
-        if keys.lows[bins].any():
-            lanes = np.zeros(shape, np.int64)
-            ranking.pair.spread([self._worker(*tables) for tables in lanes])
-            self.table, self.zero = lanes.sum(0)
-        else:  # all lower halves are zero, as they are for scores in bfloat16
-            self.table, self.zero = np.zeros(shape[1:], np.int64)
-            self.table[:, 0], self.zero[:, 0] = keys.counts[bins], zero.counts[bins]
 
-    def _worker(self, table: np.ndarray, zero: np.ndarray) -> Callable[[Block], None]:
-        measure = self.ranking.measure
-        return lambda block: scores.refine(*measure.arguments(block), self.rows, table, zero)
+@dataclass(frozen=True, eq=False)
+class Second:
+    """What the second pass counts in one thread."""
 
-    def cut(self, k: int, upper: int) -> Cut:
-        """Return the cut that chooses exactly `k`, whose threshold is in the bin `upper`."""
-        row, keys, zero = self.rows[upper] - 1, self.ranking.counts.keys, self.ranking.counts.zero
-        inside = k - int(keys.counts[upper + 1 :].sum())
-        low = _last(self.table[row], inside)
-        equal, key = int(self.table[row, low]), upper << 16 | low
-        ties = inside - int(self.table[row, low + 1 :].sum())
-        found = Cut(k, key, ties, equal)
-        zero_ties = self._zero_ties(found, int(self.zero[row, low]))
-        return Cut(
-            k, key, ties, equal,
-            keys.total(upper) + _beyond(self.table[row], upper, low) + ties * scores.units(key),
-            zero.total(upper) + _beyond(self.zero[row], upper, low) + zero_ties * scores.units(key),
-        )  # fmt: skip
+    measure: Measure
+    lows: Lows
 
-    def _zero_ties(self, cut: Cut, zero_equal: int) -> int:
-        if cut.ties == cut.equal or zero_equal == 0 or cut.key == 0:
-            return zero_equal
-        if zero_equal == cut.equal:
-            return cut.ties
-        # Position decides which of the two kinds are chosen.
-        return sum(
-            int(((block.base == 0).cpu().numpy() & masks[0] & (keys == cut.key)).sum())
-            for block, keys, masks in selection(self.ranking, [cut])
-        )
+    def __call__(self, block: Block) -> None:
+        """Count a block."""
+        scores.refine(*self.measure.arguments(block), *self.lows.arguments)
+
+    def merge(self, other: "Second") -> None:
+        """Add another thread's counts."""
+        self.lows.merge(other.lows)
+
+
+def _cut(ranking: Ranking, k: int, upper: int, lows: Lows) -> Cut:
+    """Return the cut that chooses exactly `k`, whose threshold is in the bin `upper`."""
+    keys, zeros, (table, zero) = ranking.counts.keys, ranking.counts.zero, lows[upper]
+    inside = k - int(keys.counts[upper + 1 :].sum())
+    low = _last(table, inside)
+    equal, key = int(table[low]), upper << 16 | low
+    ties = inside - int(table[low + 1 :].sum())
+    zero_ties = _zero_ties(ranking, Cut(k, key, ties, equal), int(zero[low]))
+    return Cut(
+        k, key, ties, equal,
+        keys.total(upper) + _beyond(table, upper, low) + ties * scores.units(key),
+        zeros.total(upper) + _beyond(zero, upper, low) + zero_ties * scores.units(key),
+    )  # fmt: skip
+
+
+def _zero_ties(ranking: Ranking, cut: Cut, zero_equal: int) -> int:
+    """Return how many of the chosen on the threshold have p = 0."""
+    if cut.ties == cut.equal or zero_equal == 0 or cut.key == 0:
+        return zero_equal
+    if zero_equal == cut.equal:
+        return cut.ties
+    # Position decides which of the two kinds are chosen.
+    return sum(
+        int(((block.base == 0).cpu().numpy() & masks[0] & (keys == cut.key)).sum())
+        for block, keys, masks in selection(ranking, [cut])
+    )
 
 
 def _beyond(table: np.ndarray, upper: int, low: int) -> int:

@@ -19,7 +19,8 @@ RELATIVE, ABSOLUTE, RANDOM = range(3)
 
 ONE_BIT = 40
 ONE = 1 << ONE_BIT  # one parameter in a packed bin, above the sum of the lower halves
-MOST = 1 << 23  # parameters that a packed table can count
+MOST = 1 << 23  # parameters that the packed tables can count
+TABLES = 4  # packed tables that neighbours are counted in
 
 _MANTISSAS = np.arange(BINS) % 128 + 128 << 16  # of the first float of each bin, whole numbers
 _MANTISSAS[:128] -= 128 << 16  # subnormal
@@ -136,19 +137,28 @@ def fill(tuned, base, start, how, out):
 
 @compiled
 def add(keys, packed):
-    """Count keys in a packed table: per upper half, their number and the sum of lower halves."""
-    for i in range(keys.size):
-        packed[keys[i] >> _HALF] += np.int64(ONE) + np.int64(keys[i] & _LOW)
+    """Count keys in packed tables: per upper half, their number and the sum of lower halves.
+
+    Neighbours go to tables of their own, since they are often alike, and to add to a number that
+    was written just now is to wait for it. `packed` is int64[TABLES, BINS], to be summed.
+    """
+    rest = keys.size % TABLES
+    for i in range(0, keys.size - rest, TABLES):
+        for j in range(TABLES):
+            packed[j, keys[i + j] >> _HALF] += np.int64(ONE) + np.int64(keys[i + j] & _LOW)
+    for i in range(keys.size - rest, keys.size):
+        packed[0, keys[i] >> _HALF] += np.int64(ONE) + np.int64(keys[i] & _LOW)
 
 
 @compiled
-def count(tuned, base, start, how, packed, packed_zero):
+def count(tuned, base, start, how, packed, packed_zero, rows, table, table_zero):
     """Count a block by the upper half of its keys; in `packed_zero` those with p = 0 once more.
 
-    Arguments as for `fill`; the tables are int64 of length `BINS`, for at most `MOST` parameters.
-    Returns the number with s = p, or −1 where a weight is not finite.
+    Arguments as for `fill` and `refine`, which is done along the way where `table` has rows; the
+    packed tables are as for `add`, for at most `MOST` parameters. Returns the number with s = p,
+    or −1 where a weight is not finite.
     """
-    work = np.empty((5, CHUNK), np.uint32)
+    work, inside = np.empty((5, CHUNK), np.uint32), np.empty(CHUNK, np.int64)
     unchanged = 0
     for at in range(0, tuned.size, CHUNK):
         n = min(CHUNK, tuned.size - at)
@@ -162,6 +172,8 @@ def count(tuned, base, start, how, packed, packed_zero):
         unchanged += equal
         if zeros:
             add(keys[p & _SIGN_OFF == 0], packed_zero)
+        if len(table):
+            _refine(keys, p, inside, rows, table, table_zero)
     return unchanged
 
 
@@ -184,23 +196,27 @@ def refine(tuned, base, start, how, rows, table, table_zero):
         rows: int of length `BINS`, the row of each upper half plus one, 0 for none.
         table, table_zero: int64[rows, LOWS].
     """
-    work = np.empty((5, CHUNK), np.uint32)
-    inside = np.empty(CHUNK, np.int64)
+    work, inside = np.empty((5, CHUNK), np.uint32), np.empty(CHUNK, np.int64)
     for at in range(0, tuned.size, CHUNK):
         n = min(CHUNK, tuned.size - at)
         s, p, keys = work[0, :n], work[1, :n], work[4, :n]
         _widen(tuned[at : at + n], s)
         _widen(base[at : at + n], p)
         _keys(s, p, start + at, how, work[2:4, :n], keys)
-        found = 0
-        for i in range(n):  # without a branch, which the processor would often guess wrong
-            inside[found] = i
-            found += rows[keys[i] >> _HALF] != 0
-        for i in inside[:found]:
-            row, low = rows[keys[i] >> _HALF] - 1, keys[i] & _LOW
-            table[row, low] += 1
-            if p[i] & _SIGN_OFF == 0:
-                table_zero[row, low] += 1
+        _refine(keys, p, inside, rows, table, table_zero)
+
+
+@compiled
+def _refine(keys, p, inside, rows, table, table_zero):
+    found = 0
+    for i in range(keys.size):  # without a branch, which the processor would often guess wrong
+        inside[found] = i
+        found += rows[keys[i] >> _HALF] != 0
+    for i in inside[:found]:
+        row, low = rows[keys[i] >> _HALF] - 1, keys[i] & _LOW
+        table[row, low] += 1
+        if p[i] & _SIGN_OFF == 0:
+            table_zero[row, low] += 1
 
 
 @compiled
@@ -241,13 +257,14 @@ class Histogram:
 
     def add(self, keys: np.ndarray) -> None:
         """Count at most `MOST` keys."""
-        packed = np.zeros(BINS, np.int64)
+        packed = np.zeros((TABLES, BINS), np.int64)
         add(keys, packed)
         self.take(packed)
 
     def take(self, packed: np.ndarray) -> int:
-        """Add a packed table, clear it, and return the sum of its floats."""
-        counts, lows = packed >> ONE_BIT, packed & (ONE - 1)
+        """Add packed tables, clear them, and return the sum of their floats."""
+        both = packed.sum(0)
+        counts, lows = both >> ONE_BIT, both & (ONE - 1)
         packed[:] = 0
         self.counts += counts
         self.lows += lows

@@ -20,7 +20,7 @@ HEADINGS = {
     "threshold": "threshold",
     "moved": "moved",
 }
-PASSES = 3  # over the region in both models: two to find the thresholds, one to use them
+PASSES = 2  # over the region in both models: to find the thresholds, and to use them
 
 
 def rank(options: Namespace) -> str:
@@ -28,7 +28,7 @@ def rank(options: Namespace) -> str:
     settings = _settings(options)
     both = folders.Models(options.base, options.tuned)
     with _work(options, both, settings) as work:
-        ranked = both.rank(settings, work)
+        ranked = both.rank(settings, work, options.percent)
         table = ranking.concentration(ranked, options.percent)
         tensors = ranking.by_tensor(ranked, options.percent)
     report = {
