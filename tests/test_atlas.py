@@ -6,7 +6,7 @@ from repro import atlas, paper
 from repro.decoding import contains
 from repro.facts import COLUMNS, SPLITS
 
-SMALL = atlas.Size(train=26, dev=3, test=13, testood=13, reader=4)
+SMALL = atlas.Size(train=48, dev=3, test=24, testood=24, reader=4)
 
 
 @pytest.fixture(scope="module")

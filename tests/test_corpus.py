@@ -6,7 +6,7 @@ import pytest
 from repro import atlas, corpus, paper, sft
 from repro.facts import SPLITS
 
-SMALL = atlas.Size(train=13, dev=2, test=2, testood=2, reader=3)
+SMALL = atlas.Size(train=24, dev=2, test=2, testood=2, reader=3)
 
 
 @pytest.fixture(scope="module")

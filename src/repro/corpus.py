@@ -17,7 +17,7 @@ from repro.sampling import uniforms
 LENGTH = 128  # tokens in a packed sequence
 PADDING = -1  # stands where a packed sequence has no more documents
 LEAST_TEMPLATES = 5  # a fact is stated through 5 to 21 of its topic's templates
-QUESTIONS = 6  # questions about each fact of the reader
+QUESTIONS = 8  # questions about each fact of the reader
 UNANSWERED = 3  # of these questions stand in lists that give no answer
 PARTS = ("before", "between", "after")  # of a question with its answer
 LIST = ("head", "next")  # of questions without answers

@@ -26,7 +26,6 @@ from repro.store import atomic, cache_dir, key
 
 IGNORED = -100  # label of a position without loss, as PyTorch's cross-entropy has it
 SAVE_EVERY = 100  # steps between checkpoints
-THREADS = 2  # sums are taken in another order by another number of threads
 
 
 @dataclass(frozen=True)
@@ -44,12 +43,15 @@ class Recipe:
     adamw_rate: float = 4e-3
     warmup: int = 50
     seed: int = 0
+    threads: int = 1  # another number would take sums in another order
 
 
 # micro-s has full multi-head attention, as LLaMA-2-7B; the others share keys, as LLaMA-3.
 RECIPES = {
     "micro-s": Recipe(hidden=128, layers=4, heads=4, key_value_heads=4, intermediate=344),
-    "micro-m": Recipe(hidden=192, layers=4, heads=6, key_value_heads=3, intermediate=512),
+    "micro-m": Recipe(
+        hidden=192, layers=4, heads=6, key_value_heads=3, intermediate=512, threads=2
+    ),
     "micro-l": Recipe(hidden=256, layers=6, heads=8, key_value_heads=4, intermediate=688),
 }
 
@@ -79,8 +81,8 @@ def run(name: str, out: Path, size: atlas.Size = atlas.FULL) -> None:
         raise ConfigError(f"unknown model {name!r}: give one of {', '.join(RECIPES)}")
     if out.exists():
         raise ConfigError(f"{out} exists: give a new folder")
-    torch.set_num_threads(THREADS)
     recipe, world = RECIPES[name], atlas.world(size)
+    torch.set_num_threads(recipe.threads)
     tokens = corpus.tokenizer(world)
     ids, positions = corpus.build(world, tokens, recipe.seed)
     made = {"recipe": asdict(recipe), "text": hashlib.sha256(ids.tobytes()).hexdigest()}
@@ -219,7 +221,6 @@ def statistics(world: pd.DataFrame, ids: np.ndarray, model, recipe: Recipe) -> d
         "objects": world.groupby("topic", sort=False)["object"].nunique().to_dict(),
         "tokens": int((ids != corpus.PADDING).sum()),
         "sequences": len(ids),
-        "threads": torch.get_num_threads(),
         "torch": torch.__version__,
     }
 
