@@ -2,9 +2,12 @@
 
 import copy
 
+import numpy as np
 import pytest
 import tiny
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from test_kvcache import gemma
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -42,7 +45,7 @@ def test_logits_of_a_tree_are_those_of_its_texts(changes):
     assert fits(network)
     tokens, parents, rows = plant(TEXTS)
     assert len(tokens) == 4 + 1 + 6 + 3  # what texts share from their start is there once
-    keep = torch.tensor([node for row in rows for node in row])
+    keep = torch.tensor([node for row in rows for node in row[row >= 0]])
     logits = Lean(network).read(torch.from_numpy(parents), keep, torch.from_numpy(tokens))
     wanted = torch.cat([network(torch.tensor([ids])).logits[0] for ids in TEXTS])
     torch.testing.assert_close(logits, wanted, rtol=1e-4, atol=1e-5)
@@ -53,7 +56,7 @@ def test_gradients_are_transformers_own(changes):
     network = llama(**changes)
     other = copy.deepcopy(network)
     tokens, parents, rows = plant(TEXTS)
-    keep = [row[place] for row in rows for place in (1, len(row) - 1)]
+    keep = [row[place] for row in rows for place in (1, (row >= 0).sum() - 1)]
     targets = torch.arange(len(keep)) + 10
     logits = Lean(network).read(
         torch.from_numpy(parents), torch.tensor(keep), torch.from_numpy(tokens)
@@ -64,6 +67,18 @@ def test_gradients_are_transformers_own(changes):
     torch.nn.functional.cross_entropy(torch.stack(ends), targets).backward()
     for (name, ours), theirs in zip(network.named_parameters(), other.parameters(), strict=True):
         torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-3, atol=1e-6, msg=name)
+
+
+@given(st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=5), max_size=12))
+def test_a_tree_has_a_node_for_each_distinct_beginning(texts):
+    tokens, parents, rows = plant(texts)
+    assert len(tokens) == len({tuple(ids[:n]) for ids in texts for n in range(1, len(ids) + 1)})
+    assert (parents < np.arange(len(parents))).all()
+    for ids, row in zip(texts, rows, strict=True):
+        nodes = row[: len(ids)]
+        assert tokens[nodes].tolist() == ids
+        assert parents[nodes].tolist() == [-1, *nodes[:-1]]
+        assert (row[len(ids) :] == -1).all()
 
 
 @torch.inference_mode()
@@ -78,13 +93,14 @@ def test_a_tree_that_grows_has_the_logits_of_one_that_is_whole():
     whole = torch.cat(found)
     for ids, row in zip(TEXTS, rows, strict=True):
         wanted = network(torch.tensor([ids])).logits[0]
-        torch.testing.assert_close(whole[row], wanted, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(whole[row[row >= 0]], wanted, rtol=1e-4, atol=1e-5)
 
 
 @torch.inference_mode()
 def test_many_nodes_pass_in_chunks(monkeypatch):
     engine, (tokens, parents, rows) = Lean(llama()), plant(TEXTS)
-    asked = torch.from_numpy(parents), torch.tensor([r[-1] for r in rows]), torch.from_numpy(tokens)
+    ends = torch.tensor([row.max() for row in rows])
+    asked = torch.from_numpy(parents), ends, torch.from_numpy(tokens)
     whole = engine.read(*asked)
     monkeypatch.setattr(lean, "CHUNK", 3)
     torch.testing.assert_close(engine.read(*asked), whole, rtol=1e-5, atol=1e-6)
@@ -104,6 +120,7 @@ def test_weights_are_read_when_they_are_used():
     [
         pytest.param(lambda: llama(attention_bias=True), id="bias in attention"),
         pytest.param(lambda: llama(mlp_bias=True), id="bias in MLP"),
+        pytest.param(lambda: llama(attention_dropout=0.1), id="dropout"),
         pytest.param(lambda: llama(hidden_act="gelu"), id="another activation"),
         pytest.param(lambda: llama().to(torch.bfloat16), id="bfloat16"),
         pytest.param(lambda: gemma(64), id="another family"),

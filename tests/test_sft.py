@@ -348,7 +348,7 @@ def test_clipping_is_torch_own(model, limit):
     for one, other in zip(network.parameters(), plain.parameters(), strict=True):
         one.grad = torch.randn_like(one)
         other.grad = one.grad.clone()
-    sft._clip(sft.Accelerator(), network, limit)
+    sft._clip(sft.Accelerator(), list(network.parameters()), limit)
     torch.nn.utils.clip_grad_norm_(plain.parameters(), limit)
     wanted = gradients(plain)
     for name, found in gradients(network).items():

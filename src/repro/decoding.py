@@ -304,7 +304,7 @@ class _Nodes:
 
     def take(self, ids: list[list[int]], limit: int) -> list[int]:
         self.tokens, self.parents, rows = plant(ids)
-        self.last = np.array([row[-1] for row in rows])
+        self.last = rows[np.arange(len(ids)), [len(own) - 1 for own in ids]]
         self.tree = Tree(max(map(len, ids)) + limit)
         self.work["prompt_tokens"] += sum(map(len, ids))
         return list(range(len(ids)))

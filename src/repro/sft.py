@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 import torch
 from accelerate import Accelerator
@@ -144,17 +145,18 @@ def finetune(
 def _run(reader, examples, recipe, progress, dtype) -> list[float]:
     network = reader.network if isinstance(reader, Lean) else reader
     own = set(vars(network))
-    accelerator, prepared, *rest = _prepare(reader, examples, recipe, dtype)
-    reader = reader if isinstance(reader, Lean) else prepared
+    accelerator, prepared, optimizer, *rest = _prepare(reader, examples, recipe, dtype)
     try:
         with _sparse_lookup(accelerator, network) as table:
-            return _train(accelerator, prepared, reader, *rest, table, recipe, progress)
+            return _train(accelerator, prepared, optimizer, *rest, table, recipe, progress)
     finally:
         # The network is the caller's and is used again, also after an error or an interrupt.
         # accelerate replaces its `forward` and marks it as prepared, which would keep the next
         # run from autocast, and unwrapping leaves both.
-        accelerator.unwrap_model(prepared, keep_fp32_wrapper=False)
-        accelerator.free_memory()
+        if reader is network:
+            accelerator.unwrap_model(prepared, keep_fp32_wrapper=False)
+            accelerator.free_memory()
+        optimizer.state.clear()  # the schedule ties it to itself, so it is not freed at once
         for name in vars(network).keys() - own:
             delattr(network, name)
         network.zero_grad()
@@ -184,16 +186,19 @@ def _prepare(reader, examples, recipe, dtype=torch.float32):
         network.parameters(), recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True
     )
     schedule = get_cosine_schedule_with_warmup(optimizer, int(recipe.warmup * steps), steps)
+    if reader is not network:  # it is alone and on a CPU, and what is added would take a tenth
+        return accelerator, reader, optimizer, loader, schedule
     return accelerator, *accelerator.prepare(network, optimizer, loader, schedule)
 
 
-def _train(accelerator, network, reader, optimizer, loader, schedule, table, recipe, progress):
-    losses = []
+def _train(accelerator, reader, optimizer, loader, schedule, table, recipe, progress):
+    network, losses = reader.network if isinstance(reader, Lean) else reader, []
+    parameters = list(network.parameters())
     network.train()
     for _ in range(recipe.epochs):
         for batch in loader:
             loss = _backward(accelerator, reader, batch, table)
-            _clip(accelerator, network, recipe.clip)
+            _clip(accelerator, parameters, recipe.clip)
             optimizer.step()
             schedule.step()
             optimizer.zero_grad(set_to_none=True)
@@ -214,7 +219,10 @@ def _backward(accelerator, network, batch, table) -> float:
         rows = table(batch.pop("input_ids"))
         batch["inputs_embeds"] = rows.detach().requires_grad_()
     loss = _loss(network, batch) / answers
-    accelerator.backward(loss)
+    if isinstance(network, Lean):
+        loss.backward()
+    else:
+        accelerator.backward(loss)
     if apart:
         rows.backward(batch["inputs_embeds"].grad)
     return accelerator.reduce(loss.detach(), "mean").item()
@@ -306,14 +314,15 @@ def tree(examples: list[tuple[list[int], list[int]]]) -> dict[str, torch.Tensor]
     """
     tokens, parents, rows = plant([ids for ids, _ in examples])
     answers = [
-        (row[place - 1], label)
-        for row, (_, labels) in zip(rows, examples, strict=True)
+        (number, place)
+        for number, (_, labels) in enumerate(examples)
         for place, label in enumerate(labels)
         if label != IGNORED
     ]
-    keep, targets = torch.tensor(answers).T.contiguous()
-    found = {"input_ids": torch.from_numpy(tokens), "parents": torch.from_numpy(parents)}
-    return {**found, "logits_to_keep": keep, "targets": targets}
+    keep = [rows[number, place - 1] for number, place in answers]
+    targets = [examples[number][1][place] for number, place in answers]
+    found = {"input_ids": tokens, "parents": parents, "logits_to_keep": keep, "targets": targets}
+    return {name: torch.as_tensor(np.asarray(values)) for name, values in found.items()}
 
 
 def _way(reader: PreTrainedModel | Lean, longest: int) -> Callable[[list], dict]:
@@ -370,20 +379,21 @@ def _sparse_lookup(accelerator, network) -> Iterator[torch.nn.Embedding | None]:
         table.sparse = before
 
 
-def _clip(accelerator, network, limit: float) -> None:
+def _clip(accelerator, parameters: list[torch.nn.Parameter], limit: float) -> None:
     """Scale all gradients so that their norm is at most `limit`.
 
     On a CPU this is bound by memory, and dot products read it at twice the pace of PyTorch's
     norm. Elsewhere, and across processes, it is accelerate's business.
     """
-    if accelerator.distributed_type != DistributedType.NO or network.device.type != "cpu":
-        accelerator.clip_grad_norm_(network.parameters(), limit)
+    if accelerator.distributed_type != DistributedType.NO or parameters[0].device.type != "cpu":
+        accelerator.clip_grad_norm_(parameters, limit)
         return
-    gradients = [p.grad for p in network.parameters() if p.grad is not None]
+    gradients = [p.grad for p in parameters if p.grad is not None]
     norm = sum(g.flatten().dot(g.flatten()) for g in gradients).sqrt()
     if norm > limit:
+        scale = limit / norm
         for gradient in gradients:
-            gradient.mul_(limit / norm)
+            gradient.mul_(scale)
 
 
 def _finite(loss: float, step: int, recipe: Recipe) -> float:
