@@ -39,18 +39,20 @@ class Change:
     l1: float = 0.0
     l2: float = 0.0
 
-    def add(self, k: int, before: torch.Tensor, after: torch.Tensor | float = 0.0) -> None:
-        """Add `k` parameters whose distances from the pre-trained weights went down."""
+    def add(self, k: int, block: Block, new: torch.Tensor) -> None:
+        """Add `k` parameters that moved from the fine-tuned weights towards the pre-trained."""
+        back = block.tuned.float() - new.float()
+        both = back + 2 * (new.float() - block.base.float())  # (s − m)(s + m − 2p) for squares
         self.k += k
-        self.l1 += float((before.abs() - abs(after)).sum())
-        self.l2 += float((before**2 - after**2).sum())
+        self.l1 += float(back.abs().sum(dtype=torch.float64))
+        self.l2 += float((back * both).sum(dtype=torch.float64))
 
 
 def change(both: Pair) -> Change:
     """Return the whole change from the pre-trained to the fine-tuned weights of a region."""
     whole = Change()
     for block in both.blocks():
-        whole.add(len(block.tuned), block.tuned.double() - block.base.double())
+        whole.add(len(block.tuned), block, block.base)
     return whole
 
 
@@ -104,8 +106,7 @@ def _changed(network, base, tuned, shapes, chosen: Iterable[tuple[Block, object]
             for block, mask in chosen:
                 new = mixed(block.tuned, block.base, mask, percent)
                 parameters[block.name].copy_(new.view(shapes[block.name]))
-                before, after = (x.double() - block.base.double() for x in (block.tuned, new))
-                undone.add(len(new) if mask is None else int(mask.sum()), before, after)
+                undone.add(len(new) if mask is None else int(mask.sum()), block, new)
         yield undone
     finally:
         with torch.no_grad():
