@@ -3,7 +3,7 @@
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -14,10 +14,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from repro import paper
 from repro.decoding import Prompt, complete
 from repro.errors import ConfigError, DataError
+from repro.lean import Lean
 from repro.models import bos_ids, processes
 from repro.store import write_atomic
 
 LEVELS = (0, 1, 2, 3, 4)
+BLOCK = 256  # facts that are measured, and kept, together
 
 
 @dataclass(frozen=True)
@@ -52,15 +54,16 @@ def level(hits: np.ndarray, trials: int) -> np.ndarray:
 
 
 def measure(
-    network: PreTrainedModel,
+    network: PreTrainedModel | Lean,
     tokenizer: PreTrainedTokenizerBase,
     facts: pd.DataFrame,
     protocol: Protocol,
     *,
     partial: Path | None = None,
-    block: int = 256,
+    block: int = BLOCK,
     rows: int | None = None,
     progress: Callable[[int], object] | None = None,
+    spread: Callable[[list[pd.DataFrame]], Iterable[tuple[int, pd.DataFrame]]] | None = None,
 ) -> pd.DataFrame:
     """Count, for every fact, the completions that contain its object.
 
@@ -73,6 +76,8 @@ def measure(
         block: facts per block; rows: sequences computed at a time, by default what fits the
             memory `repro.decoding` allows itself. Neither changes a count.
         progress: called with the number of facts of each finished block.
+        spread: counts blocks elsewhere, as `count` does, and yields (number, hits) of each in
+            any order.
 
     Returns:
         DataFrame[fact_id, topic, split, hits, trials, rate, level, t00 … t20], sorted by
@@ -84,19 +89,20 @@ def measure(
     if facts.empty:
         raise DataError("no facts to measure: the chosen splits are empty")
     facts = facts.sort_values("fact_id", ignore_index=True)
-    done, sharing = [], processes()
-    for start in range(0, len(facts), block):
-        chunk = facts.iloc[start : start + block]
-        path = partial / f"{_fingerprint(chunk, protocol)}.csv" if partial else None
-        if path and path.exists():
-            done.append(pd.read_csv(path))
-        else:
-            done.append(_measure_block(network, tokenizer, chunk, protocol, rows))
-            if path and sharing.is_main_process:
-                write_atomic(path, done[-1].to_csv(index=False))
-        if progress:
-            progress(len(chunk))
-    table = add_levels(pd.concat(done, ignore_index=True), protocol.trials)
+    sharing, progress = processes(), progress or (lambda count: None)
+    blocks = [facts.iloc[at : at + block] for at in range(0, len(facts), block)]
+    done = _kept(blocks, protocol, partial)
+    progress(sum(map(len, done.values())))
+    open_blocks = [number for number in range(len(blocks)) if number not in done]
+    spread = spread or (lambda some: _in_turn(network, tokenizer, some, protocol, rows))
+    for place, hits in spread([blocks[number] for number in open_blocks]):
+        number = open_blocks[place]
+        done[number] = hits
+        if partial and sharing.is_main_process:
+            write_atomic(_path(partial, blocks[number], protocol), hits.to_csv(index=False))
+        progress(len(hits))
+    whole = [done[number] for number in range(len(blocks))]
+    table = add_levels(pd.concat(whole, ignore_index=True), protocol.trials)
     sharing.wait_for_everyone()  # another may still be reading
     if partial and sharing.is_main_process:
         shutil.rmtree(partial, ignore_errors=True)
@@ -130,7 +136,30 @@ def prompts(
     return [Prompt(bos + ids, *each) for ids, each in zip(encoded, told, strict=True)]
 
 
-def _measure_block(network, tokenizer, facts, protocol, rows) -> pd.DataFrame:
+def _kept(blocks, protocol: Protocol, partial: Path | None) -> dict[int, pd.DataFrame]:
+    """Return the blocks that an interrupted run has finished."""
+    paths = [_path(partial, block, protocol) for block in blocks] if partial else []
+    return {number: pd.read_csv(path) for number, path in enumerate(paths) if path.exists()}
+
+
+def _path(partial: Path, facts: pd.DataFrame, protocol: Protocol) -> Path:
+    key = json.dumps([asdict(protocol), facts.fact_id.tolist()])
+    return partial / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.csv"
+
+
+def _in_turn(network, tokenizer, blocks, protocol, rows) -> Iterator[tuple[int, pd.DataFrame]]:
+    for number, block in enumerate(blocks):
+        yield number, count(network, tokenizer, block, protocol, rows)
+
+
+def count(
+    network: PreTrainedModel | Lean,
+    tokenizer: PreTrainedTokenizerBase,
+    facts: pd.DataFrame,
+    protocol: Protocol,
+    rows: int | None = None,
+) -> pd.DataFrame:
+    """Return the hits of each template, DataFrame[fact_id, topic, split, t00 …]: see `measure`."""
     completions = complete(
         network,
         tokenizer,
@@ -146,11 +175,6 @@ def _measure_block(network, tokenizer, facts, protocol, rows) -> pd.DataFrame:
     columns = [f"t{i:02d}" for i in range(protocol.templates)]
     found = pd.DataFrame(grid, columns=columns, index=facts.index)
     return facts[["fact_id", "topic", "split"]].join(found).reset_index(drop=True)
-
-
-def _fingerprint(facts: pd.DataFrame, protocol: Protocol) -> str:
-    key = json.dumps([asdict(protocol), facts.fact_id.tolist()])
-    return hashlib.sha256(key.encode()).hexdigest()[:16]
 
 
 def distribution(table: pd.DataFrame, splits: Sequence[str] = ()) -> pd.DataFrame:
