@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from repro import cli, facts, models
+from repro import cli, facts, lean, models
 
 RATE = ("--learning-rate", "1e-3")
 COMMAND = Path(sys.executable).with_name("repro")
@@ -259,6 +259,10 @@ WRONG = {
         lambda p: [*arguments(p), "--learning-rate", "-1"],
         "ConfigError: learning rate -1.0 is not a positive number",
     ),
+    "no workers": (
+        lambda p: [*arguments(p), "--workers", "0"],
+        "ConfigError: 0 workers: give 1 or more",
+    ),
     "too few facts": (lambda p: arguments(p, profile="quick"), "but there are 36"),
     "missing data": (lambda p: arguments(p, data=p.folder / "no"), "DataError: the data folder"),
     "truncated JSON": (truncated_json, "P17.train.json is truncated or not JSON"),
@@ -293,6 +297,12 @@ def test_wrong_input_is_one_line_and_status_1(place, here, capfd, name):
 def test_wrong_input_in_a_process_of_its_own(place, name):
     make, words = WRONG[name]
     check_one_line(place, *place.run(*make(place)), words)
+
+
+def test_workers_are_for_small_models(place, here, capfd, monkeypatch):
+    monkeypatch.setattr(lean, "SMALL", 0)
+    status = here(*arguments(place), "--workers", "2")
+    check_one_line(place, status, *capfd.readouterr(), "ConfigError: workers share the study of a")
 
 
 def test_a_blocked_cache_is_one_clear_line_at_the_end(place):

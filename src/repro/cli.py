@@ -71,10 +71,13 @@ def _parser() -> argparse.ArgumentParser:
             metavar="MODEL",
             help="a name from `repro models`, such as micro-m, or a folder",
         )
-        profile = "smoke, quick or full; else REPRO_PROFILE, else the model's own"
+        profile = "smoke, quick, medium or full; else REPRO_PROFILE, else the model's own"
         study.add_argument("--profile", default="default", help=profile)
         study.add_argument("--data", type=Path, help=FOLDER)
         study.add_argument("--learning-rate", type=float, help="instead of the model's own")
+        if name == "run":
+            text = "processes that share a small model's runs; by default one for each core"
+            study.add_argument("--workers", type=int, metavar="N", help=text)
     _add_tool(commands)
     return parser
 
@@ -155,7 +158,7 @@ def _run(options) -> None:
     from repro.models import processes
 
     study = _open(options)
-    made = study.run()
+    made = study.run(options.workers)
     if processes().is_main_process:
         print(f"{study.model.name} {study.profile.name}: {made} new records, all are there")
 

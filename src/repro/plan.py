@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, replace
 
 import pandas as pd
 
-from repro import evaluate, facts, kvcache, mastery, models, restore, sft
+from repro import evaluate, facts, kvcache, mastery, models, restore, sft, workers
 from repro.study import MIXED, Study, Task
 from repro.workbench import Workbench
 
@@ -35,6 +35,7 @@ class Speed:
     restoring: float
     answer: float
     levels: dict[int, float]
+    small: bool  # measured on one thread, where several processes will share the work
 
 
 def calibrate(study: Study) -> Speed:
@@ -44,15 +45,20 @@ def calibrate(study: Study) -> Speed:
         ReproError: the model or the facts are not available.
     """
     bench = Workbench(study)
+    with bench.shared([], 1):
+        return _calibrate(bench)
+
+
+def _calibrate(bench: Workbench) -> Speed:
     pool = bench.facts[bench.facts["split"] == "train"]
-    protocol = study.profile.protocol(study.seed)
+    protocol = bench.study.profile.protocol(bench.study.seed)
     tokens = protocol.trials * protocol.max_new_tokens
     few = facts.sample(pool, min(max(1, MASTERED // tokens), len(pool)), 0)
-    mastery.measure(bench.decoder, bench.tokenizer, few[:1], protocol)  # what is found only once
+    mastery.measure(bench.reader, bench.tokenizer, few[:1], protocol)  # what is found only once
     measured = []
     mastered = _seconds(
         lambda: measured.append(
-            mastery.measure(bench.decoder, bench.tokenizer, few, protocol)["level"]
+            mastery.measure(bench.reader, bench.tokenizer, few, protocol)["level"]
         )
     )
     tuning, sample = _tuning(bench, pool)
@@ -65,7 +71,7 @@ def calibrate(study: Study) -> Speed:
     answer = _answer_length(bench, few)
     levels = measured[0].value_counts(normalize=True).to_dict()
     each = tuning, sample, question, token, ranked, restored
-    return Speed(mastered / len(few), *each, answer, levels)
+    return Speed(mastered / len(few), *each, answer, levels, bench.small)
 
 
 def _answer_length(bench: Workbench, few: pd.DataFrame) -> float:
@@ -77,12 +83,13 @@ def _tuning(bench: Workbench, pool: pd.DataFrame) -> tuple[float, float]:
     """Return the seconds to begin and end a fine-tuning, and those of each sample."""
     bench.base  # noqa: B018 - the pre-trained weights, before they change
     recipe = sft.Recipe(learning_rate=bench.study.model.learning_rate)
+    network = bench.reader if bench.small else bench.network
     size = min(recipe.batch_size, len(pool))
     number = min(size * (1 + BATCHES), len(pool))
 
     def once(count: int) -> float:
         few = facts.sample(pool, count, 0)
-        return _seconds(lambda: sft.finetune(bench.network, bench.tokenizer, few, recipe))
+        return _seconds(lambda: sft.finetune(network, bench.tokenizer, few, recipe))
 
     once(size)  # the first of a process also finds its memory
     first, more = once(size), once(number)
@@ -97,7 +104,7 @@ def _answering(bench: Workbench, pool: pd.DataFrame) -> tuple[float, float]:
 
     def upto(tokens: int) -> float:
         options = {"max_new_tokens": tokens}
-        return _seconds(lambda: evaluate.answer(bench.decoder, bench.tokenizer, few, **options))
+        return _seconds(lambda: evaluate.answer(bench.reader, bench.tokenizer, few, **options))
 
     first, more = upto(1), upto(5)
     return first / len(few), max(more - first, 0) / 4 / len(few)
@@ -142,7 +149,12 @@ def plan(study: Study, speed: Speed | None = None) -> pd.DataFrame:
         _cost(study, t, sizes, speed, id(t) in lacking, t.kind == "finetune" and t.run in again)
         for t in tasks
     ]
-    return pd.DataFrame(rows).groupby("kind", sort=False).sum().reset_index()
+    table = pd.DataFrame(rows).groupby("kind", sort=False).sum().reset_index()
+    if speed and speed.small:
+        blocks = workers.how_many(sum(sizes.values()) // mastery.BLOCK)
+        runs = workers.how_many(len(again))
+        table["seconds"] /= [blocks if kind == "mastery" else runs for kind in table["kind"]]
+    return table
 
 
 def _split_sizes(study: Study) -> dict[str, int]:
@@ -155,7 +167,8 @@ def _cost(study, task: Task, sizes: dict, speed: Speed | None, lacking: bool, tr
     work = _work(study, task, sizes) if lacking or trains else {}
     tokens = work.pop("tokens", 0)
     timed = asdict(speed) if speed else {}
-    timed.pop("levels", None)
+    for name in ("levels", "small"):
+        timed.pop(name, None)
     if "answer" in work:  # as long as the task says, or as a typical answer
         work["token"] = work["question"] * min(work.pop("answer"), timed.get("answer", 0))
     seconds = sum(each * work.get(name, 0) for name, each in timed.items())
@@ -178,7 +191,7 @@ def _work(study: Study, task: Task, sizes: dict) -> dict:
         together = {"restoring": 1 / 4} if task.params["restore"] else {}
         length = {"answer": limit} if task.run else {"token": number * limit}
         return {"question": number, "tokens": number * limit, **length, **together}
-    if task.kind == "concentration":
+    if task.kind in ("concentration", "where"):
         return {"ranking": 1}
     return {"question": 1}
 

@@ -387,19 +387,22 @@ class Study:
         """Return the tasks without a record."""
         return [task for task in tasks if task.record() is None]
 
-    def compute(self, tasks: Iterable[Task]) -> None:
-        """Compute and store what is missing of some tasks; nothing is loaded if nothing is."""
+    def compute(self, tasks: Iterable[Task], workers: int | None = None) -> None:
+        """Compute and store what is missing of some tasks; nothing is loaded if nothing is.
+
+        `workers`: processes that share the runs of a small model; by default one for each core.
+        """
         if todo := self.missing(tasks):
             from repro.workbench import compute  # loads the model, so only when needed
 
-            compute(self, todo)
+            compute(self, todo, workers)
 
-    def run(self) -> int:
+    def run(self, workers: int | None = None) -> int:
         """Compute all that the profile needs and return how many records were missing."""
         first = self.missing([self.mastery_task()])
-        self.compute(first)
+        self.compute(first, workers)
         todo = self.missing(self.tasks())
-        self.compute(todo)
+        self.compute(todo, workers)
         return len(first) + len(todo)
 
     def export(self, folder: Path | None = None) -> list[Path]:
@@ -495,7 +498,8 @@ def open(
 
     Args:
         model: a registry name, a folder of safetensors, or `default`.
-        profile: `smoke`, `quick`, `full`, or `default`: `REPRO_PROFILE`, else the model's own.
+        profile: `smoke`, `quick`, `medium`, `full`, or `default`: `REPRO_PROFILE`, else the
+            model's own.
         data: a folder of EntityQuestions; by default `REPRO_DATA`, else a download. A model that
             is studied on `atlas` needs none and refuses one.
         learning_rate: instead of the model's own.

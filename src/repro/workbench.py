@@ -4,24 +4,31 @@ All records of one fine-tuned model are computed while its weights are in memory
 disk as soon as it is finished, so an interrupted study goes on where it stopped.
 """
 
+import math
 import time
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from functools import cached_property
 from itertools import groupby
+from typing import NamedTuple
 
 import pandas as pd
 import torch
 from tqdm import tqdm
 
-from repro import divergence, evaluate, facts, mastery, models, restore, sft, store
-from repro.errors import ModelError
+from repro import divergence, evaluate, facts, lean, mastery, models, restore, sft, store
+from repro.decoding import Prompt
+from repro.errors import ConfigError, ModelError
 from repro.study import MIXED, REGION, Run, Study, Task
+from repro.workers import how_many, started
 
 
-def compute(study: Study, tasks: list[Task]) -> None:
+def compute(study: Study, tasks: list[Task], workers: int | None = None) -> None:
     """Compute and store tasks, run by run, with a progress bar.
 
-    Under `accelerate launch` all processes share the work, and the first one writes.
+    Under `accelerate launch` all processes share the work, and the first one writes. The runs of
+    a small model are shared among `workers` of one thread each (None: one for each core, where
+    there are runs enough); their number changes no result.
 
     Raises:
         ReproError: the model, the facts or the cache folder cannot be used.
@@ -31,13 +38,19 @@ def compute(study: Study, tasks: list[Task]) -> None:
         bench.facts, bench.network  # noqa: B018 - what cannot be read is said before a bar is drawn
     # What is missing was looked up by each process: none may write before all have looked.
     bench.processes.wait_for_everyone()
-    with bench.bar(len(tasks), f"{study.model.name} {study.profile.name}", "rec", True) as bar:
-        for run, group in groupby(tasks, key=lambda task: task.run):
-            bench.prepare(run, tasks := list(group))
-            for task in tasks:
-                bar.set_postfix_str(_describe(task))
-                bench.save(task)
-                bar.update()
+    groups = [list(group) for _, group in groupby(tasks, key=lambda task: task.run)]
+    with (
+        bench.shared(groups, workers),
+        bench.bar(len(tasks), f"{study.model.name} {study.profile.name}", "rec", True) as bar,
+    ):
+        for task, made in bench.each(groups, lambda task: bar.set_postfix_str(_describe(task))):
+            bench.save(task, made)
+            bar.update()
+
+
+def _effort(group: list[Task]) -> tuple[int, float]:
+    run = group[0].run
+    return len(group), (run.size or math.inf) if run else 0
 
 
 def _describe(task: Task) -> str:
@@ -47,22 +60,34 @@ def _describe(task: Task) -> str:
     return f"{task.kind}, {level}, {task.run.size or 'all'} facts, sample {task.run.sample}"
 
 
+class Made(NamedTuple):
+    """What was computed for a record: its result, a table beside it, and the seconds it took."""
+
+    result: dict
+    table: pd.DataFrame | None
+    seconds: float
+
+
 class Workbench:
     """A model in memory: float32 weights to train, and a copy in the fastest dtype to decode."""
 
-    def __init__(self, study: Study):
-        """Load the facts; the weights are loaded on first use."""
-        self.study = study
+    def __init__(self, study: Study, facts: pd.DataFrame | None = None, bars: bool = True):
+        """Facts, if not given, and weights are loaded on first use."""
+        self.study, self.bars, self.workers = study, bars, None
+        if facts is not None:
+            self.facts = facts
         self.processes = models.processes()
         self.training: dict = {}
         self.rankings: dict[tuple, restore.Ranking] = {}
         self.thresholds: dict[tuple, restore.Cut] = {}
+        self.prompts: dict[str, list[Prompt]] = {}
+        self.own_prompts: dict[str, list[Prompt]] = {}
         self.group: list[Task] = []
         self.answered: dict[str, dict] = {}
 
     def bar(self, total: int, text: str, unit: str, leave: bool = False) -> tqdm:
         """Return a progress bar, shown by the first process only."""
-        silent = not self.processes.is_main_process
+        silent = not (self.bars and self.processes.is_main_process)
         return tqdm(total=total, desc=text, unit=unit, leave=leave, disable=silent)
 
     @cached_property
@@ -95,9 +120,19 @@ class Workbench:
     def decoder(self):
         """The network that decodes: the trained one itself where float32 is fastest."""
         dtype = models.inference_dtype(self.network.device)
-        if dtype is torch.float32:
+        if self.small or dtype is torch.float32:
             return self.network
         return models.load(self.study.model, dtype)[0]
+
+    @cached_property
+    def small(self) -> bool:
+        """Whether the network is one that `repro.lean` computes."""
+        return self.processes.num_processes == 1 and lean.fits(self.network)
+
+    @cached_property
+    def reader(self):
+        """What reads texts: the decoder, or what does the same faster."""
+        return lean.Lean(self.decoder) if self.small else self.decoder
 
     @cached_property
     def base(self) -> dict[str, torch.Tensor]:
@@ -129,6 +164,69 @@ class Workbench:
             self.rankings[settings] = restore.rank(self.base, self.tuned, REGION, **options)
         return self.rankings[settings]
 
+    # --- sharing work -----------------------------------------------------------------------
+
+    @contextmanager
+    def shared(self, groups: list[list[Task]], workers: int | None):
+        """Start workers where the model is small, and give this process one thread meanwhile."""
+        if workers is not None and workers < 1:
+            raise ConfigError(f"{workers} workers: give 1 or more")
+        if not self.small:
+            if (workers or 1) > 1:
+                raise ConfigError(
+                    "workers share the study of a small model on a CPU only, and not under"
+                    f" accelerate launch: run {self.study.model.name} without --workers"
+                )
+            yield
+            return
+        workers, threads = workers or how_many(self._jobs(groups)), torch.get_num_threads()
+        several = started(workers, self.study, self.facts, False) if workers > 1 else nullcontext()
+        torch.set_num_threads(1)
+        try:
+            with several as self.workers:
+                yield
+        finally:
+            self.workers = None
+            torch.set_num_threads(threads)
+
+    def _jobs(self, groups: list[list[Task]]) -> int:
+        blocks = len(self.facts) // mastery.BLOCK
+        return sum(blocks if group[0].kind == "mastery" else 1 for group in groups)
+
+    def each(self, groups: list[list[Task]], tell) -> Iterator[tuple[Task, Made]]:
+        """Compute the tasks of each run; `tell` is called with the task at hand.
+
+        Mastery is one task, so its blocks are what workers share; of the rest, whole runs.
+        """
+        here, apart = [], []
+        for group in groups:
+            alone = not self.workers or group[0].kind == "mastery"
+            (here if alone else apart).append(group)
+        for group in here:
+            for place, made in self.records(group, tell):
+                yield group[place], made
+        if apart:
+            apart.sort(key=_effort, reverse=True)  # the longest first, so that all end together
+            jobs = (("records", group) for group in apart)
+            for number, (place, made) in self.workers.spread(jobs):
+                tell(apart[number][place])
+                yield apart[number][place], made
+
+    def records(self, group: list[Task], tell=lambda task: None) -> Iterator[tuple[int, Made]]:
+        """Compute the tasks of one run; yields (place in the group, what was made)."""
+        self.prepare(group[0].run, group)
+        for place, task in enumerate(group):
+            tell(task)
+            start = time.perf_counter()
+            result, table = getattr(self, task.kind)(task)
+            yield place, Made(result, table, round(time.perf_counter() - start, 3))
+
+    def block(self, chunk: pd.DataFrame, protocol: mastery.Protocol) -> Iterator[pd.DataFrame]:
+        """Count the hits of some facts."""
+        yield mastery.count(self.reader, self.tokenizer, chunk, protocol)
+
+    # --- one run after another --------------------------------------------------------------
+
     def prepare(self, run: Run | None, tasks: list[Task]) -> None:
         """Bring the weights of a run into memory (None: the pre-trained model)."""
         self.group, self.answered = [t for t in tasks if t.kind == "accuracy"], {}
@@ -144,7 +242,7 @@ class Workbench:
     def _reset(self) -> None:
         for name in ("tuned", "moved"):
             self.__dict__.pop(name, None)
-        self.rankings, self.thresholds = {}, {}
+        self.rankings, self.thresholds, self.own_prompts = {}, {}, {}
         for network in {self.network, self.decoder}:
             restore.write(network, self.base)
 
@@ -158,28 +256,27 @@ class Workbench:
                 bar.set_postfix_str(f"loss {loss:.3f}")
                 bar.update()
 
-            self.training = sft.finetune(self.network, self.tokenizer, chosen, recipe, show)
+            network = self.reader if self.small else self.network
+            self.training = sft.finetune(network, self.tokenizer, chosen, recipe, show)
         restore.write(self.decoder, self.tuned)
 
     def asked(self, run: Run | None, split: str) -> pd.DataFrame:
         """Return the facts of a split, or those a run is fine-tuned on (`train`)."""
         return self.known.loc[self.study.asked(run, split)["fact_id"]].reset_index()
 
-    def save(self, task: Task) -> None:
-        """Compute one record and write it."""
-        start = time.perf_counter()
-        result, table = getattr(self, task.kind)(task)
+    def save(self, task: Task, made: Made) -> None:
+        """Write a record."""
         where = store.provenance(
-            wall_seconds=round(time.perf_counter() - start, 3),
+            wall_seconds=made.seconds,
             model=self.study.model.name,
             profile=self.study.profile.name,
             device=str(self.network.device),
             processes=self.processes.num_processes,
-            dtype=str(models.inference_dtype(self.network.device)).removeprefix("torch."),
+            dtype=str(self.decoder.dtype).removeprefix("torch."),
         )
         key = store.key(task.kind, task.params)
         if self.processes.is_main_process:
-            store.save(store.Record(task.kind, key, task.params, result, where), table)
+            store.save(store.Record(task.kind, key, task.params, made.result, where), made.table)
         self.processes.wait_for_everyone()  # the next step may read it
 
     # --- one method per kind of record; each returns (result, table beside it) ---------------
@@ -187,12 +284,14 @@ class Workbench:
     def mastery(self, task: Task) -> tuple[dict, pd.DataFrame]:
         """Measure R_k of every fact."""
         protocol = mastery.Protocol(**task.params["protocol"])
-        partial = store.cache_dir() / "partial" / store.key(task.kind, task.params)
-        with self.bar(len(self.facts), "mastery", "fact", True) as bar:
-            options = {"partial": partial, "progress": bar.update}
-            measured = mastery.measure(
-                self.decoder, self.tokenizer, self.facts, protocol, **options
+        options = {"partial": store.cache_dir() / "partial" / store.key(task.kind, task.params)}
+        if self.workers:
+            options["spread"] = lambda blocks: self.workers.spread(
+                ("block", block, protocol) for block in blocks
             )
+        with self.bar(len(self.facts), "mastery", "fact", True) as bar:
+            options["progress"] = bar.update
+            measured = mastery.measure(self.reader, self.tokenizer, self.facts, protocol, **options)
         counts = mastery.distribution(measured, facts.SPLITS).to_dict("records")
         columns = ["fact_id", "topic", "split", *mastery.template_columns(measured)]
         return {"counts": counts, "table": True}, measured[columns]
@@ -217,14 +316,14 @@ class Workbench:
         return self.answered.pop(key), None
 
     def _answer(self, tasks: list[Task], settings: dict | None) -> dict[str, dict]:
-        frames = [self.asked(task.run, task.params["split"]) for task in tasks]
+        asked = [self._prompts(task.run, task.params["split"]) for task in tasks]
         limit = max(task.params["max_new_tokens"] for task in tasks)
         with self._restored(settings) as undone:
-            everything = pd.concat(frames, ignore_index=True)
-            done = evaluate.answer(self.decoder, self.tokenizer, everything, max_new_tokens=limit)
+            whole = [prompt for prompts in asked for prompt in prompts]
+            done = evaluate.answer(self.reader, self.tokenizer, whole, max_new_tokens=limit)
         results = {}
-        for task, frame in zip(tasks, frames, strict=True):
-            own, done = done[: len(frame)], done[len(frame) :]
+        for task, prompts in zip(tasks, asked, strict=True):
+            own, done = done[: len(prompts)], done[len(prompts) :]
             hits = [c.hit for c in own]
             results[store.key(task.kind, task.params)] = {
                 **self._undone(undone),
@@ -234,6 +333,12 @@ class Workbench:
                 "tokens": sum(len(c.ids) for c in own),
             }
         return results
+
+    def _prompts(self, run: Run | None, split: str) -> list[Prompt]:
+        kept = self.prompts if split != "train" else self.own_prompts
+        if split not in kept:
+            kept[split] = evaluate.prompts(self.tokenizer, self.asked(run, split))
+        return kept[split]
 
     def _undone(self, undone: restore.Change) -> dict:
         """Return how many parameters were restored, and what part of the whole change (%)."""
