@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from repro import cli, facts, lean, models
+from repro import cli, facts, folders, lean, models
 
 RATE = ("--learning-rate", "1e-3")
 COMMAND = Path(sys.executable).with_name("repro")
@@ -200,6 +200,18 @@ def test_ctrl_c_is_one_line_and_status_130(place):
     last = re.split(r"[\r\n]+", err.strip())[-1]
     assert last == "repro: interrupted; the same command goes on where it stopped"
     assert not list(place.cache.rglob(".*"))
+
+
+def test_ctrl_c_amid_a_restoration_leaves_nothing_and_says_so(place, here, capfd, monkeypatch):
+    def interrupted(*given):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(folders, "_copy", interrupted)  # when a part is written
+    out = place.folder / "out" / "restored"
+    given = [str(path) for path in (place.model, place.model, out)]
+    assert here("restore", *given, "--percent", "20") == 130
+    assert capfd.readouterr() == ("", "repro: interrupted; nothing was written\n")
+    assert not list(out.parent.iterdir())
 
 
 # --- wrong input ------------------------------------------------------------------------------

@@ -26,7 +26,9 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"repro: {type(error).__name__}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("repro: interrupted; the same command goes on where it stopped", file=sys.stderr)
+        left = {_run: "the same command goes on where it stopped", _restore: "nothing was written"}
+        after = f"; {left[options.command]}" if options.command in left else ""
+        print(f"repro: interrupted{after}", file=sys.stderr)
         return 130
 
 
