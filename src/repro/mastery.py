@@ -92,7 +92,8 @@ def measure(
     sharing, progress = processes(), progress or (lambda count: None)
     blocks = [facts.iloc[at : at + block] for at in range(0, len(facts), block)]
     done = _kept(blocks, protocol, partial)
-    progress(sum(map(len, done.values())))
+    for hits in done.values():
+        progress(len(hits))
     open_blocks = [number for number in range(len(blocks)) if number not in done]
     spread = spread or (lambda some: _in_turn(network, tokenizer, some, protocol, rows))
     for place, hits in spread([blocks[number] for number in open_blocks]):
