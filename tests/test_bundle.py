@@ -49,9 +49,17 @@ def test_all_together_are_small():
 
 
 def test_each_has_a_recipe_and_the_same_license():
-    assert set(BUNDLED) <= set(pretrain.RECIPES)
+    assert set(BUNDLED) == set(pretrain.RECIPES)
     assert models.DEFAULT_MODEL in BUNDLED
     assert {entry.license for entry in BUNDLED.values()} == {"CC-BY-4.0"}
+
+
+def test_there_are_two_families():
+    shared = {}
+    for entry in BUNDLED.values():
+        heads = (config(entry)["num_attention_heads"], config(entry)["num_key_value_heads"])
+        shared.setdefault(entry.family, set()).add(heads[1] < heads[0])
+    assert sorted(map(sorted, shared.values())) == [[False], [True]]
 
 
 def test_a_folder_is_whole(entry):

@@ -20,7 +20,7 @@ from repro import facts, models, profiles
 from repro.decoding import Prompt, complete
 from repro.errors import ConfigError, ModelError, StoreError
 
-MICRO = {"micro-m"}
+MICRO = {"micro-s", "micro-m", "micro-l"}
 
 
 @pytest.fixture
