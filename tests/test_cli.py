@@ -362,6 +362,20 @@ print(sorted({"torch", "transformers", "pandas", "numpy"} & set(sys.modules)))
     assert all(f"\n    {name} " in out for name in ("models", "data", "plan", "run", "export"))
 
 
+def test_to_look_at_records_needs_no_pytorch(place):
+    code = """
+import sys
+from repro import cli, plots, study, tables
+for model in ("micro-m", "smollm2-135m"):
+    print(study.open(model, "full").mastery_task().record())
+print(sorted({"torch", "transformers", "accelerate", "numba"} & set(sys.modules)))
+"""
+    out = subprocess.run(
+        [sys.executable, "-c", code], env=place.environment, capture_output=True, text=True
+    ).stdout
+    assert out == "None\nNone\n[]\n"
+
+
 def test_models_lists_every_model_and_marks_one_default(here, capsys):
     assert here("models") == 0
     out = capsys.readouterr().out

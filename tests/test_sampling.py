@@ -5,7 +5,8 @@ import pytest
 import torch
 from scipy import stats
 
-from repro.sampling import CHUNK, draw, greedy, sampler, uniforms
+from repro.sampling import CHUNK, draw, greedy, sampler
+from repro.uniform import uniforms
 
 ALMOST_ONE = np.nextafter(1.0, 0.0)
 

@@ -20,7 +20,8 @@ from transformers import (
 from repro import restore, sft
 from repro.errors import TrainingError
 from repro.lean import Lean
-from repro.sft import IGNORED, Recipe, choose, collate, encode, finetune, pack, prompts, tree
+from repro.recipe import Recipe, choose
+from repro.sft import IGNORED, collate, encode, finetune, pack, prompts, tree
 
 VOCABULARY = {
     "<s>": 0, "</s>": 1, "<|": 2, "question": 3, "|>": 4, "ĠWho": 5, "?": 6, "Ġ<|": 7,

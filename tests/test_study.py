@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from repro import facts, models, profiles, restore, store, study
 from repro.errors import ConfigError, ModelError, StoreError
-from repro.sft import Recipe
+from repro.recipe import Recipe
 
 RATE = 1e-3
 ACCURACY = {

@@ -18,7 +18,7 @@ import yaml
 
 from repro import paper
 from repro.facts import COLUMNS, SPLITS
-from repro.sampling import uniforms
+from repro.uniform import uniforms
 
 SEED = 0
 READER = "reader"  # the split that only pre-training reads: its facts also appear as questions

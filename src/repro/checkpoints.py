@@ -1,12 +1,10 @@
 """Checkpoint folders: weights mapped from safetensors, and written again tensor by tensor."""
 
-import hashlib
 import json
 import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
 
 import torch
@@ -14,6 +12,7 @@ from huggingface_hub import snapshot_download
 from safetensors import SafetensorError, safe_open
 
 from repro.errors import ConfigError, ModelError, StoreError
+from repro.files import safetensors, sha256
 
 INDEX = "model.safetensors.index.json"
 # What a model needs beside its weights: no code, no state of a training.
@@ -118,34 +117,6 @@ class Checkpoint(Mapping[str, torch.Tensor]):
     def config(self) -> dict:
         """Return `config.json`, empty where there is none."""
         return _json(path) if (path := self.folder / "config.json").exists() else {}
-
-
-def safetensors(folder: Path) -> list[Path]:
-    """Return the safetensors of a folder.
-
-    Raises:
-        ModelError: there are none; the message tells of a pickle if that is what there is.
-    """
-    if files := sorted(folder.glob("*.safetensors")):
-        return files
-    if pickles := sorted([*folder.glob("*.bin"), *folder.glob("*.pt"), *folder.glob("*.pth")]):
-        raise ModelError(
-            f"{folder} holds a pickle checkpoint ({pickles[0].name}), which can run code when"
-            " read: convert it to safetensors where you trust it"
-        )
-    raise ModelError(f"{folder} holds no *.safetensors: point to a Hugging Face model folder")
-
-
-def sha256(path: Path) -> str:
-    """Return the SHA-256 of a file, computed once while the file stays as it is."""
-    stat = path.stat()
-    return _sha256_cached(str(path.resolve()), stat.st_mtime_ns, stat.st_size)
-
-
-@cache
-def _sha256_cached(path: str, mtime: int, size: int) -> str:
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _json(path: Path) -> dict:

@@ -161,7 +161,8 @@ def _run(options) -> None:
 
     study = _open(options)
     made = study.run(options.workers)
-    if processes().is_main_process:
+    launched = made or "WORLD_SIZE" in os.environ  # else nothing need load what knows of others
+    if not launched or processes().is_main_process:
         print(f"{study.model.name} {study.profile.name}: {made} new records, all are there")
 
 

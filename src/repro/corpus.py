@@ -12,7 +12,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, proce
 from transformers import PreTrainedTokenizerFast
 
 from repro import atlas, paper
-from repro.sampling import uniforms
+from repro.uniform import uniforms
 
 LENGTH = 128  # tokens in a packed sequence
 PADDING = -1  # stands where a packed sequence has no more documents

@@ -1,15 +1,19 @@
 """How far fine-tuning moved the first token: KL over ten logits (§4.1)."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import pandas as pd
-import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from repro import paper, sft
-from repro.decoding import Prompt, complete, first_logits
+from repro import paper
 from repro.mastery import template_columns
 from repro.models import bos_ids
+
+if TYPE_CHECKING:  # what reads records only, as most do, need not wait for PyTorch
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 CANDIDATES = 10
 NEAR = 5  # an answer is near the beginning if it starts within this many tokens
@@ -82,6 +86,8 @@ def reference(
     Returns:
         The facts whose answer starts near the beginning of the completion, with logits.
     """
+    from repro.decoding import Prompt, complete, first_logits
+
     template = best_templates(facts)
     texts = [
         paper.TOPICS[f.topic].mappings[template[f.topic]].replace("{subject}", f.subject)
@@ -121,6 +127,9 @@ def compare(
         DataFrame[topic, facts, kl_sum] (nats; sums, so that runs can be pooled), and one
         worked example, the fact of median divergence (Figure 3); empty if there are no facts.
     """
+    from repro import sft
+    from repro.decoding import first_logits
+
     if base.facts.empty:
         return pd.DataFrame(columns=["topic", "facts", "kl_sum"]), {}
     questions = sft.prompts(tokenizer, base.facts["question"])

@@ -1,15 +1,21 @@
 """Closed-book question answering by topic and mastery level (§3.3)."""
 
+from __future__ import annotations
+
 from collections import Counter
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from repro import paper, sft
-from repro.decoding import Completion, Prompt, complete
-from repro.lean import Lean
+from repro import paper
+
+if TYPE_CHECKING:  # what reads records only, as most do, need not wait for PyTorch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from repro.decoding import Completion, Prompt
+    from repro.lean import Lean
 
 MAX_NEW_TOKENS = 16
 Z95 = 1.959963984540054
@@ -39,6 +45,8 @@ def answer(
     Returns:
         One completion per fact; `hit` says whether it contains a name of the object.
     """
+    from repro.decoding import complete
+
     asked = prompts(tokenizer, facts) if isinstance(facts, pd.DataFrame) else facts
     options = {"rows": rows, "work": work, "progress": progress}
     done = complete(network, tokenizer, asked, max_new_tokens, **options)
@@ -47,6 +55,9 @@ def answer(
 
 def prompts(tokenizer: PreTrainedTokenizerBase, facts: pd.DataFrame) -> list[Prompt]:
     """Return the questions as prompts, to ask several networks the same."""
+    from repro import sft
+    from repro.decoding import Prompt
+
     encoded = sft.prompts(tokenizer, facts["question"])
     return [Prompt(i, paper.names(o)) for i, o in zip(encoded, facts["object"], strict=True)]
 

@@ -1,22 +1,28 @@
 """How well a model masters each fact: R_k and the levels 0–4 (§3.1, Appendix F.1)."""
 
+from __future__ import annotations
+
 import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from repro import paper
-from repro.decoding import Prompt, complete
 from repro.errors import ConfigError, DataError
-from repro.lean import Lean
 from repro.models import bos_ids, processes
 from repro.store import write_atomic
+
+if TYPE_CHECKING:  # what reads records only, as most do, need not wait for PyTorch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from repro.decoding import Prompt
+    from repro.lean import Lean
 
 LEVELS = (0, 1, 2, 3, 4)
 BLOCK = 256  # facts that are measured, and kept, together
@@ -127,6 +133,8 @@ def prompts(
     tokenizer: PreTrainedTokenizerBase, facts: pd.DataFrame, templates: int
 ) -> list[Prompt]:
     """Return facts × templates prompts, fact by fact: BOS where the family has one, then text."""
+    from repro.decoding import Prompt
+
     texts, told = [], []
     for row in facts.itertuples():
         names = paper.names(row.object)
@@ -161,6 +169,8 @@ def count(
     rows: int | None = None,
 ) -> pd.DataFrame:
     """Return the hits of each template, DataFrame[fact_id, topic, split, t00 …]: see `measure`."""
+    from repro.decoding import complete
+
     completions = complete(
         network,
         tokenizer,

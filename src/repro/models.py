@@ -4,6 +4,8 @@ The `micro` models come with the package, others from the Hub, from GGUF in a wh
 folder. Weights are read from safetensors or GGUF only; code inside a model folder never runs.
 """
 
+from __future__ import annotations
+
 import hashlib
 import json
 import os
@@ -13,23 +15,19 @@ from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources, util
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
 import yaml
-from accelerate import PartialState
-from huggingface_hub import HfApi, try_to_load_from_cache
 from safetensors import SafetensorError
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
 
-from repro.checkpoints import safetensors, sha256
 from repro.errors import ConfigError, ModelError, StoreError
+from repro.files import safetensors, sha256
 from repro.store import cache_dir
+
+if TYPE_CHECKING:  # what only names a model, as most do, need not wait for PyTorch
+    import torch
+    from accelerate import PartialState
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 PINNED = (".safetensors", ".json", ".model", ".txt")  # what a folder's results depend on
 
@@ -109,23 +107,30 @@ def weights_id(model: Entry) -> str:
 
 def layers(model: Entry) -> int:
     """Return how many layers a model has, from the registry or the folder's configuration."""
-    return model.layers or AutoConfig.from_pretrained(locate(model)).num_hidden_layers
+    if model.layers:
+        return model.layers
+    from transformers import AutoConfig
+
+    return AutoConfig.from_pretrained(locate(model)).num_hidden_layers
 
 
 def load(
-    name: str | Path | Entry = "default", dtype: torch.dtype = torch.float32, device=None
+    name: str | Path | Entry = "default", dtype: torch.dtype | None = None, device=None
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a model in evaluation mode, and its tokenizer.
 
     Args:
         name: a registry name, a local folder, or an `Entry`.
-        dtype: of the parameters; float32 for training, `inference_dtype` for decoding.
+        dtype: of the parameters; by default float32, for training; `inference_dtype` to decode.
         device: where to put it; by default `best_device()`.
 
     Raises:
         ModelError: the weights are missing, unreadable or in a pickle; the message says
             how to get them.
     """
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
     model = name if isinstance(name, Entry) else entry(name)
     source = locate(model)
     options = {"trust_remote_code": False}
@@ -138,7 +143,7 @@ def load(
         tokenizer = AutoTokenizer.from_pretrained(source, **options)
         network, found = AutoModelForCausalLM.from_pretrained(
             source,
-            dtype=dtype,
+            dtype=dtype or torch.float32,
             use_safetensors=True,
             output_loading_info=True,
             ignore_mismatched_sizes=True,
@@ -164,6 +169,8 @@ def _check_complete(source: Path | str, found: dict) -> None:
 
 
 def _check_hub(model: Entry) -> None:
+    from huggingface_hub import HfApi, try_to_load_from_cache
+
     hub, url = model.hub, f"https://huggingface.co/{model.hub['id']}"
     if isinstance(try_to_load_from_cache(hub["id"], "config.json", revision=hub["revision"]), str):
         return
@@ -223,6 +230,9 @@ def available(model: Entry) -> bool:
 
 def processes() -> PartialState:
     """Return accelerate's view of the processes that share the work: one, unless launched so."""
+    import torch
+    from accelerate import PartialState
+
     # Without an accelerator accelerate must be told, or launched processes ignore one another.
     return PartialState(cpu=not torch.accelerator.is_available())
 
@@ -238,6 +248,8 @@ def inference_dtype(device: torch.device | None = None) -> torch.dtype:
     On a CPU that needs AMX tiles: with the AVX-512 instructions alone a bfloat16 matrix
     product takes about twice as long as a float32 one.
     """
+    import torch
+
     device = device or best_device()
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
@@ -295,6 +307,9 @@ def _converted(model: Entry) -> Path:
 
 
 def _dequantise(model: Entry, parts: list[Path], work: Path) -> None:
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
     work.mkdir()
     gguf = work / model.gguf["name"]
     with gguf.open("wb") as whole:

@@ -4,11 +4,12 @@ Samples are exact and reproducible: a number belongs to the seed, the sample's l
 step, so that neither the batch nor the number of processes changes what is drawn.
 """
 
-import hashlib
 from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
+
+from repro.uniform import uniforms
 
 BLOCK = 256  # vocabulary entries per block of the two-level sampler
 CHUNK = 1 << 22  # logits drawn from at a time: bounds the memory and stays near the caches
@@ -35,19 +36,6 @@ def sampler(labels: Sequence[str], steps: int, temperature: float, seed: int) ->
         return draw(logits, u, of, temperature)
 
     return pick
-
-
-def uniforms(seed: int, label: str, count: int) -> np.ndarray:
-    """Return `count` numbers in [0, 1) that depend on the seed and the label only."""
-    digest = hashlib.blake2b(f"{seed}|{label}".encode(), digest_size=16).digest()
-    # As a new Philox(key=digest) would give; to make one takes three times as long.
-    _START["state"]["key"][:] = np.frombuffer(digest, ">u8")[::-1]
-    _PHILOX.bit_generator.state = _START
-    return _PHILOX.random(count)
-
-
-_PHILOX = np.random.Generator(np.random.Philox(key=0))
-_START = _PHILOX.bit_generator.state
 
 
 def draw(

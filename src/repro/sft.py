@@ -11,7 +11,6 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -25,26 +24,13 @@ from transformers import (
     get_cosine_schedule_with_warmup,
 )
 
-from repro.errors import ConfigError, TrainingError
-from repro.facts import sample
+from repro.errors import TrainingError
 from repro.lean import Lean, plant
 from repro.memory import keep_pages
 from repro.models import bos_ids, inference_dtype
+from repro.recipe import Recipe
 
 IGNORED = -100  # label of a position without loss, as PyTorch's cross-entropy has it
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How to fine-tune. Defaults are the paper's (§3.3) and, where it is silent, common ones."""
-
-    learning_rate: float = 1e-5
-    batch_size: int = 8
-    epochs: int = 1
-    weight_decay: float = 0.0
-    clip: float = 1.0
-    warmup: float = 0.0
-    seed: int = 0
 
 
 def prompts(tokenizer: PreTrainedTokenizerBase, questions: Sequence[str]) -> list[list[int]]:
@@ -85,21 +71,6 @@ def _ids(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]
         return []
     bos = bos_ids(tokenizer)
     return [bos + ids for ids in tokenizer(texts, add_special_tokens=False).input_ids]
-
-
-def choose(pool: pd.DataFrame, size: int | None, number: int, seed: int) -> pd.DataFrame:
-    """Draw data sample `number` of `size` facts, balanced over topics (None: the whole pool).
-
-    Raises:
-        TrainingError: the pool is empty or too small.
-    """
-    if pool.empty:
-        raise TrainingError("no facts to fine-tune on: the level's pool is empty for this model")
-    try:
-        # One seed for each data sample; a larger sample holds the smaller one of its number.
-        return sample(pool, size, seed * 1000 + number)
-    except ConfigError as error:
-        raise TrainingError(f"cannot draw {size} facts: {error}") from error
 
 
 def finetune(

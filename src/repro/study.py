@@ -12,10 +12,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from repro import evaluate, facts, mastery, models, profiles, sft, store
+from repro import evaluate, facts, mastery, models, profiles, store
 from repro.divergence import CANDIDATES, NEAR, level_compared
 from repro.errors import ConfigError, StoreError
 from repro.profiles import DEFAULT_PROFILE, Profile, profile
+from repro.recipe import Recipe, choose
 
 __all__ = ["DEFAULT_PROFILE", "Run", "Study", "Task", "open", "profile", "profiles"]
 
@@ -112,7 +113,7 @@ class Study:
 
     def finetune_task(self, run: Run) -> Task:
         """Return the task of fine-tuning itself, whose record holds the loss curve."""
-        recipe = sft.Recipe(learning_rate=run.learning_rate, seed=self._seed(run))
+        recipe = Recipe(learning_rate=run.learning_rate, seed=self._seed(run))
         data = {"level": run.level, "size": run.size, "sample": run.sample}
         base = self.mastery_task()
         params = {**self.source, "mastery": store.key(base.kind, base.params), **data}
@@ -211,8 +212,14 @@ class Study:
         return self.seed * 1000 + run.sample
 
     def _parent(self, run: Run | None) -> dict:
-        task = self.finetune_task(run) if run else self.mastery_task()
-        return {**self.source, task.kind: store.key(task.kind, task.params)}
+        if run not in self._parents:  # to make a key takes longer than all else of a task
+            task = self.finetune_task(run) if run else self.mastery_task()
+            self._parents[run] = {**self.source, task.kind: store.key(task.kind, task.params)}
+        return self._parents[run]
+
+    @cached_property
+    def _parents(self) -> dict[Run | None, dict]:
+        return {}
 
     @cached_property
     def _mastery(self) -> pd.DataFrame:
@@ -238,7 +245,7 @@ class Study:
             pool = self._splits["train"]
             if run.level != MIXED:
                 pool = pool[pool["level"] == run.level]
-            self._drawn[run] = sft.choose(pool, run.size, run.sample, self.seed)
+            self._drawn[run] = choose(pool, run.size, run.sample, self.seed)
         return self._drawn[run]
 
     @cached_property
