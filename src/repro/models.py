@@ -109,7 +109,11 @@ def layers(model: Entry) -> int:
     """Return how many layers a model has, from the registry or the folder's configuration."""
     if model.layers:
         return model.layers
-    from transformers import AutoConfig
+    path = locate(model) / "config.json"
+    told = json.loads(path.read_bytes()) if path.exists() else {}
+    if "num_hidden_layers" in told:
+        return told["num_hidden_layers"]
+    from transformers import AutoConfig  # which knows what other families call it
 
     return AutoConfig.from_pretrained(locate(model)).num_hidden_layers
 
