@@ -52,6 +52,44 @@ def controls(levels=(0, 1), sizes=(240, 960), samples=2, percents=(5, 20), quest
     return frame.assign(correct=correct, total=questions)
 
 
+def where(levels=(0, 1), sizes=(240, 960), samples=2, percents=(5.0, 20.0)):
+    """Rows of `Study.where`: two layers, of which the first has 1.5 times its even share.
+
+    The chosen of attn.v are twice, those of mlp.up half an even share.
+    """
+    rows = [
+        (level, size, str(size), sample, percent, layer, module, n, int(k * lift * percent))
+        for level in levels
+        for size in sizes
+        for sample in range(samples)
+        for percent in percents
+        for layer, lift in enumerate((1.5, 0.5))
+        for module, n, k in (("self_attn.v_proj", 1000, 20), ("mlp.up_proj", 2000, 10))
+    ]
+    columns = ["train_level", "train_size", "size_label", "sample", "top_percent"]
+    frame = pd.DataFrame(rows, columns=[*columns, "layer", "module", "n", "k"])
+    return frame.assign(model="made-up")
+
+
+def layers(levels=(0, 1), sizes=(240,), samples=2, questions=40):
+    """Rows of `Study.layers`: 80 % without restoration; 0-1 costs 15 points, 2-3 nothing."""
+    rows = [
+        (level, size, str(size), sample, block, split, tested, right)
+        for level in levels
+        for size in sizes
+        for sample in range(samples)
+        for block, right in (("none", 32), ("0-1", 26), ("2-3", 32))
+        for split in ("test", "testood")
+        for tested in (0, 1)
+    ]
+    columns = ["train_level", "train_size", "size_label", "sample", "layers", "split"]
+    frame = pd.DataFrame(rows, columns=[*columns, "test_level", "correct"])
+    percent = np.where(frame["layers"] == "none", 0.0, 100.0)
+    strategy = np.where(frame["layers"] == "none", "none", "top")
+    frame = frame.assign(restored_percent=percent, strategy=strategy, total=questions)
+    return frame.assign(topic="P17", model="made-up")
+
+
 def exposed(models=("small", "large"), seen=(0, 1, 2, 5, 10, 20), facts=300, seed=4):
     """Facts with their exposure; a larger model needs fewer statements of each."""
     generator = np.random.default_rng(seed)

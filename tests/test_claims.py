@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from repro import audit, claims, evidence, ledger, paper, study, verdicts
+from repro import audit, claims, evidence, ledger, paper, study, verdicts, where
 from repro.errors import ConfigError
 from repro.evidence import Evidence
 from repro.paper.quoted import quoted
@@ -410,7 +410,7 @@ def test_a_lift_is_one_where_the_chosen_are_spread_evenly():
         [(layer, m, n, n / 5) for layer in range(4) for m, n in (("mlp.up", 30), ("attn.q", 10))],
         columns=["layer", "module", "n", "k"],
     ).assign(sample=0, train_level=0, train_size=240)
-    frames = evidence._where(places, places, evidence.RUN, evidence._by_samples)
+    frames = evidence._where(places, places, evidence.RUN, where.by_samples)
     assert np.allclose(frames["layers"]["accuracy"], 1)
     assert np.allclose(frames["layer_unevenness"]["accuracy"], 0)
     share = frames["modules"].set_index("module")["accuracy"]

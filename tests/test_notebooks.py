@@ -18,6 +18,8 @@ OWN = {
     "03_levels": {"size": "largest"},
     "04_divergence": {},
     "05_restore": {"frac": 0.2},
+    "08_where": {"frac": 0.2},
+    "09_layers": {},
     "11_controls": {},
     "12_exposure": {},
 }

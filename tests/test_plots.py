@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from matplotlib.colors import to_rgb
 
-from repro import controls, exposure, paper, plots, summary
+from repro import controls, exposure, layers, paper, plots, summary, where
 
 ACCURACY = made_up.accuracy(sizes=[*made_up.SIZES, (3000, "All")], percents=(0, 1, 5, 20))
 MEANS = summary.means(ACCURACY)
@@ -17,6 +17,7 @@ LEVELS = summary.per_level(ACCURACY)
 KL = summary.divergence(made_up.divergence())
 CONTROLS = controls.means(made_up.controls())
 EXPOSED = made_up.exposed()
+PLACES = where.chosen(made_up.where(), 20)
 RESTORE = paper.table("restore")
 
 
@@ -47,6 +48,15 @@ FIGURES = {
     "learning_rates": lambda: plots.learning_rates(rates(), 1e-4),
     "controls": lambda: plots.controls(CONTROLS, "restored_percent"),
     "amounts": lambda: plots.controls(CONTROLS, "undone_l1"),
+    "layer_lifts": lambda: plots.layer_lifts(
+        where.summary(PLACES, "layer"), where.summary(where.published()[0], "layer")
+    ),
+    "module_lifts": lambda: plots.module_lifts(
+        where.summary(PLACES, "module"), where.summary(where.published()[1], "module")
+    ),
+    "block_costs": lambda: plots.block_costs(
+        layers.costs(layers.means(made_up.layers())).query("split == 'test'"), "made up"
+    ),
     "exposure": lambda: plots.exposure(exposure.curves(EXPOSED)),
     "exposure_levels": lambda: plots.exposure_levels(exposure.levels(EXPOSED)),
     "exposure_topics": lambda: plots.exposure_topics(exposure.topics(EXPOSED, "small")),
@@ -166,6 +176,15 @@ EMPTY = {
     "learning_rates": lambda: plots.learning_rates(rates().iloc[:0], 1e-4),
     "topics": lambda: plots.topics(made_up.mastery().iloc[:0], {}),
     "controls": lambda: plots.controls(CONTROLS.iloc[:0], "undone_l2"),
+    "layer_lifts": lambda: plots.layer_lifts(
+        where.summary(PLACES, "layer"), where.summary(where.published()[0], "layer")
+    ),
+    "module_lifts": lambda: plots.module_lifts(
+        where.summary(PLACES, "module"), where.summary(where.published()[1], "module")
+    ),
+    "block_costs": lambda: plots.block_costs(
+        layers.costs(layers.means(made_up.layers())).query("split == 'test'"), "made up"
+    ),
     "exposure": lambda: plots.exposure(exposure.curves(EXPOSED.iloc[:0])),
     "exposure_levels": lambda: plots.exposure_levels(exposure.levels(EXPOSED.iloc[:0])),
     "exposure_topics": lambda: plots.exposure_topics(exposure.topics(EXPOSED, "none")),

@@ -301,6 +301,12 @@ class Measured:
     def control_runs(self):
         return []
 
+    def where(self):
+        return made_up.where()
+
+    def layers(self):
+        return made_up.layers()
+
     def asked(self, run, split):
         return pd.DataFrame({"level": [0, 1] * 40})
 
@@ -309,7 +315,8 @@ class Measured:
 
 
 ITEMS = (
-    "Table 1,Table 8,Figure 2,Figure 6,Table 2,Figure 3,Figure 4,Figure 5,Table 3,Table 4,Table 6"
+    "Table 1,Table 8,Figure 2,Figure 6,Table 2,Figure 3,Figure 4,Figure 5,Table 3,Table 4,Table 6,"
+    "Table 9,Table 10,Table 11"
 )
 
 
@@ -329,6 +336,10 @@ def test_overview_has_a_row_per_table_and_figure():
         "–",
         "–",
     ]
+    assert by_item.loc["Table 9", ["paper", "ours"]].tolist() == ["1.21", "1.50"]
+    assert by_item.loc["Table 10", ["paper", "ours"]].tolist() == ["1.33", "2.00"]
+    assert by_item.loc["Table 11", "paper"] == "−45.50"
+    assert by_item.loc["Table 11", "ours"] == "−15.00"
     assert "960 (paper: 1,920)" in by_item.loc["Table 2", "quantity"]
 
 

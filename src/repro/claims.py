@@ -120,12 +120,16 @@ def overall(rows: pd.DataFrame, of: str = "all") -> str:
     return CONTRADICTED if found.get(CONTRADICTED, 0) >= fails else UNDECIDED
 
 
-def findings(sides: Iterable[Evidence]) -> pd.DataFrame:
-    """Return all verdicts: side, id, verdict, shows (text), rows (the comparisons)."""
+def findings(sides: Iterable[Evidence], notebook: str = "") -> pd.DataFrame:
+    """Return all verdicts, or those on one notebook's claims.
+
+    Columns: side, id, verdict, shows (text), rows (the comparisons).
+    """
     found = [
         (side.name, claim.id, finding.verdict, summarise(finding.rows), finding.rows)
         for side in sides
         for claim in load().values()
+        if not notebook or claim.notebook == notebook
         for finding in [judge(claim, side)]
     ]
     return pd.DataFrame(found, columns=["side", "id", "verdict", "shows", "rows"])
@@ -134,7 +138,7 @@ def findings(sides: Iterable[Evidence]) -> pd.DataFrame:
 def table(found: pd.DataFrame) -> pd.DataFrame:
     """Return `findings` as one row a claim, to read or to download: verdict and basis per side."""
     rows = []
-    for claim in load().values():
+    for claim in (load()[name] for name in found["id"].unique()):
         row = {"id": claim.id, "where": ", ".join(claim.where), "claim": claim.text()}
         row |= {"value": claim.value, "unit": claim.unit, "notebook": claim.notebook}
         for side in found[found["id"] == claim.id].itertuples():

@@ -10,15 +10,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
-from repro import bootstrap, paper, speed, summary
+from repro import bootstrap, layers, paper, summary, where
 from repro.audit import ROUNDING
+from repro.where import RUN, by_samples, lifts
 
 LLM = "LLaMA-3-8B"  # the model of all of the paper's tables but 1, 2 and 8
 SHARE = 20  # restored share (%) at which we look where the parameters are
-PLACES = ("layers", "modules")  # the paper's Tables 9 and 10
-RUN = ["train_level", "train_size"]
 FIRST, LAST = 3 / 32, 2 / 32  # of the layers: 0–2 and 30–31 of LLaMA-3-8B's 32 (Appendix E.1)
 
 
@@ -57,7 +55,7 @@ def of_paper() -> Evidence:
         "blocks": _in_order(_renamed(paper.table("layer_restore"), layers="restored_layers")),
     }
     frames = {name: _rounded(frame) for name, frame in frames.items()}
-    frames |= _where(*_published_places(), [], _by_digits)
+    frames |= _where(*where.published(), [], _by_digits)
     return Evidence("paper", frames, printed=True)
 
 
@@ -78,22 +76,41 @@ def of_study(measured) -> Evidence:
     units = {"kl": bootstrap.of_topics(divergence), "restored": summary.restored(answers)}
     if len(answers):
         units |= dict.fromkeys(("acc", "levels"), summary.tuned(answers))
-    if len(blocks := measured.layers()):
-        frames["blocks"] = _in_order(_block_means(blocks[blocks["layers"] != "none"]))
-        tasks = [task for run in measured.layer_runs() for task in measured.layer_tasks(run)]
-        units["blocks"] = _in_order(measured.answers(tasks))
-    name = f"{measured.model.name}, {measured.profile.name}"
-    return Evidence(name, {key: frame for key, frame in frames.items() if len(frame)}, units)
+    blocks = of_blocks(measured)
+    frames, units = frames | blocks.frames, units | blocks.units
+    return Evidence(_name(measured), {k: frame for k, frame in frames.items() if len(frame)}, units)
+
+
+def of_places(measured) -> Evidence:
+    """Return Tables 9 and 10 of a study, as far as it has restored runs."""
+    return Evidence(_name(measured), _of_parameters(measured))
+
+
+def of_blocks(measured) -> Evidence:
+    """Return Table 11 of a study, as far as it has runs of which layers were restored."""
+    if (blocks := measured.layers()).empty:
+        return Evidence(_name(measured), {})
+    tasks = [task for run in measured.layer_runs() for task in measured.layer_tasks(run)]
+    both = [
+        rows[rows["layers"] != layers.NONE].assign(restored_percent=0)  # of a block it is all
+        for rows in (layers.means(blocks), measured.answers(tasks))
+    ]
+    frame, units = map(_in_order, both)
+    return Evidence(_name(measured), {"blocks": frame}, {"blocks": units})
+
+
+def _name(measured) -> str:
+    return f"{measured.model.name}, {measured.profile.name}"
 
 
 def _of_parameters(measured) -> dict[str, pd.DataFrame]:
     """Return Tables 3, 9 and 10 of a study, as far as it has restored runs."""
-    change, where = measured.concentration(), measured.where()
+    change, found = measured.concentration(), measured.where()
     if change.empty:
         return {}
-    shares = _by_samples(change, "share_of_change_percent", [*RUN, "top_percent"])
-    places = where[where["top_percent"] == SHARE]
-    return {"change": shares} | (_where(places, places, RUN, _by_samples) if len(places) else {})
+    shares = by_samples(change, "share_of_change_percent", [*RUN, "top_percent"])
+    places = found[found["top_percent"] == SHARE]
+    return {"change": shares} | (_where(places, places, RUN, by_samples) if len(places) else {})
 
 
 def _renamed(frame: pd.DataFrame, value: str = "accuracy", **names: str) -> pd.DataFrame:
@@ -136,12 +153,6 @@ def _in_order(blocks: pd.DataFrame) -> pd.DataFrame:
     return blocks.assign(block=number, last=number == number.max()).drop(columns="layers")
 
 
-def _block_means(answers: pd.DataFrame) -> pd.DataFrame:
-    named = answers.assign(restored_percent=0)  # of a block all is restored: no share to tell by
-    parts = [summary.means(rows).assign(layers=block) for block, rows in named.groupby("layers")]
-    return pd.concat(parts, ignore_index=True)
-
-
 def _joined(kl: pd.DataFrame, levels: pd.DataFrame, level: int) -> pd.DataFrame:
     """Return accuracy on the compared facts beside the divergence, one row per run (§4.2)."""
     rows = summary.tuned(levels).query("test_level == @level and split == 'test'")
@@ -149,21 +160,7 @@ def _joined(kl: pd.DataFrame, levels: pd.DataFrame, level: int) -> pd.DataFrame:
     return kl.merge(rows[[*run, "accuracy"]], on=run)
 
 
-def _published_places() -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return Tables 9 and 10 as layer or module, k (chosen, in percent of all) and n (parameters).
-
-    n follows from LLaMA-3-8B's sizes (`repro.speed`); its layers have as many each.
-    """
-    size = speed.LARGE["llama-3-8b"]
-    wide, narrow = size.hidden**2, size.hidden**2 * size.key_value_heads // size.heads
-    attention = {"attn.q": wide, "attn.k": narrow, "attn.v": narrow, "attn.o": wide}
-    mlp = dict.fromkeys(("mlp.gate", "mlp.up", "mlp.down"), size.hidden * size.intermediate)
-    layers, modules = (paper.table(name).rename(columns={"percent": "k"}) for name in PLACES)
-    modules["n"] = modules["module"].map(attention | mlp)
-    return layers.assign(n=1, sample=0), modules.assign(sample=0)
-
-
-def _where(layers, modules, run: list[str], bounded: Callable) -> dict[str, pd.DataFrame]:
+def _where(by_depth, modules, run: list[str], bounded: Callable) -> dict[str, pd.DataFrame]:
     """Return the frames of Tables 9 and 10, `bounded` giving them low and high.
 
     Both frames have the columns `run`, sample, layer or module, k and n. A lift is a share of the
@@ -172,12 +169,12 @@ def _where(layers, modules, run: list[str], bounded: Callable) -> dict[str, pd.D
     modules = modules.assign(
         module=np.where(modules["module"].str.contains("mlp"), "feed-forward", "attention")
     )
-    layers = layers.assign(part=_parts(layers["layer"]))
-    kinds, each = _lifts(modules, [*run, "sample"], ["module"]), [*run, "sample", "part"]
-    by_layer = _lifts(layers, [*run, "sample"], ["part", "layer"])
+    by_depth = by_depth.assign(part=_parts(by_depth["layer"]))
+    kinds, each = lifts(modules, [*run, "sample"], ["module"]), [*run, "sample", "part"]
+    by_layer = lifts(by_depth, [*run, "sample"], ["part", "layer"])
     by_layer = by_layer.assign(uneven=(by_layer["lift"] - 1).abs()).sort_values("uneven")
     frames = {
-        "layers": (_lifts(layers, [*run, "sample"], ["part"]), "lift", "part"),
+        "layers": (lifts(by_depth, [*run, "sample"], ["part"]), "lift", "part"),
         "layer_unevenness": (by_layer.groupby(each).tail(1), "uneven", "part"),
         "modules": (kinds, "share", "module"),
         "module_lift": (kinds, "lift", "module"),
@@ -185,20 +182,11 @@ def _where(layers, modules, run: list[str], bounded: Callable) -> dict[str, pd.D
     return {key: bounded(rows, value, [*run, by]) for key, (rows, value, by) in frames.items()}
 
 
-def _parts(layers: pd.Series) -> np.ndarray:
+def _parts(layer: pd.Series) -> np.ndarray:
     """Call each layer first, middle or last, in the proportions of Appendix E.1."""
-    number = layers.max() + 1
-    first, last = layers < np.ceil(FIRST * number), layers >= number - np.ceil(LAST * number)
+    number = layer.max() + 1
+    first, last = layer < np.ceil(FIRST * number), layer >= number - np.ceil(LAST * number)
     return np.select([first, last], ["first", "last"], "middle")
-
-
-def _lifts(places: pd.DataFrame, run: list[str], by: list[str]) -> pd.DataFrame:
-    """Return share (percent of the chosen parameters), lift and number of cells of every group."""
-    groups = places.groupby([*run, *by])
-    rows = groups.agg(k=("k", "sum"), n=("n", "sum"), cells=("k", "size")).reset_index()
-    total = rows.groupby(run)[["k", "n"]].transform("sum")
-    share = 100 * rows["k"] / total["k"]
-    return rows.assign(share=share, lift=share / (100 * rows["n"] / total["n"]))
 
 
 def _by_digits(rows: pd.DataFrame, value: str, _by: list[str]) -> pd.DataFrame:
@@ -207,12 +195,3 @@ def _by_digits(rows: pd.DataFrame, value: str, _by: list[str]) -> pd.DataFrame:
     half = scale * ROUNDING * rows["cells"] / rows["k"]
     rows = rows.rename(columns={value: "accuracy"})
     return rows.assign(low=rows["accuracy"] - half, high=rows["accuracy"] + half)
-
-
-def _by_samples(rows: pd.DataFrame, value: str, by: list[str]) -> pd.DataFrame:
-    """Average over data samples, with a 95 % interval (Student's t); unknown (NaN) from one."""
-    groups = rows.groupby(by)[value]
-    rows = groups.agg(accuracy="mean", spread="std", n="size").reset_index()
-    half = rows["spread"] / np.sqrt(rows["n"]) * stats.t.ppf(0.975, (rows["n"] - 1).clip(1))
-    rows = rows.assign(low=rows["accuracy"] - half, high=rows["accuracy"] + half)
-    return rows.drop(columns=["spread", "n"])

@@ -1,9 +1,9 @@
-"""One row for every table and figure of the paper that notebooks 01 to 05 reproduce."""
+"""One row for every table and figure of the paper that the notebooks reproduce."""
 
 import numpy as np
 import pandas as pd
 
-from repro import bootstrap, controls, paper, summary, verdicts
+from repro import bootstrap, controls, layers, paper, summary, verdicts, where
 from repro.paper.quoted import quoted
 from repro.verdicts import MANY, PEAK
 
@@ -30,6 +30,8 @@ def overview(measured) -> pd.DataFrame:
         _concentration(measured),
         _restore("Table 4", restored, "test", paper.table("restore")),
         _restore("Table 6", restored, "train", paper.table("restore_train")),
+        *_where(measured.where()),
+        _blocks(layers.means(measured.layers())),
     ]
     model = measured.model.folder or measured.model.name  # what `study.open` would need
     options = f"-p model {model} -p profile {measured.profile.name}"
@@ -208,6 +210,42 @@ def _restore(item: str, means: pd.DataFrame, split: str, published: pd.DataFrame
     where = {"test": "in-domain Acc", "train": "accuracy on the training facts"}[split]
     text = f"Gain in {where} from restoring {SHARE}%, {_instead(size)} facts of level 0, points"
     return item, text, _gain(published, split, MANY), _gain(means, split, size), "05_restore"
+
+
+def _where(counted: pd.DataFrame) -> list[tuple]:
+    counted = where.named(counted)
+    own = counted[(counted["top_percent"] == SHARE) & (counted["train_level"] == 0)]
+    size = _largest(own, 0)
+    own = own[own["train_size"] == size]
+    quantity = f"Lift of the {{}} among the top {SHARE}%, {size:,} facts of level 0, ratio"
+    rows = []
+    for item, by, place, text, theirs in (
+        ("Table 9", "layer", 0, "first layer", where.published()[0]),
+        ("Table 10", "module", "attn.v", "module attn.v", where.published()[1]),
+    ):
+        both = [_lift(frame, by, place) for frame in (theirs, own)]
+        rows.append((item, quantity.format(text), *both, "08_where"))
+    return rows
+
+
+def _lift(places: pd.DataFrame, by: str, place: object) -> float:
+    rows = where.summary(places, by).set_index(by)["lift"] if len(places) else {}
+    return float(rows[place]) if place in rows else np.nan
+
+
+def _blocks(means: pd.DataFrame) -> tuple:
+    size, text = (
+        _largest(means, 0),
+        "Change of in-domain Acc from restoring the first block of layers",
+    )
+    both = []
+    for frame, facts in ((layers.published(), PEAK), (means, size)):
+        own = (frame["split"] == "test") & (frame["train_level"] == 0)
+        costs = layers.costs(frame[own & (frame["train_size"] == facts)])
+        lowest = costs.loc[costs["layers"].isin(layers.blocks(costs["layers"])[:1]), "estimate"]
+        both.append(float(lowest.iloc[0]) if len(lowest) else np.nan)
+    instead = f"{size:,}" if size == PEAK else f"{size:,} (paper: {PEAK:,})"
+    return "Table 11", f"{text}, {instead} facts of level 0, points", *both, "09_layers"
 
 
 def _gain(frame: pd.DataFrame, split: str, size: int) -> float:

@@ -16,6 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from repro import layers
 from repro.mastery import LEVELS
 from repro.summary import size_names, sizes, tuned
 from repro.tables import SPLITS
@@ -247,6 +248,65 @@ def concentration(ours: pd.DataFrame, paper: pd.DataFrame) -> Figure:
 
 
 @plt.rc_context(STYLE)
+def layer_lifts(ours: pd.DataFrame, paper: pd.DataFrame) -> Figure:
+    """Draw Table 9 as curves: the lift of each layer by its depth, the paper's in grey behind ours.
+
+    Both frames come from `where.summary`. Depth is from 0 (input) to 1, so that models of different
+    numbers of layers share an axis; the dotted line is an even share.
+    """
+    figure, (axis,) = _panels(1)
+    axis.plot(_depth(paper["layer"]), paper["lift"], color="0.7", lw=3, zorder=1)
+    for (_, level), run in ours.groupby(["train_size", "train_level"]):
+        style = {"color": COLOURS[level], "marker": MARKERS[level], "ms": 5, "lw": 1.2}
+        axis.plot(_depth(run["layer"]), run["lift"], **style)
+    axis.axhline(1, color="0.3", ls=":", lw=1.2)
+    axis.set(xlabel="Depth (0: input, 1: output)", ylabel="Lift", xlim=(0, 1))
+    return _finish(figure, ours, [Line2D([], [], color="0.7", lw=3, label="paper")])
+
+
+@plt.rc_context(STYLE)
+def module_lifts(ours: pd.DataFrame, paper: pd.DataFrame) -> Figure:
+    """Draw Table 10 as points: the lift of each module, the paper's in grey beside ours.
+
+    Both frames come from `where.summary`; modules stand in the order of the paper's table. The
+    dotted line is an even share.
+    """
+    figure, (axis,) = _panels(1)
+    names = list(paper["module"])
+    names += [name for name in ours["module"].unique() if name not in names]
+    heights = {name: place for place, name in enumerate(names)}
+    axis.plot(paper["lift"], paper["module"].map(heights), "s", color="0.7", ms=13, zorder=1)
+    for level, rows in ours.groupby("train_level"):
+        shifted = rows["module"].map(heights) + 0.13 * (level - 2)
+        axis.plot(rows["lift"], shifted, MARKERS[level], color=COLOURS[level], ms=5)
+    axis.axvline(1, color="0.3", ls=":", lw=1.2)
+    axis.set_yticks(range(len(names)), names)
+    axis.invert_yaxis()
+    axis.set_xlabel("Lift")
+    return _finish(figure, ours, [Line2D([], [], color="0.7", marker="s", ls="", label="paper")])
+
+
+@plt.rc_context(STYLE)
+def block_costs(frame: pd.DataFrame, title: str) -> Figure:
+    """Draw Table 11 as curves: the change of accuracy from restoring each block of layers.
+
+    `frame` comes from `layers.costs`, of one split and size. Error bars are 95 % intervals, where
+    known; the dotted line is the model without restoration.
+    """
+    figure, (axis,) = _panels(1)
+    places = {name: i for i, name in enumerate(layers.blocks(frame["layers"]))}
+    for level, rows in frame.groupby("train_level"):
+        x = rows["layers"].map(places) + 0.08 * (level - 2)
+        error = np.abs(rows[["low", "high"]].to_numpy(float).T - rows["estimate"].to_numpy(float))
+        style = {"color": COLOURS[level], "marker": MARKERS[level], "ms": 5, "lw": 1.2}
+        axis.errorbar(x, rows["estimate"], np.nan_to_num(error), elinewidth=0.8, **style)
+    axis.axhline(0, color="0.3", ls=":", lw=1.2)
+    axis.set_xticks(range(len(places)), list(places))
+    axis.set(title=title, xlabel="Restored layers", ylabel="Change of Acc (points)")
+    return _finish(figure, frame)
+
+
+@plt.rc_context(STYLE)
 def distribution(frame: pd.DataFrame, split: str = "train") -> Figure:
     """Draw Tables 1 and 8 as bars: the share of facts per mastery level, one bar per model.
 
@@ -348,6 +408,10 @@ def loss_curves(frame: pd.DataFrame) -> Figure:
     if panels:
         figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return _closed(figure)
+
+
+def _depth(layer: pd.Series) -> pd.Series:
+    return (layer + 0.5) / (layer.max() + 1)
 
 
 def _heat(values: pd.DataFrame, xlabel: str, label: str) -> Figure:

@@ -186,11 +186,13 @@ class Study:
         return [self.accuracy_task(run, "test", x, s) for s in strategies for x in percents]
 
     def layer_tasks(self, run: Run) -> list[Task]:
-        """Return the tasks of Table 11 for one run: all parameters of a block of layers."""
-        return [
+        """Return the tasks of Table 11 for one run: nothing, and all of each block of layers."""
+        blocks, splits = self.layer_blocks(), ("test", "testood")
+        tasks = [self.accuracy_task(run, split) for split in splits if blocks]
+        return tasks + [
             self.accuracy_task(run, split, 100.0, layers=block)
-            for block in self.layer_blocks()
-            for split in ("test", "testood")
+            for block in blocks
+            for split in splits
         ]
 
     def layer_blocks(self) -> list[str]:
@@ -311,9 +313,7 @@ class Study:
         The columns of `controls`, and layers, such as `0-3`. restored_percent is 100 where a block
         was restored: all of its parameters.
         """
-        runs, splits = self.layer_runs() if self.layer_blocks() else [], ("test", "testood")
-        tasks = [self.accuracy_task(run, split) for run in runs for split in splits]
-        tasks += [task for run in runs for task in self.layer_tasks(run)]
+        tasks = [task for run in self.layer_runs() for task in self.layer_tasks(run)]
         return self._accuracies(tasks, self._restoration)
 
     def where(self) -> pd.DataFrame:

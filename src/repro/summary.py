@@ -13,6 +13,7 @@ from repro.evaluate import Z95, acc, wilson
 from repro.mastery import template_columns
 
 RUN = ["model", "train_level", "train_size", "size_label", "restored_percent", "strategy"]
+RUN += ["layers"]
 ABSENT = "–"  # what cannot exist, never written as 0
 
 
@@ -21,7 +22,8 @@ def means(accuracy: pd.DataFrame) -> pd.DataFrame:
 
     `accuracy` is `Study.accuracy()`. Columns: model, train_level, train_size, size_label,
     restored_percent, split, accuracy, low, high, spread (percent), levels, correct, total, n
-    (data samples). A level without facts does not enter the mean.
+    (data samples); strategy and layers where `accuracy` has them. A level without facts does not
+    enter the mean.
     """
     by = [*_run(accuracy), "split"]
     return _over_samples(acc(accuracy, by=[*by, "sample"]), by)

@@ -17,11 +17,13 @@ import numpy as np
 import pandas as pd
 from pandas.io.formats.style import Styler
 
+from repro import layers
 from repro.mastery import LEVELS
 from repro.overview import overview as overview
 from repro.summary import ABSENT, signed, size_names, tuned
 
 FULL_SHADE = 20.0  # points of difference at which the shading is darkest, in every table
+LIFT_SHADE = 10.0  # points of shading for each doubling of a lift: darkest from four times
 GREEN, RED = (0, 150, 90), (215, 60, 50)
 SPLITS = {"train": "Training", "dev": "Dev", "test": "In-domain", "testood": "Out-of-domain"}
 MARK = "border-top:2px solid;border-bottom:2px solid;"
@@ -156,6 +158,46 @@ def concentration(frame: pd.DataFrame, title: str) -> Html:
     rows["text"] = _texts(rows.rename(columns={"share_of_change_percent": "accuracy"}))
     columns = [f"top {share:g}%" for share in sorted(rows["top_percent"].unique())]
     return _pivot(rows.assign(css=""), columns, ("Training facts", "Trained on"), title, frame)
+
+
+def places(frame: pd.DataFrame, title: str, by: str) -> Html:
+    """Return Table 9 (`by` layer) or 10 (`by` module): where the restored parameters lie.
+
+    `frame` comes from `where.summary`; without train_level it is the paper's. A cell holds the
+    percentage and the lift, and is shaded by the lift: green and bold above an even share.
+    """
+    ours = "train_level" in frame
+    rows = _by_size(frame, []) if ours else frame.assign(group="")
+    names = rows["train_level"].map(_trained_on) if ours else "LLaMA-3-8B"
+    css = [
+        shade(LIFT_SHADE * np.log2(lift)) if lift else shade(-FULL_SHADE) for lift in rows["lift"]
+    ]
+    rows = rows.assign(row=rows[by], column=names, css=css)
+    texts = _texts(rows.assign(accuracy=rows["share"]))
+    rows["text"] = [
+        f"{text}<br><span>×{lift:.2f}</span>"
+        for text, lift in zip(texts, rows["lift"], strict=True)
+    ]
+    columns = map(_trained_on, LEVELS) if ours else ["LLaMA-3-8B"]
+    corner = ("Training facts" if ours else "", by.capitalize())
+    return _pivot(rows, columns, corner, title, frame)
+
+
+def blocks(frame: pd.DataFrame, title: str) -> Html:
+    """Return Table 11 for one split: training level by restored block of layers.
+
+    `frame` comes from `layers.published` or `layers.means`. A cell is shaded by its difference
+    from the same model without restoration (`none`), as in `restoration`.
+    """
+    rows = _by_size(frame, ["train_level"]) if len(frame) else frame.assign(group="")
+    keys = ["group", "train_level"]
+    before = rows.loc[rows["layers"] == layers.NONE, [*keys, "accuracy"]]
+    rows = rows.merge(before.rename(columns={"accuracy": "before"}), on=keys, how="left")
+    difference = (rows["accuracy"] - rows["before"]).where(rows["layers"] != layers.NONE)
+    rows = rows.assign(row=rows["train_level"].map(_trained_on), column=rows["layers"])
+    rows = rows.assign(css=difference.map(shade), text=_texts(rows.assign(difference=difference)))
+    corner = ("Training facts", "Restored layers")
+    return _pivot(rows, layers.blocks(frame["layers"]), corner, title, frame)
 
 
 def distribution(frame: pd.DataFrame, title: str) -> Html:

@@ -5,7 +5,8 @@ import statistics
 
 import pandas as pd
 
-from repro import paper, profiles, store, study, summary
+from repro import paper, profiles, store, study, summary, where
+from repro.evidence import SHARE
 from repro.paper.quoted import quoted
 
 SMALL, LARGE = 240, 1920  # the two training sizes of the paper's Tables 3, 4 and 6
@@ -36,6 +37,7 @@ def of_paper() -> dict[str, str]:
         **_of_levels(),
         **_of_concentration(),
         **_of_restoration(),
+        **_of_places(where.published()[1]),
     }
 
 
@@ -74,6 +76,20 @@ def _of_restoration() -> dict[str, str]:
     }
 
 
+def _of_places(modules: pd.DataFrame) -> dict[str, str]:
+    """Return the percentage of the restored and of all parameters that feed-forward layers have."""
+    names = ("feed_forward", "feed_forward_even")
+    if "top_percent" in modules:
+        modules = modules[modules["top_percent"] == SHARE]
+    if modules.empty:
+        return dict.fromkeys(names, ABSENT)
+    rows = modules[modules["module"].str.contains("mlp")]
+    return {
+        name: f"{100 * rows[column].sum() / modules[column].sum():.1f}"
+        for name, column in zip(names, ("k", "n"), strict=True)
+    }
+
+
 def of_profile(name: str) -> dict[str, str]:
     """Return what a profile asks for: sizes, samples, templates, draws, tokens."""
     profile = profiles.profile(name)
@@ -99,6 +115,7 @@ def of_study(measured: "study.Study") -> dict[str, str]:
         "learning_rate": f"{measured.model.learning_rate:g}",
         **_our_concentration(measured.concentration()),
         **_best_restoration(measured),
+        **_of_places(where.named(measured.where())),
     }
 
 

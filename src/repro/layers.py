@@ -1,0 +1,78 @@
+"""Restoring all parameters of a block of layers (Table 11, Appendix E.2): what does each cost?
+
+A block is restored in a model that keeps the rest of its fine-tuning, so the cost of a block is its
+accuracy less that of the same model with nothing restored. The paper prints no such row beside its
+Table 11; Table 4 has it for the 240 facts that the table seems to be of.
+"""
+
+import numpy as np
+import pandas as pd
+
+from repro import paper, summary
+from repro.summary import signed
+from repro.verdicts import COLUMNS, CONTRADICTED, PEAK, SUPPORTED, Units, claim
+
+NONE = "none"  # in place of a block: nothing is restored
+RUN = ["train_level", "train_size"]
+KEYS = [*RUN, "layers", "split"]
+
+
+def published() -> pd.DataFrame:
+    """Return Table 11, with the row without restoration that Table 4 has for 240 facts.
+
+    Columns: train_level, train_size, layers (such as `0-3`, or `none`), split, accuracy (percent),
+    low and high (unknown).
+    """
+    blocks = paper.table("layer_restore").rename(columns={"restored_layers": "layers"})
+    before = paper.table("restore").query(
+        "split == 'test' and train_size == @PEAK and restored_percent == 0"
+    )
+    rows = pd.concat([before.assign(layers=NONE), blocks], ignore_index=True)
+    rows = rows.assign(train_size=PEAK, split="test", low=np.nan, high=np.nan)
+    return rows[[*KEYS, "accuracy", "low", "high"]]
+
+
+def means(answers: pd.DataFrame) -> pd.DataFrame:
+    """Return the Acc (§3.3) of every run, block and split: `summary.means` of `Study.layers`."""
+    if answers.empty:
+        return pd.DataFrame(columns=[*KEYS, "accuracy", "low", "high", "spread", "n"])
+    return summary.means(answers)
+
+
+def costs(means: pd.DataFrame, units: Units = None) -> pd.DataFrame:
+    """Test of every block whether restoring it costs accuracy (in points; below zero: it does).
+
+    `means` comes from `means` or `published`, `units` from `Study.answers` of `Study.layer_tasks`.
+    Returns rows of `verdicts.COLUMNS` with the columns of `KEYS` in front.
+    """
+    rows = []
+    for own in means.loc[means["layers"] != NONE, KEYS].to_dict("records"):
+        text = "level {train_level}: restoring layers {layers} costs accuracy".format(**own)
+        terms = [(1, own), (-1, own | {"layers": NONE})]
+        rows.append(own | claim(text, means, terms, "below", units))
+    return pd.DataFrame(rows, columns=[*KEYS, *COLUMNS])
+
+
+def blocks(names: pd.Series) -> list[str]:
+    """Return the names of blocks from the lowest, `none` first where it is among them."""
+    return sorted(names.unique(), key=lambda name: -1 if name == NONE else first(name))
+
+
+def first(name: str) -> int:
+    """Return the number of the first layer of a block such as `0-3`."""
+    return int(name.split("-")[0])
+
+
+def sentence(costs: pd.DataFrame) -> str:
+    """Return Markdown that says, block by block, in how many runs restoring it costs or helps."""
+    if costs.empty:
+        return "No layers were restored in this profile."
+    lines = []
+    for name in blocks(costs["layers"]):
+        rows = costs[costs["layers"] == name]
+        worse, better = ((rows["verdict"] == v).sum() for v in (SUPPORTED, CONTRADICTED))
+        change = f"{signed(rows['estimate'].min())} to {signed(rows['estimate'].max())}"
+        told = f"of {len(rows)} runs {worse} lose accuracy, {better} gain it"
+        rest = f"{len(rows) - worse - better} undecided (change {change} points)"
+        lines.append(f"- layers {name}: {told}, {rest}.")
+    return "\n".join(lines)

@@ -1,0 +1,137 @@
+"""Where the restored parameters lie (Tables 9 and 10, Appendix E.1), by layer and by module.
+
+A layer or a module with more parameters holds more of the chosen ones by chance alone. So beside
+the paper's percentage stands the *lift*: the share of the chosen parameters that lie there over the
+share of all parameters that do. A lift of 1 is an even share.
+"""
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from repro import paper, speed
+from repro.errors import ConfigError
+
+TABLES = ("layers", "modules")  # the paper's Tables 9 and 10
+RUN = ["train_level", "train_size"]
+SIZES = ["hidden", "layers", "intermediate", "heads", "key_value_heads"]
+
+
+def published() -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return Tables 9 and 10: layer or module, k (chosen, in percent of all) and n (parameters).
+
+    n follows from LLaMA-3-8B's sizes (`repro.speed`); its layers have as many each.
+    """
+    per_module = parameters()
+    layers, modules = (paper.table(name).rename(columns={"percent": "k"}) for name in TABLES)
+    modules["n"] = modules["module"].map(per_module)
+    return layers.assign(n=sum(per_module.values()), sample=0), modules.assign(sample=0)
+
+
+def parameters(model: str = "llama-3-8b") -> dict[str, int]:
+    """Return how many parameters each module of one layer has, by its name in Table 10."""
+    size = speed.LARGE[model]
+    wide, narrow = size.hidden**2, size.hidden**2 * size.key_value_heads // size.heads
+    attention = {"attn.q": wide, "attn.k": narrow, "attn.v": narrow, "attn.o": wide}
+    return attention | dict.fromkeys(
+        ("mlp.gate", "mlp.up", "mlp.down"), size.hidden * size.intermediate
+    )
+
+
+def architecture(model: str = "llama-3-8b") -> str:
+    """Return the sizes from which `parameters` follows, as text."""
+    size = speed.LARGE[model]
+    return ", ".join(f"{getattr(size, name):,} {name.replace('_', '-')}" for name in SIZES)
+
+
+def chosen(places: pd.DataFrame, percent: float) -> pd.DataFrame:
+    """Return the rows of `Study.where` for one share, with modules named as in Table 10.
+
+    Raises:
+        ConfigError: the profile does not count that share.
+    """
+    shares = sorted(places["top_percent"].unique()) if len(places) else []
+    if len(places) and percent not in shares:
+        there = ", ".join(f"{share / 100:g}" for share in shares)
+        raise ConfigError(f"frac {percent / 100:g} is not counted in this profile: use {there}")
+    return named(places[places["top_percent"] == percent] if len(places) else places)
+
+
+def named(places: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows with modules named as in Table 10, such as `attn.q`."""
+    if places.empty:
+        columns = [*RUN, "sample", "layer", "module", "k", "n", "top_percent"]
+        return pd.DataFrame(columns=columns, dtype=float)
+    short = places["module"].str.replace("self_attn", "attn").str.removesuffix("_proj")
+    return places.assign(module=short)
+
+
+def lifts(places: pd.DataFrame, run: list[str], by: list[str]) -> pd.DataFrame:
+    """Return share (percent of the chosen parameters), lift and number of cells of every group.
+
+    `places` has the columns `run` and `by`, k (chosen) and n (all parameters).
+    """
+    groups = places.groupby([*run, *by])
+    rows = groups.agg(k=("k", "sum"), n=("n", "sum"), cells=("k", "size")).reset_index()
+    total = rows.groupby(run)[["k", "n"]].transform("sum")
+    share = 100 * rows["k"] / total["k"]
+    return rows.assign(share=share, lift=share / (100 * rows["n"] / total["n"]))
+
+
+def summary(places: pd.DataFrame, by: str) -> pd.DataFrame:
+    """Return Table 9 (`by` layer) or 10 (`by` module) of the runs, averaged over data samples.
+
+    Columns: those of `RUN` that `places` has, `by`, share and own_share (percent of the chosen and
+    of all parameters), lift, spread (of share over data samples, in points), n (data samples).
+    """
+    run = [name for name in RUN if name in places]
+    rows = lifts(places, [*run, "sample"], [by])
+    rows["own_share"] = rows["share"] / rows["lift"]
+    groups = rows.groupby([*run, by])
+    means = groups[["share", "own_share", "lift"]].mean()
+    more = groups["share"].agg(spread="std", n="size")
+    rows = means.join(more).reset_index()
+    return rows.sort_values([*run, by], key=_in_order, ignore_index=True)
+
+
+def _in_order(values: pd.Series) -> pd.Series:
+    """Return sort keys: modules stand as in Table 10, then those it does not have."""
+    if values.name != "module":
+        return values
+    known = {name: place for place, name in enumerate(paper.table("modules")["module"])}
+    return values.map(lambda name: f"{known.get(name, len(known))} {name}")
+
+
+def by_share(places: pd.DataFrame) -> pd.DataFrame:
+    """Return the lift of every module at every share, averaged over all runs, beside Table 10's.
+
+    One row a module, one column a share; the paper does not say which share its table is of.
+    """
+    means = lifts(named(places), [*RUN, "sample", "top_percent"], ["module"])
+    table = means.pivot_table("lift", "module", "top_percent", observed=True)
+    theirs = summary(published()[1], "module").set_index("module")["lift"].rename("Table 10")
+    table.columns = [f"top {share:g}%" for share in table.columns]
+    rows = table.join(theirs, how="outer").reset_index()
+    return rows.sort_values("module", key=_in_order, ignore_index=True)
+
+
+def extremes(by_share: pd.DataFrame, percent: float) -> str:
+    """Say in Markdown which modules have the highest and the lowest lift, ours and the paper's."""
+    told = []
+    for who, column in (("Our runs", f"top {percent:g}%"), ("The paper", "Table 10")):
+        if column in by_share and len(rows := by_share.dropna(subset=column)):
+            high, low = (rows.loc[getattr(rows[column], f"idx{m}")()] for m in ("max", "min"))
+            told.append(
+                f"{who}: highest lift {high['module']} (×{high[column]:.2f}), "
+                f"lowest {low['module']} (×{low[column]:.2f})."
+            )
+    return " ".join(told)
+
+
+def by_samples(rows: pd.DataFrame, value: str, by: list[str]) -> pd.DataFrame:
+    """Average over data samples, with a 95 % interval (Student's t); unknown (NaN) from one."""
+    groups = rows.groupby(by)[value]
+    rows = groups.agg(accuracy="mean", spread="std", n="size").reset_index()
+    half = rows["spread"] / np.sqrt(rows["n"]) * stats.t.ppf(0.975, (rows["n"] - 1).clip(1))
+    rows = rows.assign(low=rows["accuracy"] - half, high=rows["accuracy"] + half)
+    return rows.drop(columns=["spread", "n"])
