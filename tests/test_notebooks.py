@@ -18,6 +18,7 @@ OWN = {
     "03_levels": {"size": "largest"},
     "04_divergence": {},
     "05_restore": {"frac": 0.2},
+    "06_tasks": {},
     "08_where": {"frac": 0.2},
     "09_layers": {},
     "11_controls": {},

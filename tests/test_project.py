@@ -63,7 +63,8 @@ def test_lock_covers_every_requirement(lock):
     """Walk from the package's own metadata: each requirement is pinned, at a version it accepts."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    del extras["bench"]  # what benchmarks compare with: nothing in the project runs on it
+    # What benchmarks compare with, and one way to get examples: nothing here needs them.
+    del extras["bench"], extras["hub"]
     wanted = [*project["dependencies"], *(text for extra in extras.values() for text in extra)]
     todo, seen = [Requirement(text) for text in wanted], set()
     while todo:

@@ -273,7 +273,7 @@ class Measured:
     """The frames of a study that was never run, and no example."""
 
     def __init__(self, name, **options):
-        named = {"name": name, "folder": None, "control_percents": (5, 20)}
+        named = {"name": name, "folder": None, "control_percents": (5, 20), "facts": "atlas"}
         self.model = self.profile = type("Named", (), named)
         self.frame = made_up.accuracy(percents=(0, 20), **options)
 
@@ -315,8 +315,8 @@ class Measured:
 
 
 ITEMS = (
-    "Table 1,Table 8,Figure 2,Figure 6,Table 2,Figure 3,Figure 4,Figure 5,Table 3,Table 4,Table 6,"
-    "Table 9,Table 10,Table 11"
+    "Table 1,Table 8,Figure 2,Figure 6,Table 2,Figure 3,Figure 4,Figure 5,Table 3,Table 4,"
+    "Table 5,Table 5,Table 6,Table 9,Table 10,Table 11"
 )
 
 

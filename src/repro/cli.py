@@ -1,4 +1,4 @@
-"""The command line: `repro models | data | plan | run | export | rank | restore`."""
+"""The command line: `repro models | data | plan | run | tasks | export | rank | restore`."""
 
 import argparse
 import os
@@ -80,8 +80,18 @@ def _parser() -> argparse.ArgumentParser:
         if name == "run":
             text = "processes that share a small model's runs; by default one for each core"
             study.add_argument("--workers", type=int, metavar="N", help=text)
+    _add_tasks(commands)
     _add_tool(commands)
     return parser
+
+
+def _add_tasks(commands) -> None:
+    text = "fine-tune on GSM8K and XSum and restore (Table 5); safe to interrupt and to repeat"
+    command = _add(commands, "tasks", _tasks, text)
+    command.add_argument("model", metavar="MODEL", help="such as smollm2-135m, or a folder")
+    command.add_argument("--profile", default="default", help="sizes; else as for run")
+    where = "folder with gsm8k/ and xsum/, or hub; else REPRO_TASKS, else hub"
+    command.add_argument("--data", help=where)
 
 
 def _add_tool(commands) -> None:
@@ -166,9 +176,22 @@ def _run(options) -> None:
         print(f"{study.model.name} {study.profile.name}: {made} new records, all are there")
 
 
+def _tasks(options) -> None:
+    from repro import task_data, tasks
+    from repro.models import processes
+
+    data = options.data or task_data.source() or task_data.HUB
+    trial = tasks.open(options.model, options.profile, data)
+    made = trial.run()
+    if processes().is_main_process:
+        print(f"{trial.model.name} {trial.profile.name}: {made} new records, all are there")
+
+
 def _export(options) -> None:
+    from repro import tasks
+
     study = _open(options)
-    for path in study.export():
+    for path in [*study.export(), *tasks.Trial(study.model, study.profile).export()]:
         print(path)
 
 

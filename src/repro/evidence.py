@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
-from repro import bootstrap, layers, paper, summary, where
+from repro import bootstrap, layers, paper, summary, tasks, where
 from repro.audit import ROUNDING
 from repro.where import RUN, by_samples, lifts
 
@@ -49,7 +49,7 @@ def of_paper() -> Evidence:
         "restored": restored,
         "levels": second[~whole].astype({"test_level": int}),
         "change": _renamed(paper.table("concentration"), "share_of_change_percent"),
-        "tasks": paper.table("tasks").melt("restored_percent", None, "metric", "accuracy"),
+        "tasks": tasks.published(),
         "strategies": _strategies(),
         "harmless": _harmless(paper.table("restore")),
         "blocks": _in_order(_renamed(paper.table("layer_restore"), layers="restored_layers")),
@@ -76,6 +76,8 @@ def of_study(measured) -> Evidence:
     units = {"kl": bootstrap.of_topics(divergence), "restored": summary.restored(answers)}
     if len(answers):
         units |= dict.fromkeys(("acc", "levels"), summary.tuned(answers))
+    other = tasks.Trial(measured.model, measured.profile)
+    frames["tasks"], units["tasks"] = other.means(), other.units()
     blocks = of_blocks(measured)
     frames, units = frames | blocks.frames, units | blocks.units
     return Evidence(_name(measured), {k: frame for k, frame in frames.items() if len(frame)}, units)

@@ -1,9 +1,9 @@
-"""One row for every table and figure of the paper that the notebooks reproduce."""
+"""One row or more for every table and figure of the paper that the notebooks reproduce."""
 
 import numpy as np
 import pandas as pd
 
-from repro import bootstrap, controls, layers, paper, summary, verdicts, where
+from repro import bootstrap, controls, layers, paper, summary, tasks, verdicts, where
 from repro.paper.quoted import quoted
 from repro.verdicts import MANY, PEAK
 
@@ -29,6 +29,7 @@ def overview(measured) -> pd.DataFrame:
         *_divergence(measured, accuracy),
         _concentration(measured),
         _restore("Table 4", restored, "test", paper.table("restore")),
+        *_tasks(tasks.Trial(measured.model, measured.profile).means()),
         _restore("Table 6", restored, "train", paper.table("restore_train")),
         *_where(measured.where()),
         _blocks(layers.means(measured.layers())),
@@ -246,6 +247,16 @@ def _blocks(means: pd.DataFrame) -> tuple:
         both.append(float(lowest.iloc[0]) if len(lowest) else np.nan)
     instead = f"{size:,}" if size == PEAK else f"{size:,} (paper: {PEAK:,})"
     return "Table 11", f"{text}, {instead} facts of level 0, points", *both, "09_layers"
+
+
+def _tasks(means: pd.DataFrame) -> list[tuple]:
+    published, rows = tasks.published(), []
+    for metric, name in (("xsum_rouge1", "ROUGE-1 on XSum"), ("gsm8k_accuracy", "Acc on GSM8K")):
+        text = f"Change of {name} from restoring {SHARE}%, points"
+        both = [_value(f, metric=metric, restored_percent=SHARE) for f in (published, means)]
+        before = [_value(f, metric=metric) for f in (published, means)]
+        rows.append(("Table 5", text, both[0] - before[0], both[1] - before[1], "06_tasks"))
+    return rows
 
 
 def _gain(frame: pd.DataFrame, split: str, size: int) -> float:

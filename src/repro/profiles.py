@@ -37,6 +37,7 @@ class Profile:
     rates: tuple
     rate_size: int
     rate_samples: int
+    tasks: dict
 
     def protocol(self, seed: int) -> Protocol:
         """Return the mastery protocol of this profile."""

@@ -118,6 +118,18 @@ def load(kind: str, params: dict) -> Record | None:
         raise StoreError(f"cannot read {path} ({error.strerror}): check its permissions") from error
 
 
+def matching(kind: str, params: dict) -> list[Record]:
+    """Return the records that have these parameters among theirs, in the order of their dates.
+
+    Raises StoreError as `load` does.
+    """
+    found = {record.key: record for record, _ in _committed(results_dir()).values()}
+    for path in (cache_dir() / "records" / kind).glob("[!.]*.json"):
+        found.setdefault(path.stem, _parse(path.read_bytes(), path))
+    same = [r for r in found.values() if r.kind == kind and params.items() <= r.params.items()]
+    return sorted(same, key=lambda record: (record.provenance.get("date", ""), record.key))
+
+
 def load_table(record: Record) -> pd.DataFrame:
     """Return the table saved beside a record.
 

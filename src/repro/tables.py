@@ -34,6 +34,12 @@ CELL = {
     "line-height": "1.2",
     "vertical-align": "top",
 }
+TASK_COLUMNS = {
+    "xsum_rouge1": ("XSum", "ROUGE-1"),
+    "xsum_rouge2": ("XSum", "ROUGE-2"),
+    "xsum_rougeL": ("XSum", "ROUGE-L"),
+    "gsm8k_accuracy": ("GSM8K", "Acc"),
+}
 STAYS = "position:sticky;left:0;display:inline-block;max-width:min(100%,85vw)"
 FRAME = [
     {"selector": "", "props": "font-size:.85em;margin:0;width:auto"},
@@ -79,16 +85,28 @@ def restoration(frame: pd.DataFrame, title: str, mark: float | None = None) -> H
     share `mark` (percent) is framed. Raises ValueError if a cell would have two values.
     """
     rows = _by_size(frame, ["restored_percent", "train_level"])
-    keys = ["group", "train_level"]
-    before = rows.loc[rows["restored_percent"] == 0, [*keys, "accuracy"]]
-    rows = rows.merge(before.rename(columns={"accuracy": "before"}), on=keys, how="left")
-    difference = (rows["accuracy"] - rows["before"]).where(rows["restored_percent"] != 0)
+    rows, difference = _since(rows, ["group", "train_level"])
     framed = rows["restored_percent"].map(lambda share: MARK if share == mark else "")
     rows["css"] = [shade(d) + border for d, border in zip(difference, framed, strict=True)]
     rows["row"] = rows["restored_percent"].map(lambda share: _restored(share, mark))
     rows["column"] = rows["train_level"].map(_trained_on)
     rows["text"] = _texts(rows.assign(difference=difference))
     return _pivot(rows, map(_trained_on, LEVELS), ("Training facts", "Restored"), title, frame)
+
+
+def tasks(frame: pd.DataFrame, title: str) -> Html:
+    """Return Table 5: restored share by measure of XSum and GSM8K, shaded as `restoration`.
+
+    `frame` has metric (of `TASK_COLUMNS`), restored_percent, accuracy (percent; ROUGE is an
+    F-measure), and where known low, high.
+    """
+    ordered = frame.assign(group="").sort_values("restored_percent", kind="stable")
+    rows, difference = _since(ordered, ["metric"])
+    rows["css"] = [shade(d) for d in difference]
+    rows["row"] = [_restored(share, None) for share in rows["restored_percent"]]
+    rows["column"] = [TASK_COLUMNS[metric] for metric in rows["metric"]]
+    rows["text"] = _texts(rows.assign(difference=difference))
+    return _pivot(rows, TASK_COLUMNS.values(), ("", "Restored"), title, frame)
 
 
 def scale(frame: pd.DataFrame, title: str) -> Html:
@@ -254,6 +272,13 @@ def _by_size(frame: pd.DataFrame, order: list[str]) -> pd.DataFrame:
     # Whole pools differ in size by level, yet are one block of the table.
     rows["size"] = rows["size"].mask(rows["whole"], 0)
     return rows.sort_values(["whole", "size", *order], kind="stable")
+
+
+def _since(rows: pd.DataFrame, keys: list[str]) -> tuple[pd.DataFrame, pd.Series]:
+    """Return rows, and how far each restored one is from its own without restoration."""
+    before = rows.loc[rows["restored_percent"] == 0, [*keys, "accuracy"]]
+    rows = rows.merge(before.rename(columns={"accuracy": "before"}), on=keys, how="left")
+    return rows, (rows["accuracy"] - rows["before"]).where(rows["restored_percent"] != 0)
 
 
 def _by_model(rows: pd.DataFrame) -> pd.DataFrame:

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 import nbformat
 import pandas as pd
 
-from repro import divergence, models, overview, paper, study
+from repro import divergence, models, overview, paper, study, tasks
 from repro.book import demonstration, invented, numbers
 from repro.book.runs import Book
 
@@ -40,7 +40,9 @@ def substitutions(book: Book) -> dict[str, object]:
         "profile": book.profile,
         "status_model": status_model(book, measured.records()),
         "status_notebooks": status_notebooks(book),
-        "status_records": status_records(measured.records()),
+        "status_records": status_records(
+            pd.concat([measured.records(), tasks.Trial(measured.model, measured.profile).records()])
+        ),
         "status_versions": status_versions(measured.records()),
     }
 

@@ -1,0 +1,55 @@
+"""What an answer is worth: the final number of GSM8K, ROUGE for XSum (§5.2, Table 5)."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+
+METRICS = {
+    "gsm8k": ("gsm8k_accuracy",),
+    "xsum": ("xsum_rouge1", "xsum_rouge2", "xsum_rougeL"),
+}
+_FINAL = re.compile(r"####\s*\$?(-?\d[\d,]*(?:\.\d+)?)")
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Values from 0 to 1 by metric, one per question; `blank`: answers with nothing to score."""
+
+    values: dict[str, list[float]]
+    blank: int
+
+
+def final_number(text: str) -> Decimal | None:
+    """Return the number on the first line marked `####`, as GSM8K marks it, or None.
+
+    Commas and a dollar sign are left out; `18` and `18.00` are the same number.
+    """
+    found = _FINAL.search(text)
+    return Decimal(found[1].replace(",", "")) if found else None
+
+
+def score(task: str, answers: Sequence[str], references: Sequence[str]) -> Scores:
+    """Score answers to the questions of a task.
+
+    GSM8K: 1 where the final number is the reference's; an answer without one is 0 and counted.
+    XSum: the F-measure of ROUGE-1, ROUGE-2 and ROUGE-L, words stemmed by Porter; an answer
+    without a word is 0 and counted.
+    """
+    return {"gsm8k": _gsm8k, "xsum": _xsum}[task](answers, references)
+
+
+def _gsm8k(answers: Sequence[str], references: Sequence[str]) -> Scores:
+    found = [final_number(answer) for answer in answers]
+    right = [int(n == final_number(r)) for n, r in zip(found, references, strict=True)]
+    return Scores({"gsm8k_accuracy": right}, found.count(None))
+
+
+def _xsum(answers: Sequence[str], references: Sequence[str]) -> Scores:
+    from rouge_score.rouge_scorer import RougeScorer  # a second of imports, for those who score
+
+    names = {metric: metric.removeprefix("xsum_") for metric in METRICS["xsum"]}
+    scorer = RougeScorer(list(names.values()), use_stemmer=True)
+    each = [scorer.score(r, a) for r, a in zip(references, answers, strict=True)]
+    values = {m: [round(s[name].fmeasure, 6) for s in each] for m, name in names.items()}
+    return Scores(values, sum(not re.search(r"\w", answer) for answer in answers))

@@ -1,0 +1,295 @@
+"""Other tasks than facts (§5.2, Table 5): which runs a model and a profile need, and their results.
+
+A `Trial` fine-tunes on GSM8K and on XSum, restores shares of the parameters and scores each.
+`repro.task_bench` computes what is missing. Records can be read without the examples: those with
+the same parameters that were measured last, whatever examples they were measured on.
+"""
+
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from repro import bootstrap, models, paper, profiles, sft, store, task_data, verdicts
+from repro.errors import ConfigError
+from repro.evaluate import wilson
+from repro.profiles import Profile
+from repro.study import REGION, Task
+from repro.task_scores import METRICS
+
+VERSION = 1  # part of every key: raised when a change to the code changes results
+TITLES = {"gsm8k": "GSM8K", "xsum": "XSum"}
+MEANS = ["model", "metric", "restored_percent", "accuracy", "low", "high", "total"]
+UNITS = ["metric", "restored_percent", "sample", *bootstrap.ARRAYS]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A model on the tasks of a profile. Open one with `repro.tasks.open`.
+
+    Without `data` (see `task_data.source`) it reads records and computes nothing.
+    """
+
+    model: models.Entry
+    profile: Profile
+    data: Path | str | None = None
+    seed: int = 0
+
+    # --- what has to be run -----------------------------------------------------------------
+
+    @property
+    def applies(self) -> bool:
+        """Tell whether the model has a use for these tasks: not one of an invented world."""
+        return self.model.facts != "atlas"
+
+    def examples(self, task: str) -> task_data.Examples:
+        """Return the examples of a task. Raises DataError as `task_data.draw` does."""
+        if task not in self._drawn:
+            sizes = self.profile.tasks[task]
+            self._drawn[task] = task_data.draw(task, self.data, sizes, self.seed)
+        return self._drawn[task]
+
+    @cached_property
+    def _drawn(self) -> dict[str, task_data.Examples]:
+        return {}
+
+    def finetune_task(self, task: str) -> Task | None:
+        """Return the task of fine-tuning, or None where neither examples nor a record are there."""
+        sizes = self.profile.tasks[task]
+        recipe = sft.Recipe(learning_rate=self.model.learning_rate, seed=self.seed)
+        params = {
+            "version": VERSION,
+            "weights": models.weights_id(self.model),
+            "task": task,
+            "train": sizes["train"],
+            "document_tokens": sizes.get("document_tokens"),
+            "seed": self.seed,
+            "recipe": asdict(recipe),
+        }
+        return self._known("task_finetune", params, "train")
+
+    def score_tasks(self, task: str) -> list[Task]:
+        """Return the tasks of scoring each restored share; the first restores nothing."""
+        if (trained := self.finetune_task(task)) is None:
+            return []
+        sizes = self.profile.tasks[task]
+        params = {
+            "task": task,
+            "task_finetune": store.key(trained.kind, trained.params),
+            "test": sizes["test"],
+            "new_tokens": sizes["new_tokens"],
+            "restore": None,
+        }
+        first = self._known("task_score", params, "test")
+        if first is None:
+            return []
+        shares = [float(x) for x in self.profile.tasks["percents"] if x]
+        settings = [{"percent": x, "region": REGION, "strategy": "top"} for x in shares]
+        return [first, *(Task(first.kind, {**first.params, "restore": s}) for s in settings)]
+
+    def _known(self, kind: str, params: dict, split: str) -> Task | None:
+        if self.data:
+            return Task(kind, {**params, "data": self.examples(params["task"]).digests[split]})
+        found = store.matching(kind, params)
+        return Task(kind, found[-1].params) if found else None
+
+    def tasks(self) -> list[Task]:
+        """Return every task that is known, those of one fine-tuned model together."""
+        if not self.applies:
+            return []
+        made = []
+        for name in TITLES:
+            made += [t for t in [self.finetune_task(name)] if t] + self.score_tasks(name)
+        return made
+
+    def run(self) -> int:
+        """Compute what is missing and return how many records were; nothing without `data`."""
+        todo = [t for t in self.tasks() if t.record() is None] if self.data else []
+        if todo:
+            from repro.task_bench import compute  # loads the model, so only when needed
+
+            compute(self, todo)
+        return len(todo)
+
+    def export(self, folder: Path | None = None) -> list[Path]:
+        """Copy the records there are to `results/<model>/<profile>/` and return the files."""
+        folder = (folder or store.results_dir()) / self.model.name / self.profile.name
+        return store.export([record for _, record in self._records()], folder)
+
+    # --- results as tables ------------------------------------------------------------------
+
+    def _records(self, kind: str = "") -> list[tuple[Task, store.Record]]:
+        pairs = [(task, task.record()) for task in self.tasks() if task.kind.startswith(kind)]
+        return [(task, record) for task, record in pairs if record]
+
+    def _scores(self) -> list[tuple[str, float, store.Record]]:
+        return [
+            (task.params["task"], (task.params["restore"] or {"percent": 0.0})["percent"], record)
+            for task, record in self._records("task_score")
+        ]
+
+    def units(self) -> pd.DataFrame:
+        """Return the value of every question, for paired intervals (`repro.bootstrap`).
+
+        One row per metric and restored share: metric, restored_percent, sample, and arrays over
+        questions: values (0 to 1), sizes (1), strata (0).
+        """
+        rows = [
+            (metric, share, 0, np.array(each), np.ones(len(each)), np.zeros(len(each)))
+            for _, share, record in self._scores()
+            for metric, each in record.result["values"].items()
+        ]
+        return pd.DataFrame(rows, columns=UNITS)
+
+    def means(self) -> pd.DataFrame:
+        """Return Table 5 of this model: columns `MEANS`, percent, with 95 % intervals.
+
+        The interval of an accuracy is Wilson's; of ROUGE it is that of questions drawn anew.
+        """
+        rows = []
+        for metric, share, _, *arrays in self.units().itertuples(index=False):
+            mean, low, high = _interval(metric, *arrays)
+            at = (self.model.title, metric, share)
+            rows.append((*at, 100 * mean, 100 * low, 100 * high, len(arrays[0])))
+        return pd.DataFrame(rows, columns=MEANS)
+
+    def differences(self) -> pd.DataFrame:
+        """Return each restored share against none: metric, restored_percent, `verdicts.COLUMNS`."""
+        means, units, rows = self.means(), self.units(), []
+        for metric, share in zip(means["metric"], means["restored_percent"], strict=True):
+            if share:
+                cells = [{"metric": metric, "restored_percent": x} for x in (share, 0.0)]
+                terms = [(1, cells[0]), (-1, cells[1])]
+                text = f"{metric}: restoring {share:g}% helps"
+                rows.append(cells[0] | verdicts.claim(text, means, terms, "above", units))
+        return pd.DataFrame(rows, columns=["metric", "restored_percent", *verdicts.COLUMNS])
+
+    def training(self) -> pd.DataFrame:
+        """Return what each model was trained on: task, examples, steps, tokens, seconds, loss …"""
+        rows = []
+        for task, record in self._records("task_finetune"):
+            result, sizes = record.result, task.params
+            skipped = [f"{count} {reason}" for reason, count in result["skipped"].items()]
+            rows.append(
+                {
+                    "task": TITLES[sizes["task"]],
+                    "examples": result["examples"],
+                    "document_tokens": sizes["document_tokens"],
+                    "cut_documents": result["shortened"],
+                    "steps": result["steps"],
+                    "first_loss": result["loss"][0],
+                    "last_loss": result["loss"][-1],
+                    "split": "divided by us" if result["divided"] else "the data's own",
+                    "rows_skipped": ", ".join(skipped) or "none",
+                }
+            )
+        return pd.DataFrame(rows)
+
+    def answers(self) -> pd.DataFrame:
+        """Return what the answers were like: task, restored_percent, questions, blank, cut, tokens.
+
+        blank: nothing in it could be scored, so it is 0; cut: stopped at the longest length.
+        """
+        rows = [
+            {
+                "task": TITLES[task],
+                "restored_percent": share,
+                "questions": record.result["total"],
+                "blank": record.result["blank"],
+                "cut": record.result["cut"],
+                "tokens_each": record.result["tokens"] / record.result["total"],
+            }
+            for task, share, record in self._scores()
+        ]
+        return pd.DataFrame(rows)
+
+    def about(self) -> str:
+        """Return a line of Markdown on the model and the sizes."""
+        sizes = self.profile.tasks
+        math, news = sizes["gsm8k"], sizes["xsum"]
+        return (
+            f"**{self.model.title}**, profile `{self.profile.name}`: {math['train']} problems of"
+            f" GSM8K to train on and {math['test']} to test with, answers of up to"
+            f" {math['new_tokens']} tokens; {news['train']} and {news['test']} documents of XSum,"
+            f" each cut off after {news['document_tokens']} tokens, summaries of up to"
+            f" {news['new_tokens']}; learning rate {self.model.learning_rate:g}, answers greedy."
+        )
+
+    def records(self) -> pd.DataFrame:
+        """Return what traces each record used, as `Study.records` does."""
+        return pd.DataFrame(
+            {"kind": r.kind, "key": r.key, **r.provenance} for _, r in self._records()
+        )
+
+
+def published() -> pd.DataFrame:
+    """Return the paper's Table 5: metric, restored_percent, accuracy (percent)."""
+    return paper.table("tasks").melt("restored_percent", None, "metric", "accuracy")
+
+
+def _interval(metric: str, values, sizes, strata) -> tuple[float, float, float]:
+    if metric in METRICS["gsm8k"]:
+        low, high = wilson(values.sum(), len(values))
+        return float(values.mean()), float(low), float(high)
+    return bootstrap.interval([values[None]], sizes, strata)
+
+
+def open(
+    model: str | Path = "default", profile: str = "default", data: str | Path | None = None
+) -> Trial:
+    """Open the trial of a model under a profile. Nothing is computed yet.
+
+    Args:
+        model: a registry name, a folder of safetensors, or `default`.
+        profile: `smoke`, `quick`, `medium`, `full`, or `default`.
+        data: a folder, or `hub`; by default `REPRO_TASKS`. Without either, records are read and
+            nothing is computed.
+
+    Raises:
+        ConfigError: an unknown model or profile, or `data` for a model that has no use of it.
+        DataError: the folder does not exist.
+    """
+    entry = models.entry(model)
+    trial = Trial(entry, profiles.profile(profile, entry.profile), task_data.source(data))
+    if data and not trial.applies:
+        raise ConfigError(f"{why_not(entry)}: choose a model of real text, such as smollm2-135m")
+    return trial
+
+
+def why_not(model: models.Entry) -> str:
+    """Return why a model of an invented world has no part in Table 5."""
+    return (
+        f"{model.title} has read nothing but statements about an invented world: it knows neither"
+        " numbers to reckon with nor the words of news"
+    )
+
+
+def shown(model: str, profile: str) -> tuple[Trial, str]:
+    """Return the trial whose results a page shows, and Markdown that says which and why.
+
+    Where the model has no part in Table 5, it is the first that `results/` holds; what is missing
+    of the model's own is computed if there are examples.
+    """
+    trial = open(model, profile)
+    if not trial.applies:
+        others = [other for other in _kept() if other.means().size]
+        what = f"**{why_not(trial.model)}.** So Table 5 does not apply to it."
+        if not others:
+            return trial, what
+        return others[0], f"{what} Shown instead: {others[0].about()}"
+    trial.run()
+    if trial.means().size:
+        return trial, trial.about()
+    return trial, f"Nothing is measured yet: {trial.about()} To measure, {task_data.FOLDER}."
+
+
+def _kept() -> list[Trial]:
+    folders = sorted(path.parent for path in store.results_dir().glob("*/*/task_score.jsonl"))
+    known = [(f.parent.name, f.name) for f in folders if f.parent.name in models.entries()]
+    return [
+        Trial(models.entry(name), profiles.profile(profile))
+        for name, profile in known
+        if profile in profiles.PROFILES
+    ]
