@@ -129,7 +129,6 @@ class Bench:
             "blank": scores.blank,
             "cut": sum(len(c.ids) == limit for c in done),
             "tokens": sum(len(c.ids) for c in done),
-            "skipped": self.trial.examples(name).skipped,
         }
 
     def _restored(self, settings: dict | None):

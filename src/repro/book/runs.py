@@ -70,10 +70,12 @@ def _files(folder: Path) -> Iterable[Path]:
 
 
 def digest(book: Book, source: Path) -> str:
-    """Return a hash of the notebook, the package, the committed results and the parameters."""
-    results = store.results_dir() / book.name / book.profile
+    """Return a hash of the notebook, the package, the committed results and the parameters.
+
+    The results are those of all models: some pages show other models too.
+    """
     summary = hashlib.sha256(repr(sorted(book.parameters().items())).encode())
-    for path in [source, *_files(Path(repro.__file__).parent), *_files(results)]:
+    for path in [source, *_files(Path(repro.__file__).parent), *_files(store.results_dir())]:
         summary.update(path.name.encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
     return summary.hexdigest()
 
