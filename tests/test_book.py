@@ -73,7 +73,11 @@ def test_what_makes_a_notebook_stale(book):
     (results / "accuracy.jsonl").write_text('{"a": 1}\n')
     stamps.add(runs.digest(book, source))
     stamps.add(runs.digest(runs.Book(book.root, book.model, "quick"), source))
-    assert len(stamps) == 5
+    other = book.root / "results/smollm2-135m/quick"  # shown beside the book's own
+    other.mkdir(parents=True)
+    (other / "task_score.jsonl").write_text("{}\n")
+    stamps.add(runs.digest(book, source))
+    assert len(stamps) == 6
     assert runs.digest(book, source) in stamps
 
 
