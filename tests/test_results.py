@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from repro import evaluate, models, profiles, store, study, summary
+from repro import evaluate, models, profiles, store, study, summary, tasks
 
 STUDIES = sorted(
     (folder.parent.name, folder.name)
@@ -28,6 +28,13 @@ def test_the_default_study_is_committed():
 def test_nothing_is_missing(measured):
     tasks = [measured.mastery_task(), *measured.tasks()]
     assert len(tasks) > 1 and measured.missing(tasks) == []
+
+
+def test_table_5_is_whole_or_absent(measured):
+    known = tasks.Trial(measured.model, measured.profile).tasks()
+    wanted = len(tasks.TITLES) * (1 + len(measured.profile.tasks["percents"]))
+    assert len(known) in (0, wanted)
+    assert measured.missing(known) == []
 
 
 def test_the_learning_rate_is_the_best_on_dev(measured):
