@@ -38,6 +38,9 @@ text = f"""{facts["fact_id"].nunique():,} facts. Models: {", ".join(titles) or "
 unknown = f"""**{s.model.title}** was not pre-trained on `atlas`: nobody counted how often its text states
 each fact, so there is no exposure to set its mastery against. What follows is of the models that
 were, as far as they have been measured. """
+for name in exposure.unknown(s):
+    command = f"papermill notebooks/12_exposure.py -p model {name} -p profile {s.profile.name}"
+    text += f" Not measured yet: {name}; `{command}` does it."
 Markdown(text if s.model.facts == "atlas" else unknown + text)
 
 # %% [markdown]

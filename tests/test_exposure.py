@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from repro import atlas, exposure, models, study
+from repro import atlas, exposure, study
 
 FACTS = made_up.exposed()
 
@@ -76,11 +76,15 @@ def own_folders(tmp_path, monkeypatch):
     monkeypatch.setenv("REPRO_RESULTS", str(tmp_path / "results"))
 
 
-def test_models_of_the_world_are_measured_under_the_same_profile(own_folders):
-    facts = exposure.known(study.open("micro-m", "smoke"))
-    here = [e for e in models.entries().values() if e.facts == "atlas" and models.available(e)]
-    assert list(facts["model"].unique()) == [entry.title for entry in here]
-    asked = sum(study.open("micro-m", "smoke").profile.facts.values())
+def test_a_model_is_measured_and_others_are_shown_as_far_as_they_are(own_folders):
+    measured = study.open("micro-s", "smoke")
+    facts = exposure.known(measured)
+    assert list(facts["model"].unique()) == ["micro-s"]
+    assert exposure.unknown(measured) == ["micro-m", "micro-l"]
+    study.open("micro-m", "smoke").mastery()
+    assert list(exposure.known(measured)["model"].unique()) == ["micro-s", "micro-m"]
+    assert exposure.unknown(measured) == ["micro-l"]
+    asked = sum(measured.profile.facts.values())
     assert (facts["model"].value_counts() == asked).all()
     said = atlas.exposure().set_index("fact_id")["exposure"]
     assert (facts["exposure"] == facts["fact_id"].map(said)).all()

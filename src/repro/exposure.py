@@ -16,8 +16,8 @@ HALF = 0.5  # the mean R at which a model is said to master half
 def known(measured: "study.Study") -> pd.DataFrame:
     """Return DataFrame[model, fact_id, topic, rate, level, exposure] of the `atlas` models here.
 
-    If `measured` is of one of them, all are measured under its profile, and what is missing is
-    computed. Otherwise only those are shown that have been measured under their own.
+    If `measured` is of one of them, it is computed where it is missing, and the others are there as
+    far as they have been measured under the same profile. Otherwise under their own.
     """
     columns = ["model", "fact_id", "topic", "rate", "level", "exposure"]
     parts = [
@@ -25,16 +25,20 @@ def known(measured: "study.Study") -> pd.DataFrame:
         .merge(atlas.exposure(), on="fact_id", validate="1:1")
         .assign(model=s.model.title)
         for s in _studies(measured)
+        if s.model.name == measured.model.name or not s.missing([s.mastery_task()])
     ]
     return pd.concat([part[columns] for part in parts] or [pd.DataFrame(columns=columns)])
 
 
+def unknown(measured: "study.Study") -> list[str]:
+    """Return the names of the `atlas` models that are here and have not been measured so."""
+    return [s.model.name for s in _studies(measured) if s.missing([s.mastery_task()])]
+
+
 def _studies(measured: "study.Study") -> list["study.Study"]:
     ours = [e for e in models.entries().values() if e.facts == "atlas" and models.available(e)]
-    if measured.model.facts == "atlas":
-        return [study.open(entry.name, measured.profile.name) for entry in ours]
-    opened = [study.open(entry.name, entry.profile) for entry in ours]
-    return [s for s in opened if not s.missing([s.mastery_task()])]
+    same = measured.model.facts == "atlas"
+    return [study.open(e.name, measured.profile.name if same else e.profile) for e in ours]
 
 
 def curves(facts: pd.DataFrame) -> pd.DataFrame:
