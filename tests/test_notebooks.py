@@ -19,6 +19,7 @@ OWN = {
     "04_divergence": {},
     "05_restore": {"frac": 0.2},
     "06_tasks": {},
+    "07_strategies": {"instruct": "default"},
     "08_where": {"frac": 0.2},
     "09_layers": {},
     "11_controls": {},

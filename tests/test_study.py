@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from repro import facts, models, profiles, restore, store, study
 from repro.errors import ConfigError, ModelError, StoreError
-from repro.recipe import Recipe
+from repro.recipe import Adapter, Recipe
 
 RATE = 1e-3
 ACCURACY = {
@@ -516,6 +516,38 @@ def test_blocks_of_layers_are_about_as_large(computed, layers, blocks, expected)
     model = replace(computed.model, layers=layers)
     other = fresh(computed, model=model, profile=replace(computed.profile, layer_blocks=blocks))
     assert other.layer_blocks() == expected
+
+
+def test_strategies_are_runs_of_all_levels_with_records_of_their_own(computed):
+    mixed, adapted = computed.mixed(), computed.lora()
+    assert set(mixed["train_size"]) == {6, 12} and set(adapted["train_size"]) == {12}
+    for frame in (mixed, adapted):
+        assert set(frame["split"]) == {"dev", "test", "testood"}
+        assert set(frame["train_level"]) == {study.MIXED}
+    assert not set(mixed["run"]) & set(adapted["run"])
+    assert study.MIXED not in set(computed.accuracy()["train_level"])
+    first, second = computed.mixed_runs()[-1], computed.lora_runs()[-1]
+    assert computed.asked(first, "train").equals(computed.asked(second, "train"))
+    assert "lora" not in computed.finetune_task(first).params  # records of old keep their key
+    settings = computed.finetune_task(second).params["lora"]
+    assert set(settings) == {field.name for field in fields(Adapter)}
+    assert settings["rank"] == computed.profile.lora_rank
+
+
+def test_a_profile_with_adapters_of_rank_0_is_refused(computed):
+    other = fresh(computed, profile=replace(computed.profile, lora_rank=0))
+    with pytest.raises(ConfigError, match="rank of at least 1, not 0"):
+        other.tasks()
+
+
+def test_an_instruct_model_answers_the_same_questions(computed):
+    assert computed.model.instruct == "" and computed.instruct().empty
+    same = computed.with_instruct(str(computed.model.folder))
+    columns = ["split", "topic", "test_level", "correct", "total"]
+    base = computed.accuracy().query("train_level == -1")
+    pd.testing.assert_frame_equal(
+        same.instruct()[columns].reset_index(drop=True), base[columns].reset_index(drop=True)
+    )
 
 
 def test_where_adds_up_to_the_shares(computed):

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
-from repro import bootstrap, layers, paper, summary, tasks, where
+from repro import bootstrap, layers, paper, strategies, summary, tasks, where
 from repro.audit import ROUNDING
 from repro.where import RUN, by_samples, lifts
 
@@ -78,8 +78,8 @@ def of_study(measured) -> Evidence:
         units |= dict.fromkeys(("acc", "levels"), summary.tuned(answers))
     other = tasks.Trial(measured.model, measured.profile)
     frames["tasks"], units["tasks"] = other.means(), other.units()
-    blocks = of_blocks(measured)
-    frames, units = frames | blocks.frames, units | blocks.units
+    blocks, compared = of_blocks(measured), of_strategies(measured)
+    frames, units = frames | blocks.frames | compared.frames, units | blocks.units
     return Evidence(_name(measured), {k: frame for k, frame in frames.items() if len(frame)}, units)
 
 
@@ -99,6 +99,13 @@ def of_blocks(measured) -> Evidence:
     ]
     frame, units = map(_in_order, both)
     return Evidence(_name(measured), {"blocks": frame}, {"blocks": units})
+
+
+def of_strategies(measured) -> Evidence:
+    """Return Table 7 of a study, settings chosen on dev, as far as it has such runs."""
+    found = strategies.best(strategies.gather(measured))
+    rows = found[found["chosen_on"] == "dev"]
+    return Evidence(_name(measured), {"strategies": rows} if len(rows) else {})
 
 
 def _name(measured) -> str:

@@ -63,6 +63,14 @@ def first(name: str) -> int:
     return int(name.split("-")[0])
 
 
+def told(costs: pd.DataFrame) -> pd.DataFrame:
+    """Return `costs` to read: by split, and whether restoring a block loses or gains accuracy."""
+    words = {SUPPORTED: "loses", CONTRADICTED: "gains"}
+    rows = costs.drop(columns=["claim", "runs", "verdict"])
+    rows["restoring it"] = costs["verdict"].replace(words)
+    return rows.sort_values(["split", *RUN], kind="stable", ignore_index=True)
+
+
 def sentence(costs: pd.DataFrame) -> str:
     """Return Markdown that says, block by block, in how many runs restoring it costs or helps."""
     if costs.empty:
@@ -72,7 +80,7 @@ def sentence(costs: pd.DataFrame) -> str:
         rows = costs[costs["layers"] == name]
         worse, better = ((rows["verdict"] == v).sum() for v in (SUPPORTED, CONTRADICTED))
         change = f"{signed(rows['estimate'].min())} to {signed(rows['estimate'].max())}"
-        told = f"of {len(rows)} runs {worse} lose accuracy, {better} gain it"
+        counts = f"of {len(rows)} runs {worse} lose accuracy, {better} gain it"
         rest = f"{len(rows) - worse - better} undecided (change {change} points)"
-        lines.append(f"- layers {name}: {told}, {rest}.")
+        lines.append(f"- layers {name}: {counts}, {rest}.")
     return "\n".join(lines)

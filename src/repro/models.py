@@ -36,7 +36,8 @@ PINNED = (".safetensors", ".json", ".model", ".txt")  # what a folder's results 
 class Entry:
     """A model: where its weights come from and the settings that belong to it.
 
-    `facts` is the world it is studied on, `profile` what its study runs unless told otherwise.
+    `facts` is the world it is studied on, `profile` what its study runs unless told otherwise,
+    `instruct` the name of the entry that its makers tuned from it to follow instructions.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Entry:
     bundled: bool = False
     facts: str = "entityquestions"
     profile: str = ""
+    instruct: str = ""
     get: str = ""
     note: str = field(default="", compare=False)
 

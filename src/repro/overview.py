@@ -3,7 +3,17 @@
 import numpy as np
 import pandas as pd
 
-from repro import bootstrap, controls, layers, paper, summary, tasks, verdicts, where
+from repro import (
+    bootstrap,
+    controls,
+    layers,
+    paper,
+    strategies,
+    summary,
+    tasks,
+    verdicts,
+    where,
+)
 from repro.paper.quoted import quoted
 from repro.verdicts import MANY, PEAK
 
@@ -31,6 +41,7 @@ def overview(measured) -> pd.DataFrame:
         _restore("Table 4", restored, "test", paper.table("restore")),
         *_tasks(tasks.Trial(measured.model, measured.profile).means()),
         _restore("Table 6", restored, "train", paper.table("restore_train")),
+        _strategies(measured),
         *_where(measured.where()),
         _blocks(layers.means(measured.layers())),
     ]
@@ -211,6 +222,16 @@ def _restore(item: str, means: pd.DataFrame, split: str, published: pd.DataFrame
     where = {"test": "in-domain Acc", "train": "accuracy on the training facts"}[split]
     text = f"Gain in {where} from restoring {SHARE}%, {_instead(size)} facts of level 0, points"
     return item, text, _gain(published, split, MANY), _gain(means, split, size), "05_restore"
+
+
+def _strategies(measured) -> tuple:
+    both = []
+    for frame in (strategies.published(), strategies.best(strategies.gather(measured))):
+        own = frame[(frame["split"] == "test") & frame["chosen_on"].isin(["paper", strategies.OWN])]
+        acc = own.set_index("strategy")["accuracy"]
+        both.append(acc.get(strategies.RESTORED, np.nan) - acc.get(strategies.MIXED, np.nan))
+    text = "Lead of restoration over mixed SFT, in-domain Acc, each at its best on the test, points"
+    return "Table 7", text, *both, "07_strategies"
 
 
 def _where(counted: pd.DataFrame) -> list[tuple]:

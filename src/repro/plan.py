@@ -183,6 +183,9 @@ def _work(study: Study, task: Task, sizes: dict) -> dict:
         return {"fact": number, "tokens": number * protocol.trials * protocol.max_new_tokens}
     if task.kind == "finetune":
         return {"tuning": 1, "sample": _size(study, task), "tokens": 32 * _size(study, task)}
+    if task.kind == "instruct":
+        number, limit = sizes[task.params["split"]], task.params["max_new_tokens"]
+        return {"question": number, "tokens": number * limit, "token": number * limit}
     if task.kind == "accuracy":
         split = task.params["split"]
         number = _size(study, task) if split == "train" else sizes[split]
@@ -197,9 +200,10 @@ def _work(study: Study, task: Task, sizes: dict) -> dict:
 
 
 def _size(study: Study, task: Task) -> int:
-    if task.run.size is not None or task.run.level == MIXED:
+    if task.run.size is not None:
         return task.run.size
-    return study._pools[task.run.level]
+    level = task.run.level
+    return sum(study._pools.values()) if level == MIXED else study._pools[level]
 
 
 def memory(study: Study) -> int:

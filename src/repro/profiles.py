@@ -38,6 +38,9 @@ class Profile:
     rate_size: int
     rate_samples: int
     tasks: dict
+    mixed_samples: int
+    lora_samples: int
+    lora_rank: int
 
     def protocol(self, seed: int) -> Protocol:
         """Return the mastery protocol of this profile."""

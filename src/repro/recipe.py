@@ -6,6 +6,7 @@ import pandas as pd
 
 from repro.errors import ConfigError, TrainingError
 from repro.facts import sample
+from repro.regions import PROJECTIONS
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,18 @@ class Recipe:
     clip: float = 1.0
     warmup: float = 0.0
     seed: int = 0
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """A low-rank update (LoRA, `repro.lora`) of `modules`: A·B of `rank`, scaled by alpha / rank.
+
+    `modules` are names of linear maps, by default all of a LLaMA's layers. The paper gives none.
+    """
+
+    rank: int = 8
+    alpha: int = 16
+    modules: tuple[str, ...] = PROJECTIONS
 
 
 def choose(pool: pd.DataFrame, size: int | None, number: int, seed: int) -> pd.DataFrame:

@@ -16,7 +16,7 @@ REGIONS = {
     "all": re.compile(r"^(?!.*rotary)"),
 }
 _LAYER = re.compile(r"\blayers\.(\d+)\.")
-_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
 def inside(names: Iterable[str], region: str = "transformer", layers: str = "") -> list[str]:
@@ -72,7 +72,7 @@ def place(name: str) -> tuple:
     """
     number = layer(name)
     part = 0 if number is not None or "embed" in name else 1
-    known = [i for i, p in enumerate(_PROJECTIONS) if f".{p}." in name]
+    known = [i for i, p in enumerate(PROJECTIONS) if f".{p}." in name]
     natural = [int(x) if x.isdigit() else x for x in re.split(r"(\d+)", name)]
-    order = known[0] if known else len(_PROJECTIONS)
+    order = known[0] if known else len(PROJECTIONS)
     return part, -1 if number is None else number, order, not name.endswith("weight"), natural

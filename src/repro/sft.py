@@ -340,7 +340,8 @@ def _sparse_lookup(accelerator, network) -> Iterator[torch.nn.Embedding | None]:
     """
     table, head = network.get_input_embeddings(), network.get_output_embeddings()
     alone = accelerator.distributed_type == DistributedType.NO
-    if not alone or head is None or table.weight is not head.weight:
+    trained = table.weight.requires_grad  # not where adapters are
+    if not (alone and trained) or head is None or table.weight is not head.weight:
         yield None
         return
     before, table.sparse = table.sparse, True

@@ -16,7 +16,7 @@ from repro import evaluate, facts, mastery, models, profiles, store
 from repro.divergence import CANDIDATES, NEAR, level_compared
 from repro.errors import ConfigError, StoreError
 from repro.profiles import DEFAULT_PROFILE, Profile, profile
-from repro.recipe import Recipe, choose
+from repro.recipe import Adapter, Recipe, choose
 
 __all__ = ["DEFAULT_PROFILE", "Run", "Study", "Task", "open", "profile", "profiles"]
 
@@ -24,17 +24,22 @@ VERSION = 2  # part of every key: raised when a change to the code changes resul
 MIXED = -2  # "level" of a run on facts of all levels
 BASE = -1  # "level" of the pre-trained model, which no run has changed
 REGION = "transformer"  # what is restored (§5)
+LORA_RATE = 10  # times the learning rate of all parameters: adapters want larger steps
 ENOUGH = 10  # facts that make the divergence of a level worth comparing (§4.1)
 
 
 @dataclass(frozen=True)
 class Run:
-    """One fine-tuning: `size` facts of `level` (None: all of them), data sample `sample`."""
+    """One fine-tuning: `size` facts of `level` (None: all of them), data sample `sample`.
+
+    A `rank` above 0 trains adapters of that rank (LoRA) instead of all parameters.
+    """
 
     level: int
     size: int | None
     sample: int
     learning_rate: float
+    rank: int = 0
 
 
 @dataclass(frozen=True)
@@ -95,6 +100,31 @@ class Study:
         samples = range(self.profile.rate_samples if size <= pool else 0)
         return [Run(MIXED, size, n, rate) for rate in self.profile.rates for n in samples]
 
+    def mixed_runs(self) -> list[Run]:
+        """Return the runs on facts of all levels that Table 7 compares."""
+        return self._of_all_levels(self.profile.sizes, self.profile.mixed_samples)
+
+    def lora_runs(self) -> list[Run]:
+        """Return the same with adapters, at the sizes of the restored runs (Table 7).
+
+        Raises:
+            ConfigError: the profile's rank is below 1.
+        """
+        if self.profile.lora_samples and self.profile.lora_rank < 1:
+            raise ConfigError(
+                f"profile {self.profile.name}: LoRA needs a rank of at least 1, not"
+                f" {self.profile.lora_rank}; to leave it out, set lora_samples to 0"
+            )
+        rate = float(f"{LORA_RATE * self.model.learning_rate:g}")
+        runs = self._of_all_levels(self.profile.restore_sizes, self.profile.lora_samples)
+        return [replace(run, learning_rate=rate, rank=self.profile.lora_rank) for run in runs]
+
+    def _of_all_levels(self, sizes: Iterable, samples: int) -> list[Run]:
+        pool, rate = sum(self._pools.values()), self.model.learning_rate
+        there = [size for size in sizes if size == "all" or size <= pool]
+        wanted = [None if size == "all" else size for size in there]
+        return [Run(MIXED, size, n, rate) for size in wanted for n in range(samples)]
+
     def restore_runs(self) -> list[Run]:
         """Return the runs whose parameters are restored (§5)."""
         return self._runs_of(self.profile.restore_sizes, self.profile.restore_samples)
@@ -115,6 +145,9 @@ class Study:
         """Return the task of fine-tuning itself, whose record holds the loss curve."""
         recipe = Recipe(learning_rate=run.learning_rate, seed=self._seed(run))
         data = {"level": run.level, "size": run.size, "sample": run.sample}
+        if run.rank:
+            adapter = Adapter(run.rank)
+            data |= {"lora": asdict(adapter) | {"modules": list(adapter.modules)}}
         base = self.mastery_task()
         params = {**self.source, "mastery": store.key(base.kind, base.params), **data}
         return Task("finetune", {**params, "recipe": asdict(recipe)}, run)
@@ -136,6 +169,12 @@ class Study:
             restoration |= {"layers": layers}
         return Task("accuracy", {**params, "restore": restoration if percent else None}, run)
 
+    def instruct_task(self, split: str) -> Task:
+        """Return the task of putting a split's questions to the model's instruct variant."""
+        other = {"instruct": models.weights_id(models.entry(self.model.instruct))}
+        options = {"split": split, "max_new_tokens": evaluate.MAX_NEW_TOKENS}
+        return Task("instruct", {**self._parent(None), **other, **options})
+
     def divergence_task(self, run: Run) -> Task:
         """Return the task of comparing first-token logits (§4.1)."""
         options = {"candidates": CANDIDATES, "near": NEAR, "level": self.compared_level()}
@@ -155,8 +194,10 @@ class Study:
     def tasks(self) -> list[Task]:
         """Return every task of the profile after mastery, grouped by run."""
         tasks = [self.accuracy_task(None, split) for split in ("dev", "test", "testood")]
-        for run in self.rate_runs():
-            tasks += self.rate_tasks(run)
+        tasks += self.instruct_tasks()
+        compared = {*self.mixed_runs(), *self.lora_runs()}
+        for run in dict.fromkeys([*self.rate_runs(), *self.mixed_runs(), *self.lora_runs()]):
+            tasks += self.strategy_tasks(run) if run in compared else self.rate_tasks(run)
         restored = set(self.restore_runs()), set(self.control_runs()), set(self.layer_runs())
         for run in self.runs():
             tasks += [self.finetune_task(run)]
@@ -174,6 +215,20 @@ class Study:
     def rate_tasks(self, run: Run) -> list[Task]:
         """Return the tasks that try one learning rate."""
         return [self.finetune_task(run), self.accuracy_task(run, "dev")]
+
+    def strategy_tasks(self, run: Run) -> list[Task]:
+        """Return the tasks of Table 7 for one run on facts of all levels."""
+        answered = [self.accuracy_task(run, split) for split in ("dev", "test", "testood")]
+        return [self.finetune_task(run), *answered]
+
+    def instruct_tasks(self) -> list[Task]:
+        """Return the tasks of Table 7 for the model's instruct variant, where Table 7 is made."""
+        asked = self.model.instruct and self.profile.mixed_samples
+        return [self.instruct_task(split) for split in ("dev", "test", "testood") if asked]
+
+    def with_instruct(self, name: str) -> "Study":
+        """Return this study with another instruct variant: a registry name, a folder, or none."""
+        return replace(self, model=replace(self.model, instruct=name))
 
     def restore_tasks(self, run: Run, percents: Iterable[float]) -> list[Task]:
         """Return the tasks of Tables 4 and 6 for one run."""
@@ -293,6 +348,22 @@ class Study:
         shares = [round(float(percent), 9)]
         runs = self.restore_runs()
         return self._accuracies([t for run in runs for t in self.restore_tasks(run, shares)])
+
+    def mixed(self) -> pd.DataFrame:
+        """Return answers after fine-tuning on facts of all levels (Table 7), as in `accuracy`."""
+        return self._strategy(self.mixed_runs())
+
+    def lora(self) -> pd.DataFrame:
+        """Return the same after fine-tuning with adapters."""
+        return self._strategy(self.lora_runs())
+
+    def instruct(self) -> pd.DataFrame:
+        """Return answers of the instruct variant, as in `accuracy`; none: an empty frame."""
+        return self._accuracies(self.instruct_tasks())
+
+    def _strategy(self, runs: list[Run]) -> pd.DataFrame:
+        answered = [t for run in runs for t in self.strategy_tasks(run) if t.kind == "accuracy"]
+        return self._accuracies(answered)
 
     def controls(self) -> pd.DataFrame:
         """Return test answers of the control runs: is it which parameters, or how much is undone?
@@ -430,8 +501,8 @@ class Study:
         return [first, *self.tasks()] if first.record() else [first]
 
     def _accuracy_tasks(self) -> list[Task]:
-        rated = set(self.rate_runs())
-        tasks = [t for t in self.tasks() if t.kind == "accuracy" and t.run not in rated]
+        tasks = [t for t in self.tasks() if t.kind == "accuracy"]
+        tasks = [t for t in tasks if t.run is None or t.run.level != MIXED]
         return [t for t in tasks if _as_in_the_paper(t.params["restore"])]
 
     def _accuracies(self, tasks: list[Task], more=None) -> pd.DataFrame:
@@ -463,8 +534,8 @@ class Study:
 
     def _columns(self, task: Task) -> dict:
         columns = self._run_columns(task.run)
-        if task.kind == "accuracy":
-            restoration = task.params["restore"] or {"percent": 0.0}
+        if task.kind in ("accuracy", "instruct"):
+            restoration = task.params.get("restore") or {"percent": 0.0}
             columns |= {"restored_percent": restoration["percent"]}
             columns |= {"split": task.params["split"]}
         return columns
@@ -484,10 +555,12 @@ class Study:
     def _run_columns(self, run: Run | None) -> dict:
         if run is None:
             run = Run(BASE, 0, 0, 0.0)
-        size = self._pools[run.level] if run.size is None else run.size
+        pool = sum(self._pools.values()) if run.level == MIXED else self._pools.get(run.level, 0)
+        size = pool if run.size is None else run.size
         label = "All" if run.size is None else str(run.size)
         where = {"train_level": run.level, "train_size": size, "size_label": label}
         name = f"{run.level}/{label}/{run.sample}/{run.learning_rate:g}"
+        name += f"/lora {run.rank}" if run.rank else ""
         return {**where, "sample": run.sample, "run": name}
 
 

@@ -18,6 +18,7 @@ import pandas as pd
 from pandas.io.formats.style import Styler
 
 from repro import layers
+from repro import strategies as table_7
 from repro.mastery import LEVELS
 from repro.overview import overview as overview
 from repro.summary import ABSENT, signed, size_names, tuned
@@ -216,6 +217,25 @@ def blocks(frame: pd.DataFrame, title: str) -> Html:
     rows = rows.assign(css=difference.map(shade), text=_texts(rows.assign(difference=difference)))
     corner = ("Training facts", "Restored layers")
     return _pivot(rows, layers.blocks(frame["layers"]), corner, title, frame)
+
+
+def strategies(frame: pd.DataFrame, title: str) -> Html:
+    """Return Table 7: strategies by split, chosen in two ways, and the paper's beside them.
+
+    `frame` comes from `strategies.best`. The best strategy of every column is bold.
+    """
+    rows = pd.concat([frame, table_7.published()], ignore_index=True)
+    rows = rows.assign(place=rows["strategy"].map(table_7.ORDER.index)).sort_values("place")
+    best = rows.groupby(["split", "chosen_on"])["accuracy"].transform("max")
+    rows["css"] = np.where(rows["accuracy"] == best, "font-weight:bold;", "")
+    settings = rows["setting"].fillna("").map(lambda text: f"<br><small>{text}</small>")
+    rows["text"] = [t + own for t, own in zip(_texts(rows), settings, strict=True)]
+    ways = {"dev": "chosen on dev", table_7.OWN: "chosen on itself", "paper": "paper"}
+    cells = zip(rows["split"], rows["chosen_on"], strict=True)
+    rows["column"] = [(SPLITS[split], ways[chosen]) for split, chosen in cells]
+    columns = [(SPLITS[split], way) for split in table_7.REPORTED for way in ways.values()]
+    rows = rows.assign(group="", row=rows["strategy"])
+    return _pivot(rows, columns, ("", "Strategy"), title, rows.drop(columns=["text", "css"]))
 
 
 def distribution(frame: pd.DataFrame, title: str) -> Html:

@@ -19,6 +19,7 @@ from tqdm import tqdm
 from repro import divergence, evaluate, facts, lean, mastery, models, restore, sft, store
 from repro.decoding import Prompt
 from repro.errors import ConfigError, ModelError
+from repro.recipe import Adapter
 from repro.study import MIXED, REGION, Run, Study, Task
 from repro.workers import how_many, started
 
@@ -57,6 +58,7 @@ def _describe(task: Task) -> str:
     if task.run is None:
         return task.kind
     level = "all levels" if task.run.level == MIXED else f"level {task.run.level}"
+    level += ", LoRA" if task.run.rank else ""
     return f"{task.kind}, {level}, {task.run.size or 'all'} facts, sample {task.run.sample}"
 
 
@@ -256,8 +258,14 @@ class Workbench:
                 bar.set_postfix_str(f"loss {loss:.3f}")
                 bar.update()
 
-            network = self.reader if self.small else self.network
-            self.training = sft.finetune(network, self.tokenizer, chosen, recipe, show)
+            given = self.tokenizer, chosen, recipe
+            if run.rank:
+                from repro import lora  # loads peft, which nothing else needs
+
+                self.training = lora.finetune(self.network, *given, Adapter(run.rank), show)
+            else:
+                network = self.reader if self.small else self.network
+                self.training = sft.finetune(network, *given, show)
         restore.write(self.decoder, self.tuned)
 
     def asked(self, run: Run | None, split: str) -> pd.DataFrame:
@@ -368,6 +376,19 @@ class Workbench:
             found = restore.thresholds(self.ranking(*how), sorted(wanted))
             self.thresholds |= {(*how, share): cut for share, cut in found.items()}
         return self.thresholds[*how, percent]
+
+    @cached_property
+    def instructed(self):
+        """The instruct variant that decodes, and its tokenizer."""
+        model = models.entry(self.study.model.instruct)
+        return models.load(model, models.inference_dtype(self.network.device))
+
+    def instruct(self, task: Task) -> tuple[dict, None]:
+        """Put a split's questions to the instruct variant, with the prompt of Appendix A."""
+        asked, limit = self.asked(None, task.params["split"]), task.params["max_new_tokens"]
+        done = evaluate.answer(*self.instructed, asked, max_new_tokens=limit)
+        hits = [completion.hit for completion in done]
+        return {"correct": sum(hits), "total": len(hits), "hits": evaluate.pack(hits)}, None
 
     def divergence(self, task: Task) -> tuple[dict, None]:
         """Compare first-token logits with the pre-trained model's."""

@@ -1,0 +1,170 @@
+"""Restoration against other ways to fine-tune (Table 7, Appendix C.3), each at its best setting.
+
+The paper takes the setting that is best on the very split it reports, which favours the strategy
+with the most settings to choose from. Beside that, the fair way: the setting that is best on dev.
+"""
+
+import pandas as pd
+
+from repro import models, paper, summary
+from repro.errors import ConfigError
+from repro.verdicts import CONTRADICTED, SUPPORTED, claim
+
+INSTRUCT, MIXED, DIVIDED, LORA, RESTORED = (
+    "Instruct",
+    "SFT (Mixed)",
+    "SFT (Divided)",
+    "LoRA",
+    "Parameter Restoration",
+)
+ORDER = (INSTRUCT, MIXED, DIVIDED, LORA, RESTORED)
+SETTING = ["train_level", "train_size", "size_label", "restored_percent"]
+REPORTED = ("test", "testood")
+OWN = "itself"  # chosen on the split that is reported, as the paper does
+COLUMNS = ["split", "chosen_on", "strategy", "setting", "settings", "accuracy", "low", "high"]
+COLUMNS += ["spread", "n"]
+
+
+def published() -> pd.DataFrame:
+    """Return Table 7 in the columns of `best`: split, strategy, accuracy (percent)."""
+    table = paper.table("strategies")
+    named = table["strategy"].replace({"LLaMA-3-8B-Instruct": INSTRUCT})
+    return table.assign(strategy=named, chosen_on="paper")
+
+
+def gather(measured) -> pd.DataFrame:
+    """Return `summary.means` of every setting of every strategy of a `Study`, and `strategy`.
+
+    Divided are the runs whose parameters are restored, with nothing restored: the same models that
+    restoration starts from. A strategy without runs has no rows.
+    """
+    restored = summary.restored(measured.accuracy())
+    none = restored["restored_percent"] == 0
+    parts = {
+        INSTRUCT: measured.instruct(),
+        MIXED: measured.mixed(),
+        DIVIDED: restored[none],
+        LORA: measured.lora(),
+        RESTORED: restored[~none],
+    }
+    made = [summary.means(rows).assign(strategy=n) for n, rows in parts.items() if len(rows)]
+    if not made:
+        return pd.DataFrame(columns=["strategy", "split", *SETTING, *COLUMNS[5:]])
+    return pd.concat(made, ignore_index=True)
+
+
+def best(means: pd.DataFrame) -> pd.DataFrame:
+    """Return every strategy at its best setting, chosen on dev and on the reported split itself.
+
+    `means` comes from `gather`. Columns: `COLUMNS`; `settings` is how many there were to choose
+    from. Between equals the first wins.
+    """
+    rows = [
+        _best(own, split, chosen_on) | {"strategy": strategy}
+        for split in REPORTED
+        for chosen_on in ("dev", OWN)
+        for strategy in ORDER
+        if len(own := means[means["strategy"] == strategy])
+    ]
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def _best(own: pd.DataFrame, split: str, chosen_on: str) -> dict:
+    judged = own[own["split"] == (split if chosen_on == OWN else chosen_on)]
+    setting = judged.loc[judged["accuracy"].idxmax(), SETTING]
+    there = (own[SETTING] == setting).all(axis=1) & (own["split"] == split)
+    found = own.loc[there, COLUMNS[5:]].iloc[0].to_dict()
+    return {
+        "split": split,
+        "chosen_on": chosen_on,
+        "setting": _words(setting),
+        "settings": len(judged),
+        **found,
+    }
+
+
+def _words(setting: pd.Series) -> str:
+    parts = []
+    if setting["train_size"]:
+        parts.append(f"{setting['train_size']:,} facts")
+    if setting["train_level"] >= 0:
+        parts.append(f"level {setting['train_level']}")
+    if setting["restored_percent"]:
+        parts.append(f"{setting['restored_percent']:g}% restored")
+    return ", ".join(parts) or "as it is"
+
+
+def luck(found: pd.DataFrame) -> pd.DataFrame:
+    """Return what the paper's way to choose adds to Acc: split, strategy, settings, points."""
+    table = found.pivot(index=["split", "strategy"], columns="chosen_on", values="accuracy")
+    table = table.reindex(columns=["dev", OWN])
+    rows = found[found["chosen_on"] == OWN][["split", "strategy", "settings"]]
+    points = (table[OWN] - table["dev"]).rename("points").reset_index()
+    return rows.merge(points, on=["split", "strategy"])
+
+
+def leads(found: pd.DataFrame) -> pd.DataFrame:
+    """Compare restoration with every other strategy, in points: rows of `verdicts.COLUMNS`.
+
+    `found` comes from `best`. The intervals take the answers as independent: the strategies were
+    trained on different facts. Columns split, chosen_on and strategy (the other) stand in front.
+    """
+    rows = []
+    for own in found.loc[found["strategy"] != RESTORED].itertuples():
+        at = {"split": own.split, "chosen_on": own.chosen_on}
+        terms = [(1, at | {"strategy": RESTORED}), (-1, at | {"strategy": own.strategy})]
+        rows.append(at | {"strategy": own.strategy} | claim("", found, terms, "above"))
+    columns = ["split", "chosen_on", "strategy", "estimate", "low", "high", "verdict"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def sentence(lead: pd.DataFrame, chosen_on: str) -> str:
+    """Return a line of Markdown: over how many strategies restoration leads, by this choice."""
+    rows = lead[lead["chosen_on"] == chosen_on].dropna(subset="estimate")
+    name = {"dev": "Chosen on dev", OWN: "Chosen on the reported split itself"}[chosen_on]
+    if rows.empty:
+        return f"**{name}: nothing to compare.**"
+    better, worse = ((rows["verdict"] == v).sum() for v in (SUPPORTED, CONTRADICTED))
+    return (
+        f"**{name}:** of {len(rows)} comparisons with another strategy, restoration is better in"
+        f" {better}, worse in {worse}; {len(rows) - better - worse} are undecided."
+    )
+
+
+def absent(measured, means: pd.DataFrame) -> str:
+    """Return Markdown that says of every strategy without a row why it has none."""
+    missing = [name for name in ORDER if name not in set(means["strategy"])]
+    lines = []
+    for name in missing:
+        why = f"the profile `{measured.profile.name}` has no such runs"
+        if name == INSTRUCT and not measured.model.instruct:
+            why = _no_instruct(measured.model)
+        lines.append(f"- {name}: {why}.")
+    return "\n".join(lines) or "Every strategy of the paper has a row."
+
+
+def _no_instruct(model: models.Entry) -> str:
+    if "instruct" in model.title.lower():
+        return f"the weights of {model.title} are such a variant themselves"
+    if model.bundled:
+        return f"{model.title} was pre-trained by this project, and nobody has made one of it"
+    return f"the registry names none for {model.title}"
+
+
+def instruct(measured, name: str):
+    """Return the study with another instruct model: a registry name or a folder.
+
+    `default` is the registry's own, `none` leaves it out.
+
+    Raises:
+        ConfigError: there is no such model, or it is the studied model itself.
+    """
+    if name == "default":
+        return measured
+    if name != "none" and _place(models.entry(name)) == _place(measured.model):
+        raise ConfigError(f"{name} is the studied model: it cannot be its own instruct model")
+    return measured.with_instruct("" if name == "none" else name)
+
+
+def _place(model: models.Entry) -> tuple:
+    return model.name, model.folder
