@@ -46,7 +46,7 @@ Markdown(
 # - *Parameter Restoration*: as divided, then a share of the parameters set back.
 #
 # Divided and restored are the same runs, before and after. The paper gives neither rank nor learning rate
-# of its adapters; ours are on [the page of decisions](../decisions.md).
+# of its adapters; ours are on [the page of decisions](../decisions).
 
 # %% [markdown]
 # ## Table 7

@@ -228,7 +228,8 @@ def strategies(frame: pd.DataFrame, title: str) -> Html:
     rows = rows.assign(place=rows["strategy"].map(table_7.ORDER.index)).sort_values("place")
     best = rows.groupby(["split", "chosen_on"])["accuracy"].transform("max")
     rows["css"] = np.where(rows["accuracy"] == best, "font-weight:bold;", "")
-    settings = rows["setting"].fillna("").map(lambda text: f"<br><small>{text}</small>")
+    lines = rows["setting"].fillna("").str.replace(", ", "<br>")
+    settings = lines.map(lambda text: f"<br><small>{text}</small>" if text else "")
     rows["text"] = [t + own for t, own in zip(_texts(rows), settings, strict=True)]
     ways = {"dev": "chosen on dev", table_7.OWN: "chosen on itself", "paper": "paper"}
     cells = zip(rows["split"], rows["chosen_on"], strict=True)
