@@ -5,11 +5,13 @@ import pytest
 
 from repro import evaluate, models, profiles, store, study, summary, tasks
 
-STUDIES = sorted(
-    (folder.parent.name, folder.name)
+FOLDERS = sorted(
+    folder
     for folder in store.results_dir().glob("*/*/")
     if folder.parent.name in models.entries() and folder.name in profiles.PROFILES
 )
+STUDIES = [(f.parent.name, f.name) for f in FOLDERS if (f / "accuracy.jsonl").exists()]
+MASTERY = [(f.parent.name, f.name) for f in FOLDERS if not (f / "accuracy.jsonl").exists()]
 
 
 @pytest.fixture(params=STUDIES, ids="/".join)
@@ -23,6 +25,13 @@ def measured(request, tmp_path, monkeypatch):
 def test_the_default_study_is_committed():
     usual = models.entry(models.DEFAULT_MODEL).profile or profiles.DEFAULT_PROFILE
     assert (models.DEFAULT_MODEL, usual) in STUDIES
+
+
+@pytest.mark.parametrize("model_and_profile", MASTERY, ids="/".join)
+def test_where_only_mastery_was_measured_it_is_that_of_the_weights(model_and_profile):
+    alone = study.open(*model_and_profile)
+    assert alone.missing([alone.mastery_task()]) == []
+    assert alone.mastery()["level"].nunique() == 5
 
 
 def test_nothing_is_missing(measured):
@@ -53,7 +62,9 @@ def test_answers_never_exceed_questions_and_cover_the_split(measured):
     frame = measured.accuracy()
     assert (frame["correct"] <= frame["total"]).all() and (frame["total"] > 0).all()
     asked = frame[frame["split"] == "test"].groupby(["run", "restored_percent"])["total"].sum()
-    assert set(asked) == {measured.profile.facts["test"]}
+    given = measured.profile.facts["test"]
+    facts = measured.mastery()["split"].value_counts()
+    assert set(asked) == {facts["test"]} and given in ("all", facts["test"])
 
 
 def test_intervals_hold_their_accuracy(measured):
