@@ -214,8 +214,8 @@ def _replace(new: Path, out: Path, old: Path) -> None:
         out.rename(old)
     try:
         new.rename(out)
-    except OSError:
-        if old.exists():
+    except BaseException:  # Ctrl-C too
+        if old.exists() and not out.exists():
             old.rename(out)
         raise
 
