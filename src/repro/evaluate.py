@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # what reads records only, as most do, need not wait for PyTo
     from repro.decoding import Completion, Prompt
     from repro.lean import Lean
 
+Cells = tuple[pd.DataFrame, np.ndarray]
 MAX_NEW_TOKENS = 16
 Z95 = 1.959963984540054
 
@@ -62,7 +63,7 @@ def prompts(tokenizer: PreTrainedTokenizerBase, facts: pd.DataFrame) -> list[Pro
     return [Prompt(i, paper.names(o)) for i, o in zip(encoded, facts["object"], strict=True)]
 
 
-def count(facts: pd.DataFrame, hits: Sequence[bool]) -> pd.DataFrame:
+def count(facts: pd.DataFrame, hits: Sequence[bool], cells: Cells | None = None) -> pd.DataFrame:
     """Count answers by topic and level: DataFrame[topic, test_level, correct, total].
 
     A level without facts has no row: it is absent, not 0.
@@ -70,12 +71,20 @@ def count(facts: pd.DataFrame, hits: Sequence[bool]) -> pd.DataFrame:
     Args:
         facts: DataFrame[topic, level, …], the facts asked.
         hits: whether each was answered.
+        cells: those of the facts, where they are asked many times.
     """
+    table, place = cells or cells_of(facts)
+    correct = np.bincount(place, np.asarray(hits, float), len(table)).astype(int)
+    made = table.copy()
+    made.insert(2, "correct", correct)
+    return made
+
+
+def cells_of(facts: pd.DataFrame) -> Cells:
+    """Return DataFrame[topic, test_level, total], and the row of each fact, int[facts]."""
     grouped = facts.groupby(["topic", "level"], sort=True)
-    totals = grouped.size().rename("total").reset_index().rename(columns={"level": "test_level"})
-    correct = np.bincount(grouped.ngroup(), np.asarray(hits, float), len(totals)).astype(int)
-    totals.insert(2, "correct", correct)
-    return totals
+    table = grouped.size().rename("total").reset_index().rename(columns={"level": "test_level"})
+    return table, grouped.ngroup().to_numpy()
 
 
 def pack(hits: Sequence[bool]) -> str:

@@ -529,8 +529,19 @@ class Study:
     def _table(self, task: Task, result: dict, name: str) -> pd.DataFrame:
         if name == "counts" and "hits" in result:  # records of old hold the counts themselves
             asked = self.asked(task.run, task.params["split"])
-            return evaluate.count(asked, evaluate.unpack(result["hits"], len(asked)))
+            hits = evaluate.unpack(result["hits"], len(asked))
+            return evaluate.count(asked, hits, self._cells(asked))
         return pd.DataFrame(result[name])
+
+    def _cells(self, asked: pd.DataFrame) -> evaluate.Cells:
+        # `asked` keeps each frame it has returned, so that its identity names it.
+        if id(asked) not in self._counted:
+            self._counted[id(asked)] = evaluate.cells_of(asked)
+        return self._counted[id(asked)]
+
+    @cached_property
+    def _counted(self) -> dict[int, evaluate.Cells]:
+        return {}
 
     def _columns(self, task: Task) -> dict:
         columns = self._run_columns(task.run)
