@@ -357,3 +357,7 @@ def test_learning_rates_take_the_same_questions_once():
     row = summary.learning_rates(five).iloc[0]
     assert (row["n"], row["total"]) == (5, 5 * one["total"])
     assert row["low"] == pytest.approx(one["low"]) and row["spread"] == pytest.approx(0)
+
+
+def test_a_table_of_nothing_is_a_line():
+    assert tables.show(pd.DataFrame(), "Loss & gain").html == "<p>Loss &amp; gain: –</p>"

@@ -70,6 +70,8 @@ class Html:
 
 def show(frame: pd.DataFrame, title: str, decimals: int = 2) -> Html:
     """Return any frame as a table: floats with `decimals`, integers with separators."""
+    if frame.columns.empty:
+        return Html(f"<p>{html.escape(title)}: {ABSENT}</p>", title)
     rows = frame.reset_index(drop=True).rename(columns=lambda name: str(name).replace("_", " "))
     words = rows.map(lambda value: isinstance(value, str))
     style = words.replace({True: "text-align:left;white-space:normal;", False: ""})
