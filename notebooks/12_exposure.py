@@ -33,15 +33,7 @@ from repro import exposure, plots, study, tables
 
 s = study.open(model, profile)
 facts = exposure.known(s)
-titles = list(facts["model"].unique())
-text = f"""{facts["fact_id"].nunique():,} facts. Models: {", ".join(titles) or "none"}."""
-unknown = f"""**{s.model.title}** was not pre-trained on `atlas`: nobody counted how often its text states
-each fact, so there is no exposure to set its mastery against. What follows is of the models that
-were, as far as they have been measured. """
-for name in exposure.unknown(s):
-    command = f"papermill notebooks/12_exposure.py -p model {name} -p profile {s.profile.name}"
-    text += f" Not measured yet: {name}; `{command}` does it."
-Markdown(text if s.model.facts == "atlas" else unknown + text)
+Markdown(exposure.told(s, facts))
 
 # %% [markdown]
 # ## Mastery against exposure
@@ -83,7 +75,7 @@ plots.exposure_levels(exposure.levels(facts))
 # Topics differ in how many answers are likely, and so in how much can be guessed.
 
 # %%
-title = s.model.title if s.model.title in titles else titles[-1] if titles else tables.ABSENT
+title = exposure.shown(s, facts)
 Markdown(f"Mean *R* of {title}, all facts of a topic with as many statements together:")
 
 # %% mystnb={"image": {"alt": "Heat map: mean R by topic and number of statements"}}

@@ -311,7 +311,8 @@ def test_pages_work_without_a_network(site, address, browser):
 def test_search_finds_restoration(address, browser):
     visit = Visit(browser, address)
     page = visit.open("search.html?q=restoration")
-    page.wait_for_selector("#search-results li a")
+    finished = "/found \\d+ pages?/.test(document.querySelector('.search-summary')?.innerText)"
+    page.wait_for_function(finished)  # results come one by one
     found = page.eval_on_selector_all("#search-results li a", "all => all.map(a => a.pathname)")
     assert {"/parameter_level.html", "/notebooks/05_restore.html"} <= set(found)
     assert visit.trouble == []

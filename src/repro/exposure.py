@@ -9,6 +9,7 @@ import pandas as pd
 
 from repro import atlas, bootstrap, models, study
 from repro.mastery import LEVELS
+from repro.summary import ABSENT
 
 HALF = 0.5  # the mean R at which a model is said to master half
 
@@ -28,6 +29,29 @@ def known(measured: "study.Study") -> pd.DataFrame:
         if s.model.name == measured.model.name or not s.missing([s.mastery_task()])
     ]
     return pd.concat([part[columns] for part in parts] or [pd.DataFrame(columns=columns)])
+
+
+def told(measured: "study.Study", facts: pd.DataFrame) -> str:
+    """Say of whom `known` are the facts, and how to measure the `atlas` models it leaves out."""
+    titles = ", ".join(facts["model"].unique()) or "none"
+    text = f"{facts['fact_id'].nunique():,} facts. Models: {titles}."
+    if measured.model.facts != "atlas":
+        text = (
+            f"**{measured.model.title}** was not pre-trained on `atlas`: nobody counted how often"
+            " its text states each fact, so there is no exposure to set its mastery against. What"
+            f" follows is of the models that were, as far as they have been measured. {text}"
+        )
+    if missing := unknown(measured):
+        commands = (f"{name} (`-p model {name}` measures it)" for name in missing)
+        text += f" Not measured yet: {', '.join(commands)}."
+    return text
+
+
+def shown(measured: "study.Study", facts: pd.DataFrame) -> str:
+    """Return the title of the model that stands for the others: the study's, where it is known."""
+    titles = list(facts["model"].unique())
+    own = [title for title in titles if title == measured.model.title]
+    return (own or titles or [ABSENT])[-1]
 
 
 def unknown(measured: "study.Study") -> list[str]:

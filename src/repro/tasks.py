@@ -12,10 +12,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from repro import bootstrap, models, paper, profiles, sft, store, task_data, verdicts
+from repro import bootstrap, models, paper, profiles, store, task_data, verdicts
 from repro.errors import ConfigError
 from repro.evaluate import wilson
 from repro.profiles import Profile
+from repro.recipe import Recipe
 from repro.study import REGION, Task
 from repro.task_scores import METRICS
 
@@ -58,7 +59,7 @@ class Trial:
     def finetune_task(self, task: str) -> Task | None:
         """Return the task of fine-tuning, or None where neither examples nor a record are there."""
         sizes = self.profile.tasks[task]
-        recipe = sft.Recipe(learning_rate=self.model.learning_rate, seed=self.seed)
+        recipe = Recipe(learning_rate=self.model.learning_rate, seed=self.seed)
         params = {
             "version": VERSION,
             "weights": models.weights_id(self.model),
