@@ -4,6 +4,8 @@ A folder holds `gsm8k/train.jsonl` and `gsm8k/test.jsonl` (question, answer), an
 `.jsonl` (document, summary, split). From the Hub they come through the package `datasets`.
 """
 
+from __future__ import annotations
+
 import hashlib
 import json
 import os
@@ -13,13 +15,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
-from transformers import PreTrainedTokenizerBase
 
 from repro import facts
 from repro.errors import ConfigError, DataError
 from repro.task_scores import final_number
+
+if TYPE_CHECKING:  # what reads records only, as most do, need not wait for PyTorch
+    from transformers import PreTrainedTokenizerBase
 
 TASKS = {"gsm8k": ("question", "answer"), "xsum": ("document", "summary")}
 SPLITS = ("train", "test")
