@@ -15,7 +15,7 @@ from repro.scores import MOST
 
 Weights = Mapping[str, torch.Tensor]
 SIZE = 1 << 22  # parameters of a block
-PIECES, SAMPLED = 16, 256  # a sample: so many pieces of a block, one parameter of so many in all
+PIECES, SAMPLED = 16, 64  # a sample: so many pieces of a block, one parameter of so many in all
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 

@@ -20,7 +20,7 @@ from repro.errors import ConfigError, ModelError
 from repro.scores import BINS, LOWS, TABLES, Histogram
 
 LIKELY = 96  # bins whose lower halves the first pass may count, in all threads: a MiB each
-WORTH = 1 << 24  # parameters from which a reading spared is worth a sample
+WORTH = 1 << 27  # parameters from which a reading spared is worth a sample
 STRATEGIES = {  # what parameters are ranked by, and whether the lowest come first
     "top": (scores.RELATIVE, False),
     "bottom": (scores.RELATIVE, True),
@@ -220,7 +220,7 @@ def _likely_bins(both: Pair, measure: Measure, percents: Sequence[float]) -> lis
         first, last = (_last(sample.counts, x) for x in ends)
         # Where all lower halves are zero, there is nothing to count.
         bins |= {b for b in range(first, last + 1) if sample.lows[b] or not sample.counts[b]}
-    return sorted(bins)[: LIKELY // both.threads]
+    return sorted(bins) if len(bins) * both.threads <= LIKELY else []
 
 
 def how_many(size: int, percent: float) -> int:
