@@ -9,6 +9,8 @@ import pytest
 
 from repro import paper
 
+# As the command line does, and before anything loads the library that reads it.
+os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 REPOSITORY = Path(__file__).resolve().parents[1]
 TINY_TOPICS = ("P17", "P19", "P36", "P26", "P50")
 FIRST = ("Ova", "Brenn", "Cali", "Dor", "Esk", "Fimm", "Gal", "Hest", "Ilm", "Jorr", "Kesh", "Lunn")
