@@ -157,8 +157,7 @@ def _in_order(blocks: pd.DataFrame) -> pd.DataFrame:
     """Number the blocks of `layers` from the lowest (0), and say which is the last."""
     if blocks.empty:
         return blocks
-    first = blocks["layers"].map(lambda text: int(str(text).split("-")[0]))
-    number = first.rank(method="dense").astype(int) - 1
+    number = blocks["layers"].map(layers.first).rank(method="dense").astype(int) - 1
     return blocks.assign(block=number, last=number == number.max()).drop(columns="layers")
 
 

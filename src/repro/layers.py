@@ -11,9 +11,9 @@ import pandas as pd
 from repro import paper, summary
 from repro.summary import signed
 from repro.verdicts import COLUMNS, CONTRADICTED, PEAK, SUPPORTED, Units, claim
+from repro.where import RUN
 
 NONE = "none"  # in place of a block: nothing is restored
-RUN = ["train_level", "train_size"]
 KEYS = [*RUN, "layers", "split"]
 
 

@@ -67,7 +67,7 @@ class Bench:
         return restore.snapshot(self.loaded[0])
 
     def finetune(self, name: str) -> None:
-        """Fine-tune on a task, and rank its parameters."""
+        """Fine-tune on a task, rank its parameters, and make its test questions prompts."""
         (network, tokenizer), examples = self.loaded, self.trial.examples(name)
         recipe = sft.Recipe(**self.trial.finetune_task(name).params["recipe"])
         restore.write(network, self.base)
@@ -85,6 +85,8 @@ class Bench:
         restore.write(self.decoder, self.tuned)
         self.ranking = restore.rank(self.base, self.tuned, REGION)
         self.cuts = restore.thresholds(self.ranking, self.trial.profile.tasks["percents"])
+        self.test, _ = self.shortened(name, examples.test)
+        self.prompts = [Prompt(ids) for ids in sft.prompts(tokenizer, self.test["question"])]
 
     def shortened(self, name: str, examples) -> tuple:
         """Return examples with the question cut to the profile's tokens, and how many were."""
@@ -114,17 +116,15 @@ class Bench:
     def score(self, task: Task) -> dict:
         """Restore a share, answer the test questions greedily, and score the answers."""
         name, limit = task.params["task"], task.params["new_tokens"]
-        test, _ = self.shortened(name, self.trial.examples(name).test)
-        prompts = [Prompt(ids) for ids in sft.prompts(self.loaded[1], test["question"])]
         with self._restored(task.params["restore"]) as undone:
             share = (task.params["restore"] or {"percent": 0})["percent"]
-            with self.bar(len(test), f"{name}, {share:g} % restored", "answer") as bar:
+            with self.bar(len(self.test), f"{name}, {share:g} % restored", "answer") as bar:
                 options = {"max_new_tokens": limit, "progress": bar.update}
-                done = evaluate.answer(self.decoder, self.loaded[1], prompts, **options)
-        scores = score(name, [c.text for c in done], test["object"].tolist())
+                done = evaluate.answer(self.decoder, self.loaded[1], self.prompts, **options)
+        scores = score(name, [c.text for c in done], self.test["object"].tolist())
         return {
             "restored": undone.k,
-            "total": len(test),
+            "total": len(self.test),
             "values": scores.values,
             "blank": scores.blank,
             "cut": sum(len(c.ids) == limit for c in done),
