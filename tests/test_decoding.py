@@ -243,7 +243,8 @@ def test_first_logits_in_the_order_of_the_prompts(tiny_loaded, rows):
     assert len({len(ids) for ids in prompts}) > 2
     with torch.no_grad():
         plain = torch.stack([network(torch.tensor([ids])).logits[0, -1] for ids in prompts])
-    torch.testing.assert_close(first_logits(network, prompts, rows), plain, rtol=1e-4, atol=1e-4)
+    for way in (network, Lean(network)):
+        torch.testing.assert_close(first_logits(way, prompts, rows), plain, rtol=1e-4, atol=1e-4)
 
 
 # --- damaged weights --------------------------------------------------------------------------

@@ -372,15 +372,22 @@ def _check(logits: torch.Tensor) -> None:
 
 @torch.inference_mode()
 def first_logits(
-    network: PreTrainedModel, prompts: Sequence[list[int]], rows: int = 256
+    network: PreTrainedModel | Lean, prompts: Sequence[list[int]], rows: int = 256
 ) -> torch.Tensor:
     """Return the logits of the first new token, float32 on the CPU: (prompts, vocabulary).
 
     Raises:
         ModelError: the model's logits are NaN.
     """
-    out = torch.empty(len(prompts), network.config.get_text_config().vocab_size)
-    for batch in _batches([Prompt(ids) for ids in prompts], rows):
-        logits, _ = prefill(network, [prompts[i] for i in batch])
+    lean = isinstance(network, Lean)
+    config = (network.network if lean else network).config.get_text_config()
+    out = torch.empty(len(prompts), config.vocab_size)
+    for batch in _batches([Prompt(ids) for ids in prompts], rows, alike=lean):
+        own = [prompts[i] for i in batch]
+        if lean:
+            (past := _Nodes(network)).take(own, 0)
+            logits = past.begin()
+        else:
+            logits, _ = prefill(network, own)
         out[batch] = logits.float().cpu()
     return out

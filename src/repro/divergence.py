@@ -15,6 +15,8 @@ if TYPE_CHECKING:  # what reads records only, as most do, need not wait for PyTo
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from repro.lean import Lean
+
 CANDIDATES = 10
 NEAR = 5  # an answer is near the beginning if it starts within this many tokens
 
@@ -70,7 +72,7 @@ def level_compared(mastery: pd.DataFrame, at_least: int) -> int:
 
 
 def reference(
-    network: PreTrainedModel,
+    network: PreTrainedModel | Lean,
     tokenizer: PreTrainedTokenizerBase,
     facts: pd.DataFrame,
     max_new_tokens: int = 16,
@@ -119,7 +121,7 @@ def _starts_early(tokenizer, completion, names) -> bool:
 
 
 def compare(
-    network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, base: Reference
+    network: PreTrainedModel | Lean, tokenizer: PreTrainedTokenizerBase, base: Reference
 ) -> tuple[pd.DataFrame, dict]:
     """Compare a fine-tuned model's first answer token with the pre-trained model's.
 

@@ -6,13 +6,10 @@ soon as it is finished. To go on with a task that was interrupted, its model is 
 
 import time
 from contextlib import nullcontext
-from functools import cached_property
 from itertools import groupby
 
-import torch
-from tqdm import tqdm
-
-from repro import evaluate, models, restore, sft, store, task_data
+from repro import evaluate, restore, sft, task_data
+from repro.bench import Bench
 from repro.decoding import Prompt
 from repro.study import REGION, Task
 from repro.task_scores import score
@@ -25,59 +22,34 @@ def compute(trial: Trial, tasks: list[Task]) -> None:
     Raises:
         ReproError: the examples, the model or the cache folder cannot be used.
     """
-    bench = Bench(trial)
+    bench = TaskBench(trial)
     with bench.processes.main_process_first():  # it converts the weights, once for all
-        bench.loaded  # noqa: B018 - what cannot be read is said before a bar is drawn
+        bench.network  # noqa: B018 - what cannot be read is said before a bar is drawn
     bench.processes.wait_for_everyone()  # none may write before all have looked
     with bench.bar(len(tasks), f"{trial.model.name} {trial.profile.name}", "rec", True) as bar:
         for name, group in groupby(tasks, key=lambda task: task.params["task"]):
             bar.set_postfix_str(TITLES[name])
             bench.finetune(name)
             for task in group:
-                bench.save(task)
+                bench.record(task)
                 bar.update()
 
 
-class Bench:
-    """A model in memory: float32 weights to train, and a copy in the fastest dtype to decode."""
+class TaskBench(Bench):
+    """What a trial's model does with one task after another."""
 
     def __init__(self, trial: Trial):
-        """Take a trial that has examples; the weights are loaded on first use."""
-        self.trial, self.processes = trial, models.processes()
-
-    def bar(self, total: int, text: str, unit: str, leave: bool = False) -> tqdm:
-        """Return a progress bar, shown by the first process only."""
-        silent = not self.processes.is_main_process
-        return tqdm(total=total, desc=text, unit=unit, leave=leave, disable=silent)
-
-    @cached_property
-    def loaded(self):
-        """The float32 network that is trained, and its tokenizer."""
-        return models.load(self.trial.model)
-
-    @cached_property
-    def decoder(self):
-        """The network that answers: the trained one itself where float32 is fastest."""
-        dtype = models.inference_dtype(self.loaded[0].device)
-        return self.loaded[0] if dtype is torch.float32 else models.load(self.trial.model, dtype)[0]
-
-    @cached_property
-    def base(self) -> dict[str, torch.Tensor]:
-        """The weights before fine-tuning."""
-        return restore.snapshot(self.loaded[0])
+        """Take a trial that has examples."""
+        super().__init__(trial.model, trial.profile.name)
+        self.trial = trial
 
     def finetune(self, name: str) -> None:
         """Fine-tune on a task, rank its parameters, and make its test questions prompts."""
-        (network, tokenizer), examples = self.loaded, self.trial.examples(name)
+        network, tokenizer, examples = self.network, self.tokenizer, self.trial.examples(name)
         recipe = sft.Recipe(**self.trial.finetune_task(name).params["recipe"])
         restore.write(network, self.base)
         train, shortened = self.shortened(name, examples.train)
-        with self.bar(-(-len(train) // recipe.batch_size), f"training {name}", "step") as bar:
-
-            def show(loss: float) -> None:
-                bar.set_postfix_str(f"loss {loss:.3f}")
-                bar.update()
-
+        with self.steps(-(-len(train) // recipe.batch_size), f"training {name}") as show:
             self.trained = sft.finetune(network, tokenizer, train, recipe, show)
         about = {"skipped": examples.skipped, "divided": examples.divided, "shortened": shortened}
         self.trained |= about | {"examples": len(train)}
@@ -93,25 +65,14 @@ class Bench:
         limit = self.trial.profile.tasks[name].get("document_tokens")
         if limit is None:
             return examples, 0
-        texts = task_data.shorten(self.loaded[1], examples["question"], limit)
+        texts = task_data.shorten(self.tokenizer, examples["question"], limit)
         return examples.assign(question=texts), int((examples["question"] != texts).sum())
 
-    def save(self, task: Task) -> None:
+    def record(self, task: Task) -> None:
         """Compute one record and write it."""
         start = time.perf_counter()
         result = self.trained if task.kind == "task_finetune" else self.score(task)
-        where = store.provenance(
-            wall_seconds=round(result.get("seconds", time.perf_counter() - start), 3),
-            model=self.trial.model.name,
-            profile=self.trial.profile.name,
-            device=str(self.loaded[0].device),
-            processes=self.processes.num_processes,
-            dtype=str(self.decoder.dtype).removeprefix("torch."),
-        )
-        key = store.key(task.kind, task.params)
-        if self.processes.is_main_process:
-            store.save(store.Record(task.kind, key, task.params, result, where))
-        self.processes.wait_for_everyone()
+        self.save(task, result, round(result.get("seconds", time.perf_counter() - start), 3))
 
     def score(self, task: Task) -> dict:
         """Restore a share, answer the test questions greedily, and score the answers."""
@@ -120,7 +81,7 @@ class Bench:
             share = (task.params["restore"] or {"percent": 0})["percent"]
             with self.bar(len(self.test), f"{name}, {share:g} % restored", "answer") as bar:
                 options = {"max_new_tokens": limit, "progress": bar.update}
-                done = evaluate.answer(self.decoder, self.loaded[1], self.prompts, **options)
+                done = evaluate.answer(self.decoder, self.tokenizer, self.prompts, **options)
         scores = score(name, [c.text for c in done], self.test["object"].tolist())
         return {
             "restored": undone.k,

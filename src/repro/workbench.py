@@ -14,9 +14,9 @@ from typing import NamedTuple
 
 import pandas as pd
 import torch
-from tqdm import tqdm
 
 from repro import divergence, evaluate, facts, lean, mastery, models, restore, sft, store
+from repro.bench import Bench
 from repro.decoding import Prompt
 from repro.errors import ConfigError, ModelError
 from repro.recipe import Adapter
@@ -45,7 +45,7 @@ def compute(study: Study, tasks: list[Task], workers: int | None = None) -> None
         bench.bar(len(tasks), f"{study.model.name} {study.profile.name}", "rec", True) as bar,
     ):
         for task, made in bench.each(groups, lambda task: bar.set_postfix_str(_describe(task))):
-            bench.save(task, made)
+            bench.save(task, made.result, made.seconds, made.table)
             bar.update()
 
 
@@ -70,15 +70,15 @@ class Made(NamedTuple):
     seconds: float
 
 
-class Workbench:
-    """A model in memory: float32 weights to train, and a copy in the fastest dtype to decode."""
+class Workbench(Bench):
+    """What a study's model does, run by run."""
 
     def __init__(self, study: Study, facts: pd.DataFrame | None = None, bars: bool = True):
-        """Facts, if not given, and weights are loaded on first use."""
-        self.study, self.bars, self.workers = study, bars, None
+        """Facts, if not given, are loaded on first use."""
+        super().__init__(study.model, study.profile.name, bars)
+        self.study, self.workers = study, None
         if facts is not None:
             self.facts = facts
-        self.processes = models.processes()
         self.training: dict = {}
         self.rankings: dict[tuple, restore.Ranking] = {}
         self.thresholds: dict[tuple, restore.Cut] = {}
@@ -86,11 +86,6 @@ class Workbench:
         self.own_prompts: dict[str, list[Prompt]] = {}
         self.group: list[Task] = []
         self.answered: dict[str, dict] = {}
-
-    def bar(self, total: int, text: str, unit: str, leave: bool = False) -> tqdm:
-        """Return a progress bar, shown by the first process only."""
-        silent = not (self.bars and self.processes.is_main_process)
-        return tqdm(total=total, desc=text, unit=unit, leave=leave, disable=silent)
 
     @cached_property
     def facts(self) -> pd.DataFrame:
@@ -105,26 +100,9 @@ class Workbench:
         return self.facts.merge(measured, on="fact_id", validate="1:1").set_index("fact_id")
 
     @cached_property
-    def _loaded(self):
-        return models.load(self.study.model)
-
-    @property
-    def network(self):
-        """The float32 network that is trained."""
-        return self._loaded[0]
-
-    @property
-    def tokenizer(self):
-        """Its tokenizer."""
-        return self._loaded[1]
-
-    @cached_property
     def decoder(self):
         """The network that decodes: the trained one itself where float32 is fastest."""
-        dtype = models.inference_dtype(self.network.device)
-        if self.small or dtype is torch.float32:
-            return self.network
-        return models.load(self.study.model, dtype)[0]
+        return self.network if self.small else super().decoder
 
     @cached_property
     def small(self) -> bool:
@@ -137,16 +115,11 @@ class Workbench:
         return lean.Lean(self.decoder) if self.small else self.decoder
 
     @cached_property
-    def base(self) -> dict[str, torch.Tensor]:
-        """The pre-trained weights."""
-        return restore.snapshot(self.network)
-
-    @cached_property
     def reference(self) -> divergence.Reference:
         """The pre-trained side of §4.1; must be built while the decoder holds `base`."""
         test = self.asked(None, "test")
         chosen = test[test["level"] == self.study.compared_level()]
-        return divergence.reference(self.decoder, self.tokenizer, chosen)
+        return divergence.reference(self.reader, self.tokenizer, chosen)
 
     @cached_property
     def tuned(self) -> dict[str, torch.Tensor]:
@@ -252,12 +225,7 @@ class Workbench:
         recipe = sft.Recipe(**self.study.finetune_task(run).params["recipe"])
         chosen = self.asked(run, "train")
         steps = -(-len(chosen) // recipe.batch_size)
-        with self.bar(steps, "fine-tuning", "step") as bar:
-
-            def show(loss: float) -> None:
-                bar.set_postfix_str(f"loss {loss:.3f}")
-                bar.update()
-
+        with self.steps(steps, "fine-tuning") as show:
             given = self.tokenizer, chosen, recipe
             if run.rank:
                 from repro import lora  # loads peft, which nothing else needs
@@ -271,21 +239,6 @@ class Workbench:
     def asked(self, run: Run | None, split: str) -> pd.DataFrame:
         """Return the facts of a split, or those a run is fine-tuned on (`train`)."""
         return self.known.loc[self.study.asked(run, split)["fact_id"]].reset_index()
-
-    def save(self, task: Task, made: Made) -> None:
-        """Write a record."""
-        where = store.provenance(
-            wall_seconds=made.seconds,
-            model=self.study.model.name,
-            profile=self.study.profile.name,
-            device=str(self.network.device),
-            processes=self.processes.num_processes,
-            dtype=str(self.decoder.dtype).removeprefix("torch."),
-        )
-        key = store.key(task.kind, task.params)
-        if self.processes.is_main_process:
-            store.save(store.Record(task.kind, key, task.params, made.result, where), made.table)
-        self.processes.wait_for_everyone()  # the next step may read it
 
     # --- one method per kind of record; each returns (result, table beside it) ---------------
 
@@ -392,7 +345,7 @@ class Workbench:
 
     def divergence(self, task: Task) -> tuple[dict, None]:
         """Compare first-token logits with the pre-trained model's."""
-        table, example = divergence.compare(self.decoder, self.tokenizer, self.reference)
+        table, example = divergence.compare(self.reader, self.tokenizer, self.reference)
         considered = {"test_level": task.params["level"]}
         rows = table.assign(**considered).to_dict("records")
         return {"table": rows, "example": example, "facts": len(self.reference.facts)}, None
