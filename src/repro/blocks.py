@@ -122,21 +122,22 @@ def pair(
     for name in base:
         if name not in tuned:
             raise ModelError(f"{name} is missing from the fine-tuned model")
-        _check(name, base[name], tuned[name])
     for name in tuned:
         if name not in base:
             raise ModelError(f"{name} is missing from the pre-trained model")
-    names = regions.inside(base, region, layers)
-    for name in names:
-        if wrong := {base[name].dtype, tuned[name].dtype} - set(DTYPES):
-            kind = str(wrong.pop()).removeprefix("torch.")
-            raise ModelError(f"{name} is of {kind}: convert to float32, bfloat16 or float16 first")
-    shapes = {name: base[name].shape for name in names}
+    inside = regions.inside(base, region, layers)
+    ranked = set(inside)
+    found = {name: _check(name, base[name], tuned[name], name in ranked) for name in base}
+    shapes = {name: found[name] for name in inside}
     size = min(size, MOST)
     return Pair(base, tuned, shapes, threads or torch.get_num_threads(), size, progress)
 
 
-def _check(name: str, base: torch.Tensor, tuned: torch.Tensor) -> None:
+def _check(name: str, base: torch.Tensor, tuned: torch.Tensor, ranked: bool) -> torch.Size:
     if base.shape != tuned.shape:
         shapes = f"{tuple(base.shape)} and {tuple(tuned.shape)}"
         raise ModelError(f"{name} has different shapes in the two models: {shapes}")
+    if ranked and (wrong := {base.dtype, tuned.dtype} - set(DTYPES)):
+        kind = str(wrong.pop()).removeprefix("torch.")
+        raise ModelError(f"{name} is of {kind}: convert to float32, bfloat16 or float16 first")
+    return base.shape

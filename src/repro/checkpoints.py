@@ -97,6 +97,10 @@ class Checkpoint(Mapping[str, torch.Tensor]):
         """Return a tensor whose memory is the file."""
         return self._open[self.shard[name]].get_tensor(name)
 
+    def __contains__(self, name: object) -> bool:
+        """Tell whether there is a tensor of this name, without mapping it."""
+        return name in self.shard
+
     def __iter__(self) -> Iterator[str]:
         """Yield the names of all tensors."""
         return iter(self.shard)

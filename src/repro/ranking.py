@@ -17,7 +17,7 @@ import torch
 from repro import blocks, regions, scores
 from repro.blocks import Block, Pair, Weights
 from repro.errors import ConfigError, ModelError
-from repro.scores import BINS, LOWS, TABLES, Histogram
+from repro.scores import BINS, LOWS, MOST, TABLES, Histogram
 
 LIKELY = 96  # bins whose lower halves the first pass may count, in all threads: a MiB each
 WORTH = 1 << 27  # parameters from which a reading spared is worth a sample
@@ -92,21 +92,35 @@ class Counts:
     def __init__(self, measure: Measure, bins: Sequence[int] = ()):
         """Start at zero; `bins` are those whose lower halves are counted already."""
         self.measure = measure
-        self.keys, self.zero, self.lows = Histogram(), Histogram(), Lows(bins)
+        self.keys, self.lows = Histogram(), Lows(bins)
         self.change: dict[str, int] = {}
         self.unchanged = 0
         self._packed = np.zeros((2, TABLES, BINS), np.int64)
+        self._zero, self._waiting = Histogram(), 0
 
     def __call__(self, block: Block) -> None:
         """Count a block of at most `scores.MOST` parameters."""
+        if self._waiting + len(block.base) > MOST:
+            self._settle()
         given = self.measure.arguments(block)
-        unchanged = scores.count(*given, *self._packed, *self.lows.arguments)
+        unchanged, zeros = scores.count(*given, *self._packed, *self.lows.arguments)
         if unchanged < 0:
             raise _not_finite(block)
         self.unchanged += unchanged
-        if self._packed[1].any():
-            self.zero.take(self._packed[1])
+        self._waiting += zeros
         self._add(block.name, self.keys.take(self._packed[0]))
+
+    @property
+    def zero(self) -> Histogram:
+        """Of the keys of those with p = 0 alone."""
+        self._settle()
+        return self._zero
+
+    def _settle(self) -> None:
+        # To empty a table costs as much as to count a hundred thousand parameters: not each time.
+        if self._waiting:
+            self._zero.take(self._packed[1])
+            self._waiting = 0
 
     def _add(self, name: str, change: int) -> None:
         self.change[name] = self.change.get(name, 0) + change

@@ -7,14 +7,16 @@ a nanosecond per parameter and let go of Python's lock, so that threads share th
 """
 
 import numpy as np
-from numba import njit
+from llvmlite import ir
+from numba import njit, types
+from numba.extending import intrinsic, overload
 
 EPSILON = 1e-8
 # PyTorch rounds the number to bfloat16 too before it is added.
 _ROUNDED_EPSILON = np.uint32(0x322C0000).view(np.float32)
 BINS = 1 << 15  # of the upper half of a score: its sign is never set
 LOWS = 1 << 16  # of the lower half
-CHUNK = 1024  # parameters at a time: what is computed of them stays in the fastest cache
+CHUNK = 4096  # parameters at a time: what is computed of them stays in a near cache
 RELATIVE, ABSOLUTE, RANDOM = range(3)
 
 ONE_BIT = 40
@@ -25,54 +27,73 @@ TABLES = 4  # packed tables that neighbours are counted in
 _MANTISSAS = np.arange(BINS) % 128 + 128 << 16  # of the first float of each bin, whole numbers
 _MANTISSAS[:128] -= 128 << 16  # subnormal
 _SIGN_OFF, _HALF, _FINITE = np.uint32(0x7FFFFFFF), np.uint32(16), np.uint32(0x7F7FFFFF)
+_LARGEST = np.float32(np.finfo(np.float32).max)
 _LOW, _HIGH = np.uint32(0xFFFF), np.uint32(0xFFFF0000)
 
 # The error model of NumPy: a check for division by zero would keep loops from being vectorised.
 compiled = njit(nogil=True, cache=True, error_model="numpy")
 
 
-@compiled
-def _widen(raw, out):
-    # A bfloat16 is the upper half of a float32.
-    shift = np.uint32(16 if raw.itemsize == 2 else 0)
-    for i in range(raw.size):
-        out[i] = np.uint32(raw[i]) << shift
+@intrinsic
+def _float(context, bits):
+    """Return the float32 that 32 bits are: a `view` of one number, which loops can hold."""
+
+    def reinterpret(context, builder, signature, given):
+        return builder.bitcast(given[0], ir.FloatType())
+
+    return types.float32(types.uint32), reinterpret
+
+
+def _wide(number):
+    """Return the bits of a number as float32: a bfloat16 is the upper half of one."""
+
+
+@overload(_wide)
+def _wide_of(number):
+    if number is types.uint16:
+        return lambda number: np.uint32(np.uint32(number) << _HALF)
+    return lambda number: number
 
 
 @compiled
-def _round(bits, out):
+def _round(raw, out):
     # To the nearest bfloat16, ties to even.
-    for i in range(bits.size):
-        odd = (bits[i] >> _HALF) & np.uint32(1)
-        out[i] = (bits[i] + np.uint32(0x7FFF) + odd) & _HIGH
+    for i in range(raw.size):
+        bits = _wide(raw[i])
+        odd = (bits >> _HALF) & np.uint32(1)
+        out[i] = (bits + np.uint32(0x7FFF) + odd) & _HIGH
 
 
 @compiled
 def _finite(bits):
     beyond = np.int32(0)
     for i in range(bits.size):
-        beyond += np.int32((bits[i] & _SIGN_OFF) > _FINITE)
+        beyond = np.int32(beyond + ((bits[i] & _SIGN_OFF) > _FINITE))
     return beyond == 0
 
 
 @compiled
-def _change(s, p, relative, out):
-    a, b, x = s.view(np.float32), p.view(np.float32), out.view(np.float32)
-    if relative:
-        for i in range(a.size):
-            x[i] = abs(a[i] - b[i]) / (abs(b[i]) + np.float32(EPSILON))
-    else:
-        for i in range(a.size):
-            x[i] = abs(a[i] - b[i])
+def _change(tuned, base, relative, out):
+    # Also counts what is met on the way. Sums are cut to 32 bits at each step, or they would grow
+    # to 64, and half as many would fit into a register.
+    x = out.view(np.float32)
+    beyond, equal, zeros = np.int32(0), np.int32(0), np.int32(0)
+    for i in range(out.size):
+        s, p = _float(_wide(tuned[i])), _float(_wide(base[i]))
+        change = abs(s - p)
+        x[i] = change / (abs(p) + np.float32(EPSILON)) if relative else change
+        beyond = np.int32(beyond + (not x[i] <= _LARGEST))  # so is NaN
+        equal = np.int32(equal + (s == p))
+        zeros = np.int32(zeros + (p == np.float32(0)))
+    return beyond == 0, equal, zeros
 
 
 @compiled
-def _rounded_change(s, p, relative, room, out):
+def _rounded_change(tuned, base, relative, room, out):
     # As `_change`, but each step is rounded to bfloat16. `room` holds the rounded s and p.
-    _round(s, room[0])
-    _round(p, room[1])
-    _change(room[0], room[1], False, out)
-    finite = _finite(out)
+    _round(tuned, room[0])
+    _round(base, room[1])
+    finite = _change(room[0], room[1], False, out)[0]
     _round(out, out)
     if relative:
         x, b = out.view(np.float32), room[1].view(np.float32)
@@ -83,7 +104,7 @@ def _rounded_change(s, p, relative, room, out):
             x[i] = x[i] / b[i]
         finite = finite and _finite(out)
         _round(out, out)
-    return finite
+    return finite and _finite(out)
 
 
 @compiled
@@ -97,22 +118,21 @@ def _draw(seed, start, out):
 
 
 @compiled
-def _keys(s, p, start, how, room, out):
-    """Fill `out` with what a chunk is ranked by; return whether its changes are finite."""
+def _keys(tuned, base, start, how, room, out):
+    """Fill `out` with what a chunk is ranked by; `room` is uint32[2, at least as many].
+
+    Returns (whether its changes are finite, how many have s = p, how many p = 0).
+    """
     kind, bfloat16, lowest, seed = how
+    finite, equal, zeros = _change(tuned, base, kind != ABSOLUTE, out)
     if bfloat16:
-        finite = _rounded_change(s, p, kind != ABSOLUTE, room, out)
-    else:
-        _change(s, p, kind != ABSOLUTE, out)
-        finite = True
-    if not (finite and _finite(out)):
-        return False
-    if kind == RANDOM:
+        finite = _rounded_change(tuned, base, kind != ABSOLUTE, room[:, : out.size], out)
+    if finite and kind == RANDOM:
         _draw(seed, start, out)
-    if lowest:
+    if finite and lowest:
         for i in range(out.size):
             out[i] = _FINITE - out[i]
-    return True
+    return finite, equal, zeros
 
 
 @compiled
@@ -124,13 +144,10 @@ def fill(tuned, base, start, how, out):
         start: position of the block in its tensor.
         how: (kind, in bfloat16, lowest first, the tensor's seed).
     """
-    work = np.empty((4, CHUNK), np.uint32)
+    room = np.empty((2, CHUNK), np.uint32)
     for at in range(0, out.size, CHUNK):
-        n = min(CHUNK, out.size - at)
-        s, p = work[0, :n], work[1, :n]
-        _widen(tuned[at : at + n], s)
-        _widen(base[at : at + n], p)
-        if not _keys(s, p, start + at, how, work[2:, :n], out[at : at + n]):
+        s, p, keys = tuned[at : at + CHUNK], base[at : at + CHUNK], out[at : at + CHUNK]
+        if not _keys(s, p, start + at, how, room, keys)[0]:
             return False
     return True
 
@@ -151,40 +168,62 @@ def add(keys, packed):
 
 
 @compiled
+def drain(packed, counts, lows, mantissas):
+    """Empty packed tables into int64[BINS], numbers and sums of lower halves.
+
+    `mantissas`, int64[256], takes the sums of what was in the tables by exponent, each in units of
+    its own: see `_whole`.
+    """
+    for e in range(mantissas.size):
+        first, any_, whole = 128 * e, np.int64(0), np.int64(0)
+        for j in range(TABLES):
+            for b in range(first, first + 128):
+                any_ |= packed[j, b]
+        if not any_:  # as it is for most
+            continue
+        for b in range(first, first + 128):
+            both = packed[:, b].sum()
+            number, low = both >> ONE_BIT, both & (ONE - 1)
+            counts[b] += number
+            lows[b] += low
+            whole += number * _MANTISSAS[b] + low
+        packed[:, first : first + 128] = 0
+        mantissas[e] += whole
+
+
+@compiled
+def _zero(raw):
+    # Where a number is 0 or −0: nothing is left of it without its sign.
+    found = np.empty(raw.size, np.bool_)
+    for i in range(raw.size):
+        found[i] = _wide(raw[i]) & _SIGN_OFF == 0
+    return found
+
+
+@compiled
 def count(tuned, base, start, how, packed, packed_zero, rows, table, table_zero):
     """Count a block by the upper half of its keys; in `packed_zero` those with p = 0 once more.
 
     Arguments as for `fill` and `refine`, which is done along the way where `table` has rows; the
-    packed tables are as for `add`, for at most `MOST` parameters. Returns the number with s = p,
-    or −1 where a weight is not finite.
+    packed tables are as for `add`, for at most `MOST` parameters. Returns how many have s = p and
+    how many p = 0; −1 where a weight is not finite.
     """
-    work, inside = np.empty((5, CHUNK), np.uint32), np.empty(CHUNK, np.int64)
-    unchanged = 0
+    work, inside = np.empty((3, CHUNK), np.uint32), np.empty(CHUNK, np.int64)
+    unchanged = zero_base = 0
     for at in range(0, tuned.size, CHUNK):
-        n = min(CHUNK, tuned.size - at)
-        s, p, keys = work[0, :n], work[1, :n], work[4, :n]
-        _widen(tuned[at : at + n], s)
-        _widen(base[at : at + n], p)
-        if not _keys(s, p, start + at, how, work[2:4, :n], keys):
-            return -1
+        s, p = tuned[at : at + CHUNK], base[at : at + CHUNK]
+        keys = work[2, : p.size]
+        finite, equal, zeros = _keys(s, p, start + at, how, work[:2], keys)
+        if not finite:
+            return -1, -1
         add(keys, packed)
-        equal, zeros = _specials(s, p)
         unchanged += equal
+        zero_base += zeros
         if zeros:
-            add(keys[p & _SIGN_OFF == 0], packed_zero)
+            add(keys[_zero(p)], packed_zero)
         if len(table):
             _refine(keys, p, inside, rows, table, table_zero)
-    return unchanged
-
-
-@compiled
-def _specials(s, p):
-    a, b = s.view(np.float32), p.view(np.float32)
-    equal, zeros = np.int32(0), np.int32(0)  # as narrow as the floats: these loops vectorise
-    for i in range(a.size):
-        equal += np.int32(a[i] == b[i])
-        zeros += np.int32(b[i] == 0)
-    return equal, zeros
+    return unchanged, zero_base
 
 
 @compiled
@@ -196,13 +235,11 @@ def refine(tuned, base, start, how, rows, table, table_zero):
         rows: int of length `BINS`, the row of each upper half plus one, 0 for none.
         table, table_zero: int64[rows, LOWS].
     """
-    work, inside = np.empty((5, CHUNK), np.uint32), np.empty(CHUNK, np.int64)
+    work, inside = np.empty((3, CHUNK), np.uint32), np.empty(CHUNK, np.int64)
     for at in range(0, tuned.size, CHUNK):
-        n = min(CHUNK, tuned.size - at)
-        s, p, keys = work[0, :n], work[1, :n], work[4, :n]
-        _widen(tuned[at : at + n], s)
-        _widen(base[at : at + n], p)
-        _keys(s, p, start + at, how, work[2:4, :n], keys)
+        s, p = tuned[at : at + CHUNK], base[at : at + CHUNK]
+        keys = work[2, : p.size]
+        _keys(s, p, start + at, how, work[:2], keys)
         _refine(keys, p, inside, rows, table, table_zero)
 
 
@@ -215,7 +252,7 @@ def _refine(keys, p, inside, rows, table, table_zero):
     for i in inside[:found]:
         row, low = rows[keys[i] >> _HALF] - 1, keys[i] & _LOW
         table[row, low] += 1
-        if p[i] & _SIGN_OFF == 0:
+        if _wide(p[i]) & _SIGN_OFF == 0:
             table_zero[row, low] += 1
 
 
@@ -227,8 +264,8 @@ def exceed(keys, thresholds, above, equal):
         for t in range(thresholds.size):
             threshold, more, same = thresholds[t], np.int32(0), np.int32(0)
             for i in range(part.size):
-                more += np.int32(part[i] > threshold)
-                same += np.int32(part[i] == threshold)
+                more = np.int32(more + (part[i] > threshold))
+                same = np.int32(same + (part[i] == threshold))
             above[t] += more
             equal[t] += same
 
@@ -263,12 +300,9 @@ class Histogram:
 
     def take(self, packed: np.ndarray) -> int:
         """Add packed tables, clear them, and return the sum of their floats."""
-        both = packed.sum(0)
-        counts, lows = both >> ONE_BIT, both & (ONE - 1)
-        packed[:] = 0
-        self.counts += counts
-        self.lows += lows
-        return _sum(counts, lows)
+        mantissas = np.zeros(256, np.int64)
+        drain(packed, self.counts, self.lows, mantissas)
+        return _whole(mantissas)
 
     def merge(self, other: "Histogram") -> None:
         """Add another histogram."""
@@ -287,10 +321,13 @@ class Histogram:
 
 
 def _sum(counts: np.ndarray, lows: np.ndarray) -> int:
+    return _whole((counts * _MANTISSAS + lows).reshape(-1, 128).sum(1))
+
+
+def _whole(mantissas: np.ndarray) -> int:
     # The floats of one exponent are whole numbers of one unit, so their sum is exact; the sums of
     # the 256 exponents are joined in an integer of any length.
-    by_exponent = (counts * _MANTISSAS + lows).reshape(-1, 128).sum(1)
-    return sum(int(m) << max(e - 1, 0) for e, m in enumerate(by_exponent) if m)
+    return sum(m << max(e - 1, 0) for e, m in enumerate(mantissas.tolist()) if m)
 
 
 def units(key: int) -> int:
