@@ -8,7 +8,9 @@ import tiny
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from numba import njit
 from test_kvcache import gemma
+from torch.nn.functional import silu
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from repro import lean
@@ -104,6 +106,44 @@ def test_many_nodes_pass_in_chunks(monkeypatch):
     whole = engine.read(*asked)
     monkeypatch.setattr(lean, "CHUNK", 3)
     torch.testing.assert_close(engine.read(*asked), whole, rtol=1e-5, atol=1e-6)
+
+
+def test_exp_is_exact_to_the_last_bit_or_so():
+    @njit
+    def every(numbers, out):
+        for i in range(len(numbers)):
+            out[i] = lean._exp(numbers[i])
+
+    numbers = np.linspace(-86.9, 88.7, 1_000_001, dtype=np.float32)
+    found = np.empty_like(numbers)
+    every(numbers, found)
+    np.testing.assert_allclose(found, np.exp(numbers.astype(float)), rtol=1e-7)
+    ends = np.array([-np.inf, -1e30, -88, -0.0, 0, 1e-30, 88.8, np.inf, np.nan], np.float32)
+    every(ends, found)
+    np.testing.assert_array_equal(found[:9], [0, 0, 0, 1, 1, 1, np.inf, np.inf, np.nan])
+
+
+@pytest.mark.parametrize("size", [1, 7, 40])  # as wide as a vector, or not
+def test_the_gate_and_its_gradients_are_pytorchs_own(size):
+    torch.manual_seed(0)
+    gate, up, back = 6 * torch.randn(3, 50, size)
+    gate[:9, 0] = torch.tensor([0, -0.0, 1e-30, 20, -20, 85, -85, 1e30, -1e30])
+    found = [t.clone().requires_grad_() for t in (gate, up)]
+    wanted = [t.clone().requires_grad_() for t in (gate, up)]
+    ours, theirs = lean._compute(lean._Glow, *found), silu(wanted[0]) * wanted[1]
+    close = {"rtol": 1e-5, "atol": 1e-6, "equal_nan": True}
+    torch.testing.assert_close(ours, theirs, **close)
+    ours.backward(back)
+    theirs.backward(back)
+    for a, b in zip(found, wanted, strict=True):
+        torch.testing.assert_close(a.grad, b.grad, **close)
+
+
+def test_a_gate_that_is_not_finite_stays_so():
+    gate = torch.tensor([[np.inf, np.nan, -np.inf]])
+    with torch.no_grad():
+        found = lean._compute(lean._Glow, gate, torch.ones(1, 3))
+    np.testing.assert_array_equal(found, silu(gate))
 
 
 def test_weights_are_read_when_they_are_used():
