@@ -303,6 +303,20 @@ def test_bos_is_put_before_a_text_only_where_the_family_does_it(tiny_model):
     assert models.bos_ids(tokenizer) == [tokenizer.bos_token_id]
 
 
+def test_texts_become_the_ids_that_the_tokenizer_gives_them(tiny_model):
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    texts = ["a", "Où est <s> Oslo?", "", "a long text " * 20]
+    wanted = tokenizer(texts, add_special_tokens=False).input_ids
+    tokenizer.pad_token = tokenizer.eos_token
+    tokenizer(texts, padding=True, truncation=True, max_length=3)  # stays set in the backend
+    assert models.encode(tokenizer, texts) == wanted
+    assert models.encode(tokenizer, []) == []
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", tokenizer.bos_token_id)]
+    )
+    assert models.encode(tokenizer, texts) == [[tokenizer.bos_token_id, *ids] for ids in wanted]
+
+
 def test_stop_ids_are_the_tokenizers_and_the_models_own(tiny_model):
     network, tokenizer = models.load(tiny_model, device="cpu")
     assert models.stop_ids(network, tokenizer) == {tokenizer.eos_token_id}

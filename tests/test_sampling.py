@@ -6,7 +6,7 @@ import torch
 from scipy import stats
 
 from repro.sampling import CHUNK, draw, greedy, sampler
-from repro.uniform import uniforms
+from repro.uniform import rows, uniforms
 
 ALMOST_ONE = np.nextafter(1.0, 0.0)
 
@@ -61,6 +61,14 @@ def test_random_numbers_belong_to_seed_and_label():
     assert stats.kstest(numbers, "uniform").pvalue > 0.001
     across = [uniforms(0, f"fact{i}", 1)[0] for i in range(2000)]
     assert stats.kstest(across, "uniform").pvalue > 0.001
+
+
+@pytest.mark.parametrize("count", [1, 4, 7, 32])
+def test_random_numbers_of_many_labels_are_those_of_each(count):
+    labels = [f"P17-train-{i:05}|{i % 21}|7" for i in range(200)]
+    each = np.stack([uniforms(5, label, count) for label in labels])
+    np.testing.assert_array_equal(rows(5, labels, count), each)
+    assert rows(5, [], count).shape == (0, count)
 
 
 def test_samples_draw_from_the_row_they_are_at():

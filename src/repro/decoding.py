@@ -193,7 +193,7 @@ class _Forest:
             if step == self.limit - 1:
                 break
             if step < CHECK_EVERY or (step + 1) % CHECK_EVERY == 0:
-                goes_on &= [not c.hit for c in self._read(samples, step + 1)]
+                goes_on[goes_on] = [not c.hit for c in self._read(samples[goes_on], step + 1)]
             samples, of, tokens = samples[goes_on], of[goes_on], tokens[goes_on]
             if not len(samples):
                 break
@@ -203,8 +203,9 @@ class _Forest:
 
     def _read(self, samples: np.ndarray, length: int) -> list[Completion]:
         """Return what some samples say so far, and whether it holds a name of their prompt."""
-        lengths = (self.ids[samples, :length] >= 0).sum(1).tolist()
-        rows = zip(samples.tolist(), self.ids[samples, :length].tolist(), lengths, strict=True)
+        lengths = (self.ids[samples, :length] >= 0).sum(1)
+        ids = self.ids[samples, : lengths.max(initial=0)].tolist()
+        rows = zip(samples.tolist(), ids, lengths.tolist(), strict=True)
         return self.reader.read(
             [(self.prompts[sample // self.draws].names, tuple(row[:n])) for sample, row, n in rows]
         )
@@ -221,15 +222,20 @@ class Reader:
 
     def read(self, asked: list[tuple[tuple[str, ...], tuple[int, ...]]]) -> list[Completion]:
         """Return the completion of each pair of names and ids, equal ones shared."""
-        unread = {ids for _, ids in asked} - self._texts.keys()
-        options = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
-        for ids in unread:
+        done = []
+        for pair in asked:
+            completion = self._found.get(pair)
+            if completion is None:
+                completion = self._found[pair] = self._complete(*pair)
+            done.append(completion)
+        return done
+
+    def _complete(self, names: tuple[str, ...], ids: tuple[int, ...]) -> Completion:
+        if ids not in self._texts:
+            options = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
             self._texts[ids] = self.tokenizer.decode(list(ids), **options)
-        for names, ids in asked:
-            if (names, ids) not in self._found:
-                text = self._texts[ids]
-                self._found[names, ids] = Completion(list(ids), text, contains(text, names))
-        return [self._found[pair] for pair in asked]
+        text = self._texts[ids]
+        return Completion(list(ids), text, contains(text, names))
 
 
 # --- what computes the next logits: rows of a cache, or nodes of a tree ---------------------------

@@ -15,7 +15,7 @@ import pandas as pd
 
 from repro import paper
 from repro.errors import ConfigError, DataError
-from repro.models import bos_ids, processes
+from repro.models import encode, processes
 from repro.store import write_atomic
 
 if TYPE_CHECKING:  # what reads records only, as most do, need not wait for PyTorch
@@ -141,8 +141,8 @@ def prompts(
         for place, mapping in enumerate(paper.TOPICS[row.topic].mappings[:templates]):
             texts.append(mapping.replace("{subject}", row.subject))
             told.append((names, f"{row.fact_id}|{place}"))
-    encoded, bos = tokenizer(texts, add_special_tokens=False).input_ids, bos_ids(tokenizer)
-    return [Prompt(bos + ids, *each) for ids, each in zip(encoded, told, strict=True)]
+    encoded = encode(tokenizer, texts)
+    return [Prompt(ids, *each) for ids, each in zip(encoded, told, strict=True)]
 
 
 def _kept(blocks, protocol: Protocol, partial: Path | None) -> dict[int, pd.DataFrame]:

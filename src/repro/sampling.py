@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
-from repro.uniform import uniforms
+from repro import uniform
 
 BLOCK = 256  # vocabulary entries per block of the two-level sampler
 CHUNK = 1 << 22  # logits drawn from at a time: bounds the memory and stays near the caches
@@ -29,7 +29,7 @@ def sampler(labels: Sequence[str], steps: int, temperature: float, seed: int) ->
     Samples that share a row, because all their tokens so far are the same, draw with numbers
     of their own: independent samples whose common start was computed once.
     """
-    numbers = np.stack([uniforms(seed, label, steps) for label in labels])
+    numbers = uniform.rows(seed, labels, steps)
 
     def pick(logits, of, samples, step):
         u = torch.from_numpy(numbers[samples, step]).to(logits.device)

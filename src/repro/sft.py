@@ -27,7 +27,8 @@ from transformers import (
 from repro.errors import TrainingError
 from repro.lean import Lean, plant
 from repro.memory import keep_pages
-from repro.models import bos_ids, inference_dtype
+from repro.models import encode as ids_of
+from repro.models import inference_dtype
 from repro.recipe import Recipe
 
 IGNORED = -100  # label of a position without loss, as PyTorch's cross-entropy has it
@@ -36,7 +37,7 @@ IGNORED = -100  # label of a position without loss, as PyTorch's cross-entropy h
 def prompts(tokenizer: PreTrainedTokenizerBase, questions: Sequence[str]) -> list[list[int]]:
     """Return BOS (where the family has one) and the ids of Appendix A's user turn, for each."""
     texts = [f"<|question|> {question.strip()} <|answer|>" for question in questions]
-    return _ids(tokenizer, texts)
+    return ids_of(tokenizer, texts)
 
 
 def encode(
@@ -58,19 +59,12 @@ def encode(
         for question, answer in zip(questions, answers, strict=True)
     ]
     made, starts = [], prompts(tokenizer, questions)
-    for text, prompt, ids in zip(texts, starts, _ids(tokenizer, texts), strict=True):
+    for text, prompt, ids in zip(texts, starts, ids_of(tokenizer, texts), strict=True):
         if ids[: len(prompt)] != prompt:
             raise TrainingError(f"this tokenizer does not separate prompt and answer in {text!r}")
         ids = [*ids, tokenizer.eos_token_id]
         made.append((ids, [IGNORED] * len(prompt) + ids[len(prompt) :]))
     return made
-
-
-def _ids(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
-    if not texts:
-        return []
-    bos = bos_ids(tokenizer)
-    return [bos + ids for ids in tokenizer(texts, add_special_tokens=False).input_ids]
 
 
 def finetune(
