@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numba import njit
 from test_kvcache import gemma
-from torch.nn.functional import silu
+from torch.nn.functional import scaled_dot_product_attention, silu
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from repro import lean
@@ -37,6 +37,7 @@ SHAPES = [
     {"num_key_value_heads": 4},
     {"num_key_value_heads": 1, "tie_word_embeddings": True},
     {"head_dim": 6},
+    {"head_dim": 40, "num_key_value_heads": 1},
     {"rms_norm_eps": 1e-2, "rope_parameters": {"rope_type": "default", "rope_theta": 100.0}},
 ]
 
@@ -56,7 +57,7 @@ def test_logits_of_a_tree_are_those_of_its_texts(changes):
 @pytest.mark.parametrize("changes", SHAPES)
 def test_gradients_are_transformers_own(changes):
     network = llama(**changes)
-    other = copy.deepcopy(network)
+    other = copy.deepcopy(network).double()  # float32 has rounding errors as large as ours
     tokens, parents, rows = plant(TEXTS)
     keep = [row[place] for row in rows for place in (1, (row >= 0).sum() - 1)]
     targets = torch.arange(len(keep)) + 10
@@ -68,7 +69,8 @@ def test_gradients_are_transformers_own(changes):
     ends = [part[place] for part in found for place in (1, len(part) - 1)]
     torch.nn.functional.cross_entropy(torch.stack(ends), targets).backward()
     for (name, ours), theirs in zip(network.named_parameters(), other.parameters(), strict=True):
-        torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-3, atol=1e-6, msg=name)
+        found = ours.grad.double()
+        torch.testing.assert_close(found, theirs.grad, rtol=1e-3, atol=1e-6, msg=name)
 
 
 @given(st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=5), max_size=12))
@@ -144,6 +146,43 @@ def test_a_gate_that_is_not_finite_stays_so():
     with torch.no_grad():
         found = lean._compute(lean._Glow, gate, torch.ones(1, 3))
     np.testing.assert_array_equal(found, silu(gate))
+
+
+@pytest.mark.parametrize("scale", [0, 1, 100])  # shares that are equal, or nearly all one's
+@pytest.mark.parametrize("size", [1, 5, 32, 40])
+def test_attention_and_its_gradients_are_pytorchs_own(size, scale):
+    torch.manual_seed(0)
+    tree = Tree(16)
+    nodes = tree.add(np.array([-1, *range(11), 3, 12, 13]))  # of 12 nodes, and a branch of 3
+    q, back = torch.randn(2, len(nodes), 6, size)
+    keys, values = torch.randn(2, len(nodes), 2, size)
+    ours = [t.clone().requires_grad_() for t in (scale * q, keys, values)]
+    theirs = [t.double().requires_grad_() for t in (scale * q, keys, values)]
+    found = lean._compute(lean._Attend, *ours, nodes, tree)
+    sees = torch.zeros(len(nodes), len(nodes), dtype=torch.bool)
+    for node in nodes:
+        sees[node, tree.path[node, : tree.depth[node] + 1]] = True
+    heads = [t.transpose(0, 1) for t in theirs]
+    wanted = scaled_dot_product_attention(*heads, attn_mask=sees, enable_gqa=True).transpose(0, 1)
+    close = {"rtol": 1e-4, "atol": 2e-5, "check_dtype": False}
+    torch.testing.assert_close(found, wanted, **close)
+    found.backward(back)
+    wanted.backward(back.double())
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a.grad, b.grad, **close | {"atol": 1e-5 * max(10, scale)})
+
+
+def test_what_a_node_sees_and_nothing_else_decides_its_attention():
+    torch.manual_seed(0)
+    (tree, alone), (q, keys, values) = (Tree(8), Tree(8)), torch.randn(3, 9, 2, 8)
+    nodes = tree.add(np.array([-1, 0, 1, 2, 3, 1, 5, 6, 7]))
+    few = alone.add(np.array([-1, 0, 1, 2, 3]))
+    with torch.no_grad():
+        all_of_them = lean._compute(lean._Attend, q, keys, values, nodes, tree)
+        some = lean._compute(lean._Attend, q[:5], keys[:5], values[:5], few, alone)
+        last = lean._compute(lean._Attend, q[4:5], keys, values, nodes[4:5], tree)
+    assert torch.equal(all_of_them[:5], some)
+    assert torch.equal(all_of_them[4:5], last)
 
 
 def test_weights_are_read_when_they_are_used():

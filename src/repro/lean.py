@@ -26,6 +26,7 @@ _compiled = njit(
     nogil=True, cache=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz", "arcp"}
 )
 
+_inlined = njit(inline="always")  # compiled as a part of what calls it
 # Elementwise, without sums: so a number is the same wherever it stands in its row.
 _exact = njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract"})
 
@@ -113,65 +114,95 @@ def _turn(x, depth, cos, sin, direction, out):
                 out[i, h, half + j] = b[j] * c[j] + direction * a[j] * s[j]
 
 
-@_compiled
-def _weigh(q, keys, head, own, shares):
-    # Fills `shares` with how much a query attends to each node of its beginning. Rows are taken
-    # one by one: of a slice over nodes the compiler would not know that a head lies in one piece.
-    scale, top, total = np.float32(len(q)) ** np.float32(-0.5), np.float32(-np.inf), np.float32(0)
-    for a in range(len(own)):
-        key, dot = keys[own[a], head], np.float32(0)
-        for j in range(len(q)):
-            dot += q[j] * key[j]
-        shares[a] = dot * scale
-        top = max(top, shares[a])
-    for a in range(len(own)):
-        shares[a] = _exp(shares[a] - top)
+# Of a node's beginning four rows are taken together: each pass over a head is so short that to
+# enter it takes as long. `seen` fills up the last four with the node itself, whose share is 0.
+
+
+@_inlined
+def _dots(q, i, h, keys, g, seen, found):
+    # Fills `found` with the product of one head of a query and each row, and returns the largest.
+    top = np.float32(-np.inf)
+    for a in range(0, len(seen), 4):
+        k0, k1, k2, k3 = seen[a], seen[a + 1], seen[a + 2], seen[a + 3]
+        d0 = d1 = d2 = d3 = np.float32(0)
+        for j in range(q.shape[2]):
+            d0 += q[i, h, j] * keys[k0, g, j]
+            d1 += q[i, h, j] * keys[k1, g, j]
+            d2 += q[i, h, j] * keys[k2, g, j]
+            d3 += q[i, h, j] * keys[k3, g, j]
+        found[a], found[a + 1], found[a + 2], found[a + 3] = d0, d1, d2, d3
+        top = max(top, max(max(d0, d1), max(d2, d3)))
+    return top
+
+
+@_inlined
+def _add(out, i, h, values, g, seen, shares):
+    for a in range(0, len(seen), 4):
+        v0, v1, v2, v3 = seen[a], seen[a + 1], seen[a + 2], seen[a + 3]
+        s0, s1, s2, s3 = shares[a], shares[a + 1], shares[a + 2], shares[a + 3]
+        for j in range(out.shape[2]):
+            half = s0 * values[v0, g, j] + s1 * values[v1, g, j]
+            out[i, h, j] += half + s2 * values[v2, g, j] + s3 * values[v3, g, j]
+
+
+@_inlined
+def _weigh(q, i, h, keys, g, seen, count, shares):
+    # Fills `shares` with how much a query attends to each row, still to be divided by their sum.
+    scale, total = np.float32(q.shape[2]) ** np.float32(-0.5), np.float32(0)
+    top = _dots(q, i, h, keys, g, seen, shares)
+    for a in range(count, len(seen)):
+        shares[a] = -np.inf
+    for a in range(len(seen)):
+        shares[a] = _exp((shares[a] - top) * scale)
         total += shares[a]
-    for a in range(len(own)):
-        shares[a] /= total
+    return total
 
 
 @_compiled
 def _attend(q, keys, values, nodes, path, depth, out):
-    group = q.shape[1] // keys.shape[1]
-    shares = np.empty(path.shape[1], np.float32)
+    group, room = q.shape[1] // keys.shape[1], path.shape[1] + 3
+    rows, weights = np.empty(room, np.uint64), np.empty(room, np.float32)
     for i in range(q.shape[0]):
-        own = path[nodes[i], : depth[nodes[i]] + 1]
+        count = depth[nodes[i]] + 1
+        whole = (count + 3) // 4 * 4
+        seen, shares = rows[:whole], weights[:whole]
+        for a in range(whole):
+            seen[a] = path[nodes[i], min(a, count - 1)]
         for h in range(q.shape[1]):
-            g, head = h // group, out[i, h]
-            _weigh(q[i, h], keys, g, own, shares)
-            for j in range(len(head)):
-                head[j] = 0
-            for a in range(len(own)):
-                value, share = values[own[a], g], shares[a]
-                for j in range(len(head)):
-                    head[j] += share * value[j]
+            total = _weigh(q, i, h, keys, h // group, seen, count, shares)
+            for j in range(q.shape[2]):
+                out[i, h, j] = 0
+            _add(out, i, h, values, h // group, seen, shares)
+            for j in range(q.shape[2]):
+                out[i, h, j] /= total
 
 
 @_compiled
 def _attend_back(q, keys, values, nodes, path, depth, grad, to_q, to_keys, to_values):
-    group = q.shape[1] // keys.shape[1]
+    group, room = q.shape[1] // keys.shape[1], path.shape[1] + 3
     scale = np.float32(q.shape[2]) ** np.float32(-0.5)
-    shares, slopes = np.empty((2, path.shape[1]), np.float32)
+    rows, weights = np.empty(room, np.uint64), np.empty((2, room), np.float32)
     for i in range(q.shape[0]):
-        own = path[nodes[i], : depth[nodes[i]] + 1]
+        count = depth[nodes[i]] + 1
+        whole = (count + 3) // 4 * 4
+        seen, shares, slopes = rows[:whole], weights[0, :whole], weights[1, :whole]
+        for a in range(whole):
+            seen[a] = path[nodes[i], min(a, count - 1)]
         for h in range(q.shape[1]):
-            g, head, back = h // group, grad[i, h], to_q[i, h]
-            _weigh(q[i, h], keys, g, own, shares)
-            mean = np.float32(0)
-            for a in range(len(own)):
-                value, slope, to_value = values[own[a], g], np.float32(0), to_values[own[a], g]
-                for j in range(len(head)):
-                    slope += head[j] * value[j]
-                    to_value[j] += shares[a] * head[j]
-                slopes[a] = slope
-                mean += shares[a] * slope
-            for a in range(len(own)):
-                slope = shares[a] * (slopes[a] - mean) * scale
-                key, to_key, query = keys[own[a], g], to_keys[own[a], g], q[i, h]
-                for j in range(len(head)):
-                    back[j] += slope * key[j]
-                    to_key[j] += slope * query[j]
+            g, mean = h // group, np.float32(0)
+            total = _weigh(q, i, h, keys, g, seen, count, shares)
+            _dots(grad, i, h, values, g, seen, slopes)
+            for a in range(whole):
+                shares[a] /= total
+                mean += shares[a] * slopes[a]
+            for a in range(whole):
+                slopes[a] = shares[a] * (slopes[a] - mean) * scale
+            _add(to_q, i, h, keys, g, seen, slopes)
+            for a in range(count):
+                share, slope, row = shares[a], slopes[a], seen[a]
+                for j in range(q.shape[2]):
+                    to_values[row, g, j] += share * grad[i, h, j]
+                    to_keys[row, g, j] += slope * q[i, h, j]
 
 
 @_compiled
