@@ -5,6 +5,7 @@ import pytest
 import torch
 from scipy import stats
 
+from repro import sampling
 from repro.sampling import CHUNK, draw, greedy, sampler
 from repro.uniform import rows, uniforms
 
@@ -36,6 +37,22 @@ def test_ends_of_the_interval_give_the_first_and_last_possible_token():
     logits[:, [17, 300, 990]] = 0.0
     u = torch.tensor([0.0, 0.5, ALMOST_ONE], dtype=torch.float64)
     assert draw(logits, u).tolist() == [17, 300, 990]
+
+
+@pytest.mark.parametrize("vocabulary", [5, 256, 700, 2514])
+def test_samples_are_drawn_one_by_one_as_they_are_together(vocabulary, monkeypatch):
+    generator = torch.Generator().manual_seed(vocabulary)
+    logits = 4 * torch.randn(50, vocabulary, generator=generator)
+    logits[::2, ::3] = -torch.inf
+    of = torch.randint(0, 50, (20_000,), generator=generator)
+    u = torch.rand(len(of), dtype=torch.float64, generator=generator)
+    u[:3] = torch.tensor([0.0, 1e-300, ALMOST_ONE])
+    tokens = draw(logits, u, of)
+    general = sampling._draw_together  # of any device
+    monkeypatch.setattr(
+        sampling, "_draw_each", lambda *given: general(*map(torch.from_numpy, given)).numpy()
+    )
+    assert torch.equal(draw(logits, u, of), tokens)
 
 
 def test_impossible_tokens_are_never_drawn():

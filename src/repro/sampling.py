@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
+from numba import njit
 
 from repro import uniform
 
@@ -68,7 +69,15 @@ def draw(
 def _draw(p: torch.Tensor, u: torch.Tensor, of: torch.Tensor) -> torch.Tensor:
     p = torch.nn.functional.pad(p, (0, -p.shape[-1] % BLOCK))
     blocks = p.view(len(p), -1, BLOCK)
-    block, rest = _invert(blocks.sum(-1)[of], u)
+    sums = blocks.sum(-1)
+    if p.device.type == "cpu":
+        given = (tensor.detach().numpy() for tensor in (sums, blocks, u, of))
+        return torch.from_numpy(_draw_each(*given))
+    return _draw_together(sums, blocks, u, of)
+
+
+def _draw_together(sums, blocks, u, of):
+    block, rest = _invert(sums[of], u)
     token, _ = _invert(blocks[of, block], rest)
     return block * BLOCK + token
 
@@ -81,3 +90,33 @@ def _invert(weights: torch.Tensor, u: torch.Tensor) -> tuple[torch.Tensor, torch
     mass = weights.double().gather(-1, index)
     inside = (target - (upto.gather(-1, index) - mass)) / mass
     return index[:, 0], inside[:, 0].clamp(0, 1 - 1e-12)
+
+
+# The same on a CPU, sample by sample: no block is copied, and none is read beyond what is drawn
+# but for its sum. Every number and so every token is the same.
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _draw_each(sums, blocks, u, of):
+    tokens = np.empty(len(of), np.int64)
+    for i in range(len(of)):
+        block, rest = _invert_one(sums[of[i]], u[i])
+        token, _ = _invert_one(blocks[of[i], block], rest)
+        tokens[i] = block * blocks.shape[2] + token
+    return tokens
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _invert_one(weights, u):
+    total, upto, mass = 0.0, 0.0, 0.0
+    for weight in weights:
+        total += weight
+    index, target = len(weights) - 1, u * total
+    for i in range(len(weights)):
+        mass = np.float64(weights[i])
+        upto += mass
+        if upto > target:
+            index = i
+            break
+    inside = (target - (upto - mass)) / mass
+    return index, min(max(inside, 0.0), 1 - 1e-12)
