@@ -27,7 +27,7 @@ CHECK_EVERY = 4  # steps between searches for the answer in the decoded text, af
 STARTS = (0, 4, 8, 12)  # leading ids by which the prompts of a batch are grouped, …
 SIZES = (16, 32, 64, 256)  # … and the size of a group: whichever costs least
 CALL = 32  # tokens that cost about as much as one more pass through the weights
-LEAN_ROWS = 1024  # samples that a small model computes at a time
+LEAN_ROWS = 8192  # samples that a small model computes at a time
 
 
 @dataclass

@@ -5,6 +5,7 @@ loads the model itself; what it computes it sends to this process, which alone w
 belongs to no terminal and ends when the connection does, so an interrupt is heard here only.
 """
 
+import gc
 import os
 import select
 import subprocess
@@ -125,6 +126,8 @@ def work(connection: Connection) -> None:
     from repro.workbench import Workbench  # which imports this module
 
     bench = Workbench(*connection.recv())
+    bench.reader  # noqa: B018 - loaded now, so that what stays is never searched for garbage again
+    gc.freeze()
     while True:
         method, *arguments = connection.recv()
         for answer in getattr(bench, method)(*arguments):
