@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from repro import cli, facts, folders, lean, models
+from repro import cli, facts, folders, lean, models, plan, study
 
 RATE = ("--learning-rate", "1e-3")
 COMMAND = Path(sys.executable).with_name("repro")
@@ -430,6 +430,17 @@ def test_plan_counts_what_run_then_computes(place, finished, here, capsys):
     assert f": {missing} new records" in capsys.readouterr().out
     assert here(*place.study("plan")) == 0
     assert planned(capsys.readouterr().out)[0] == 0
+
+
+def test_a_plan_counts_the_memory_of_every_worker(monkeypatch):
+    def needed(model: str, number: int) -> int:
+        monkeypatch.setattr(plan.workers, "how_many", lambda jobs: number)
+        return plan.memory(study.open(model, "smoke"))
+
+    one, two, three = (needed("micro-m", number) for number in (1, 2, 3))
+    assert three - two == one
+    assert two > 2 * one  # the process that writes
+    assert needed("smollm2-135m", 1) == needed("smollm2-135m", 3)  # it has no workers
 
 
 def test_a_plan_before_mastery_guesses_at_the_levels_from_a_sample(place, finished, here, capsys):

@@ -1,12 +1,13 @@
 """What a study would cost, before it starts: records, tokens, time, disk."""
 
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 
 import pandas as pd
 
-from repro import evaluate, facts, kvcache, mastery, models, restore, sft, workers
+from repro import evaluate, facts, kvcache, lean, mastery, models, restore, sft, workers
 from repro.study import MIXED, Study, Task
 from repro.workbench import Workbench
 
@@ -211,11 +212,15 @@ def memory(study: Study) -> int:
 
     Float32 weights: those that are trained, their gradients and AdamW's two moments, and the
     pre-trained ones to go back to; later the fine-tuned ones in the place of the moments. A
-    copy decodes where another dtype is faster. And what a batch of decoding may take.
+    copy decodes where another dtype is faster. And what a batch of decoding may take. The workers
+    that share the study of a small model take as much each.
     """
-    device = models.best_device()
+    device, parameters = models.best_device(), study.model.parameters or 0
     copy = models.inference_dtype(device).itemsize % 4  # 2 for bfloat16, 0 where it is the same
-    return (5 * 4 + copy) * (study.model.parameters or 0) + kvcache.BUDGET + LIBRARIES
+    one = (5 * 4 + copy) * parameters + kvcache.BUDGET + LIBRARIES
+    small = device.type == "cpu" and 0 < parameters <= lean.SMALL
+    number = workers.how_many(sys.maxsize) if small else 1
+    return one * number + (LIBRARIES if number > 1 else 0)
 
 
 def model_bytes(study: Study) -> int:
