@@ -4,9 +4,6 @@ Both train the same examples in the same batches with the same loss (answer toke
 AdamW, clipping and cosine, from the same weights. TRL is given the tokens ready-made; it keeps
 its default padding (to the longest of a batch) and logs and saves nothing.
 
-How far rounding alone moves a loss curve is measured too: TRL trains once more with the rows of
-each batch in reverse, which is the same sum in another order.
-
     pip install -e '.[bench]'
     python benchmarks/finetuning.py [MODEL] [--steps N] [--repeats N]
 
@@ -93,12 +90,6 @@ def drawn(chosen, recipe: sft.Recipe):
     return chosen.iloc[list(itertools.chain(*loader))]
 
 
-def reversed_batches(chosen, size: int):
-    """Return the same batches with the rows of each in reverse."""
-    places = list(range(len(chosen)))
-    return chosen.iloc[[i for at in places[::size] for i in reversed(places[at : at + size])]]
-
-
 def columns(tokenizer, chosen) -> Dataset:
     """Return the tokens of `finetune`'s examples in the form that TRL reads."""
     examples = sft.encode(tokenizer, chosen["question"], chosen["object"])
@@ -114,12 +105,11 @@ class Race:
         self.base, self.own = restore.snapshot(network), set(vars(network))
         self.given = tokenizer, chosen, recipe
         self.dtype, self.losses, self.ends = dtype, {}, {}
-        self.rows = columns(tokenizer, ordered := drawn(chosen, recipe))
-        self.reversed = columns(tokenizer, reversed_batches(ordered, recipe.batch_size))
+        self.rows = columns(tokenizer, drawn(chosen, recipe))
         self.settings = config(network, recipe, dtype, folder)
         self.ways = {"trl": self.trl, "repro": self.repro}
 
-    def ready(self, rows: Dataset | None = None) -> None:
+    def ready(self) -> None:
         """Bring the weights back and let TRL prepare its data and its model: not timed."""
         self.trainer = None
         gc.collect()  # the optimizers of the last runs
@@ -131,15 +121,15 @@ class Race:
         made = Watched(
             self.copy,
             self.settings,
-            train_dataset=rows or self.rows,
+            train_dataset=self.rows,
             processing_class=self.given[0],
             callbacks=[clock := Clock()],
         )
         self.trainer, made.watched, self.ends = made, [], {"trl": clock.ends, "repro": []}
 
-    def trl(self, name: str = "trl") -> None:
+    def trl(self) -> None:
         self.trainer.train()
-        self.losses[name] = [loss.item() for loss in self.trainer.watched]
+        self.losses["trl"] = [loss.item() for loss in self.trainer.watched]
 
     def repro(self) -> None:
         ends = self.ends["repro"]
@@ -165,8 +155,7 @@ class Race:
                 for name, ends in self.ends.items():
                     runs[name] += taken[name]
                     steps[name].append(statistics.median(b - a for a, b in pairwise(ends)))
-        self.ready(self.reversed)
-        self.trl("trl_reversed")
+        apart = [abs(one - other) for one, other in zip(*self.losses.values(), strict=True)]
         batch = self.given[2].batch_size
         return {
             "dtype": str(self.dtype).removeprefix("torch."),
@@ -178,15 +167,9 @@ class Race:
             "step_seconds": rounded(steps),
             "run_seconds": rounded(runs),
             "floor_seconds": self.floor(),
-            "largest_difference": self.apart("repro"),
-            "largest_by_rounding": self.apart("trl_reversed"),
+            "largest_difference": round(max(apart), 6),
             "loss": rounded(self.losses, 5),
         }
-
-    def apart(self, name: str) -> float:
-        """Return how far a loss curve is from TRL's where it is furthest."""
-        pairs = zip(self.losses["trl"], self.losses[name], strict=True)
-        return round(max(abs(one - other) for one, other in pairs), 6)
 
     def floor(self) -> dict[str, float]:
         """Return, by way, the seconds a step's matrix products take at the pace of one alone."""

@@ -74,14 +74,11 @@ tables.show(speed.answering(), "The same questions")
 # TRL's `SFTTrainer` with its completion-only loss and ours see the same batches of 8 examples, with
 # the same optimizer and schedule (Section 3.3). Ours joins the examples of a batch without padding,
 # computes logits only where an answer is predicted, and keeps its memory from step to step.
-#
-# *By rounding alone*: how far TRL's own curve moves when the rows of each batch are reversed, the
-# same sum in another order. At this learning rate bfloat16 rounding grows from step to step.
 
 # %%
 tables.show(speed.tuning(), "Fine-tuning on the same batches")
 
-# %% mystnb={"image": {"alt": "Loss per step with TRL and with ours, one panel per model and number format: the lines lie on one another, or as close as TRL's own with its rows reversed"}}
+# %% mystnb={"image": {"alt": "Loss per step with TRL and with ours, one panel per model and number format: the two lines lie on one another"}}
 plots.loss_curves(speed.curves())
 
 # %% [markdown]

@@ -51,8 +51,6 @@ def test_committed_benchmarks_fill_the_tables():
     assert (speed.sampling()["of the products, %"] > 50).all()
     same = speed.tuning().query("Numbers == 'float32'")
     assert (same["largest difference of a loss"] < 0.05).all()
-    rounding = 2 * speed.tuning()["by rounding alone"] + 0.05
-    assert (speed.tuning()["largest difference of a loss"] <= rounding).all()
     exact = speed.answering().query("Numbers == 'float32'")
     assert (exact["answers that differ"] == 0).all()
 

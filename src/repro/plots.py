@@ -393,23 +393,20 @@ def learning_rates(frame: pd.DataFrame, chosen: float) -> Figure:
 
 @plt.rc_context(STYLE)
 def loss_curves(frame: pd.DataFrame) -> Figure:
-    """Draw the ways to fine-tune on the same batches: one panel per model and number format.
+    """Draw two ways to fine-tune on the same batches: one panel per model and number format.
 
-    `frame` comes from `speed.curves`. TRL's curve is wide and pale, ours thin and on top; dotted
-    is TRL with the rows of each batch reversed, which differs by rounding alone.
+    `frame` comes from `speed.curves`. TRL's curve is wide and pale, ours thin and on top.
     """
     panels = list(frame.groupby(["model", "dtype"], sort=False)) if len(frame) else []
     figure, axes = _panels(max(1, len(panels)))
     for axis, ((model, dtype), rows) in zip(axes, panels, strict=False):
-        styles = {"TRL": {"lw": 6, "alpha": 0.35}, "ours": {"lw": 1.2}}
-        styles["TRL, rows reversed"] = {"lw": 1.2, "ls": ":"}
-        for way, style in styles.items():
+        for way, style in (("TRL", {"lw": 6, "alpha": 0.35}), ("ours", {"lw": 1.2})):
             own = rows[rows["way"] == way]
             axis.plot(own["step"], own["loss"], color=COLOURS[1], label=way, **style)
         axis.set(title=f"{model}, {dtype}", xlabel="Step", ylabel="Loss (nats per answer token)")
     _say_if_empty(axes[0], frame)
     if panels:
-        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return _closed(figure)
 
 

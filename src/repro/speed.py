@@ -101,15 +101,14 @@ def tuning(folder: Path | None = None) -> pd.DataFrame:
                 "ours, samples per s": run["samples_per_second"]["repro"],
                 "times faster": run["ratio"],
                 "largest difference of a loss": run["largest_difference"],
-                "by rounding alone": run["largest_by_rounding"],
             }
         )
     return pd.DataFrame(rows)
 
 
 def curves(folder: Path | None = None) -> pd.DataFrame:
-    """Return the loss curves of each fine-tuning benchmark: DataFrame[model, dtype, way, …]."""
-    names = {"trl": "TRL", "repro": "ours", "trl_reversed": "TRL, rows reversed"}
+    """Return both loss curves of each fine-tuning benchmark: DataFrame[model, dtype, way, …]."""
+    names = {"trl": "TRL", "repro": "ours"}
     return pd.DataFrame(
         {"model": run["model"], "dtype": run["dtype"], "way": names[way], "step": i + 1, "loss": x}
         for run in runs("finetuning", folder).to_dict("records")
