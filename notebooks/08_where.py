@@ -98,6 +98,15 @@ tables.show(shares, "Lift by share of the parameters chosen, beside Table 10")
 Markdown(where.extremes(shares, share))
 
 # %% [markdown]
+# ## Other models
+#
+# The same share in every model whose study is in this repository, each column the mean over the runs of
+# one study.
+
+# %%
+tables.show(where.by_model([s, *claims.others(s)], share), f"Lift of each module, top {share:g}%")
+
+# %% [markdown]
 # ## What holds, and what does not
 #
 # The paper reads two patterns from its tables: more in the first layers and fewer in the last, and most

@@ -88,6 +88,15 @@ tables.show(
 )
 
 # %% [markdown]
+# ## Other models
+#
+# Every study in this repository that restored layers: in how many runs a block costs accuracy in domain, or
+# gains it, by the same intervals.
+
+# %%
+tables.show(layers.by_model([s, *claims.others(s)]), "In domain: change in points, mean over runs")
+
+# %% [markdown]
 # ## What holds, and what does not
 #
 # The paper: *the lowest layers matter most, those in the middle least.* Held against its own table, level

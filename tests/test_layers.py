@@ -1,5 +1,7 @@
 """Restoring blocks of layers: what is compared with what, and how it is told."""
 
+from types import SimpleNamespace
+
 import made_up
 import numpy as np
 import pandas as pd
@@ -85,3 +87,23 @@ def test_a_profile_without_blocks_has_an_empty_table_and_says_so():
     empty = layers.means(made_up.layers().iloc[:0])
     assert "Download" in tables.blocks(empty, "none").html
     assert "No layers" in layers.sentence(layers.costs(empty))
+
+
+def test_blocks_of_several_models_are_counted_by_verdict():
+    def study(name: str, answers):
+        model, profile = SimpleNamespace(title=name), SimpleNamespace(name="quick")
+        none = {"layer_runs": list, "layer_tasks": list, "answers": lambda tasks: None}
+        return SimpleNamespace(model=model, profile=profile, layers=lambda: answers, **none)
+
+    made = made_up.layers()
+    table = layers.by_model([study("one", made), study("none", made.iloc[:0])])
+    assert set(table["model"]) == {"one"}
+    assert list(table["layers"]) == layers.blocks(MEANS["layers"])[1:]
+    found = layers.costs(MEANS).query("split == 'test'")
+    for row in table.itertuples():
+        own = found[found["layers"] == row.layers]
+        assert (row.lose, row.gain) == tuple(
+            (own["verdict"] == v).sum() for v in (SUPPORTED, CONTRADICTED)
+        )
+        assert row.lose + row.gain + row.undecided == row.runs == len(own)
+        assert row.change == pytest.approx(own["estimate"].mean())

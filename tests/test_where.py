@@ -1,5 +1,7 @@
 """Where restored parameters lie: shares, lifts, the paper's by LLaMA-3-8B's sizes."""
 
+from types import SimpleNamespace
+
 import made_up
 import pytest
 
@@ -71,3 +73,16 @@ def test_tables_show_share_and_lift_and_shade_by_the_lift():
 def test_without_restored_runs_there_is_a_table_all_the_same(by):
     empty = where.summary(where.chosen(COUNTED.iloc[:0], 20), by)
     assert "Download" in tables.places(empty, "none", by).html
+
+
+def test_models_stand_side_by_side_where_they_counted_the_share():
+    def study(name: str, counted):
+        model, profile = SimpleNamespace(title=name), SimpleNamespace(name="quick")
+        return SimpleNamespace(model=model, profile=profile, where=lambda: counted)
+
+    without = COUNTED[COUNTED["top_percent"] != 20]
+    table = where.by_model([study("one", COUNTED), study("two", without)], 20)
+    assert list(table) == ["module", "Table 10", "one, quick"]
+    own = where.by_share(COUNTED).set_index("module")["top 20%"]
+    assert table.set_index("module")["one, quick"].to_dict() == pytest.approx(own.to_dict(), nan_ok=True)
+    assert list(where.by_model([], 20)) == ["module", "Table 10"]

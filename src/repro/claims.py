@@ -191,10 +191,11 @@ def number(value: float) -> str:
 
 def sides(first: "study.Study") -> list[Evidence]:
     """Return the paper, the study `first` and every other that is complete in `results/`."""
-    return [of_paper(), of_study(first), *(of_study(other) for other in _others(first))]
+    return [of_paper(), of_study(first), *(of_study(other) for other in others(first))]
 
 
-def _others(first: "study.Study") -> Iterable["study.Study"]:
+def others(first: "study.Study") -> Iterable["study.Study"]:
+    """Yield every other study that is complete in `results/`."""
     for folder in sorted(store.results_dir().glob("*/*/")):
         name, profile = folder.parent.name, folder.name
         known = name in models.entries() and profile in profiles.PROFILES

@@ -5,6 +5,9 @@ accuracy less that of the same model with nothing restored. The paper prints no 
 Table 11; Table 4 has it for the 240 facts that the table seems to be of.
 """
 
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
 import numpy as np
 import pandas as pd
 
@@ -12,6 +15,9 @@ from repro import paper, summary
 from repro.summary import signed
 from repro.verdicts import COLUMNS, CONTRADICTED, PEAK, SUPPORTED, Units, claim
 from repro.where import RUN
+
+if TYPE_CHECKING:
+    from repro.study import Study
 
 NONE = "none"  # in place of a block: nothing is restored
 KEYS = [*RUN, "layers", "split"]
@@ -69,6 +75,26 @@ def told(costs: pd.DataFrame) -> pd.DataFrame:
     rows = costs.drop(columns=["claim", "runs", "verdict"])
     rows["restoring it"] = costs["verdict"].replace(words)
     return rows.sort_values(["split", *RUN], kind="stable", ignore_index=True)
+
+
+def by_model(studies: Iterable["Study"]) -> pd.DataFrame:
+    """Return what restoring each block costs in domain, study by study, over the runs of each.
+
+    DataFrame[model, profile, layers, runs, lose, gain, undecided, change (mean, in points)]; a
+    study that restored no layers has no row.
+    """
+    rows = []
+    for one in studies:
+        answers = one.answers(task for run in one.layer_runs() for task in one.layer_tasks(run))
+        found = costs(means(one.layers()), answers)
+        found = found[found["split"] == "test"]
+        for name in blocks(found["layers"]):
+            own = found[found["layers"] == name]
+            lose, gain = ((own["verdict"] == v).sum() for v in (SUPPORTED, CONTRADICTED))
+            counts = len(own), lose, gain, len(own) - lose - gain, own["estimate"].mean()
+            rows.append((one.model.title, one.profile.name, name, *counts))
+    columns = ["model", "profile", "layers", "runs", "lose", "gain", "undecided", "change"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def sentence(costs: pd.DataFrame) -> str:

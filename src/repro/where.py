@@ -5,12 +5,18 @@ the paper's percentage stands the *lift*: the share of the chosen parameters tha
 share of all parameters that do. A lift of 1 is an even share.
 """
 
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
 import numpy as np
 import pandas as pd
 from scipy import stats
 
 from repro import paper, speed
 from repro.errors import ConfigError
+
+if TYPE_CHECKING:
+    from repro.study import Study
 
 TABLES = ("layers", "modules")  # the paper's Tables 9 and 10
 RUN = ["train_level", "train_size"]
@@ -113,6 +119,21 @@ def by_share(places: pd.DataFrame) -> pd.DataFrame:
     table.columns = [f"top {share:g}%" for share in table.columns]
     rows = table.join(theirs, how="outer").reset_index()
     return rows.sort_values("module", key=_in_order, ignore_index=True)
+
+
+def by_model(studies: Iterable["Study"], percent: float) -> pd.DataFrame:
+    """Return the lift of every module in each study, averaged over its runs, beside Table 10's.
+
+    One row a module, one column a study that counted this share (percent).
+    """
+    table = by_share(pd.DataFrame())[["module", "Table 10"]]
+    for one in studies:
+        counted, column = by_share(one.where()), f"top {percent:g}%"
+        if column in counted:
+            name = f"{one.model.title}, {one.profile.name}"
+            own = counted[["module", column]].rename(columns={column: name})
+            table = table.merge(own, on="module", how="outer")
+    return table.sort_values("module", key=_in_order, ignore_index=True)
 
 
 def extremes(by_share: pd.DataFrame, percent: float) -> str:
