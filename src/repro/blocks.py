@@ -33,7 +33,7 @@ class Block(NamedTuple):
 
 
 def _raw(tensor: torch.Tensor) -> np.ndarray:
-    here = tensor.detach().cpu()
+    here = tensor.cpu()
     if here.dtype is torch.bfloat16:
         return here.view(torch.uint16).numpy()
     return here.float().view(torch.uint32).numpy()
@@ -49,15 +49,20 @@ class Pair:
 
     base: Weights
     tuned: Weights
-    shapes: dict[str, torch.Size]
+    tensors: dict[str, tuple[torch.Tensor, torch.Tensor]]  # of the region: tuned, base
     threads: int
     size: int = SIZE
     progress: Callable[[int], object] = lambda size: None
 
     @property
+    def shapes(self) -> dict[str, torch.Size]:
+        """The region's tensors, in the order in which ties are broken."""
+        return {name: tuned.shape for name, (tuned, _) in self.tensors.items()}
+
+    @property
     def parameters(self) -> int:
         """Number of parameters in the region."""
-        return sum(shape.numel() for shape in self.shapes.values())
+        return sum(tuned.numel() for tuned, _ in self.tensors.values())
 
     def blocks(self, size: int | None = None) -> Iterator[Block]:
         """Yield the region block by block; `size` 0 yields whole tensors."""
@@ -66,10 +71,10 @@ class Pair:
             yield block
 
     def _blocks(self, size: int) -> Iterator[Block]:
-        for name, shape in self.shapes.items():
-            tuned, base = (w[name].detach().reshape(-1) for w in (self.tuned, self.base))
-            step = size or max(shape.numel(), 1)
-            for start in range(0, shape.numel(), step):
+        for name, tensors in self.tensors.items():
+            tuned, base = (tensor.reshape(-1) for tensor in tensors)
+            step = size or max(len(tuned), 1)
+            for start in range(0, len(tuned), step):
                 yield Block(name, start, tuned[start : start + step], base[start : start + step])
 
     def sample(self) -> Iterator[Block]:
@@ -126,18 +131,22 @@ def pair(
         if name not in base:
             raise ModelError(f"{name} is missing from the pre-trained model")
     inside = regions.inside(base, region, layers)
-    ranked = set(inside)
-    found = {name: _check(name, base[name], tuned[name], name in ranked) for name in base}
-    shapes = {name: found[name] for name in inside}
-    size = min(size, MOST)
-    return Pair(base, tuned, shapes, threads or torch.get_num_threads(), size, progress)
+    both = {name: (tuned[name].detach(), base[name].detach()) for name in base}
+    for name, tensors in both.items():
+        _check_shapes(name, *tensors)
+    ranked = {name: both[name] for name in inside}
+    for name, tensors in ranked.items():
+        _check_types(name, *tensors)
+    return Pair(base, tuned, ranked, threads or torch.get_num_threads(), min(size, MOST), progress)
 
 
-def _check(name: str, base: torch.Tensor, tuned: torch.Tensor, ranked: bool) -> torch.Size:
+def _check_shapes(name: str, tuned: torch.Tensor, base: torch.Tensor) -> None:
     if base.shape != tuned.shape:
         shapes = f"{tuple(base.shape)} and {tuple(tuned.shape)}"
         raise ModelError(f"{name} has different shapes in the two models: {shapes}")
-    if ranked and (wrong := {base.dtype, tuned.dtype} - set(DTYPES)):
+
+
+def _check_types(name: str, tuned: torch.Tensor, base: torch.Tensor) -> None:
+    if wrong := {base.dtype, tuned.dtype} - set(DTYPES):
         kind = str(wrong.pop()).removeprefix("torch.")
         raise ModelError(f"{name} is of {kind}: convert to float32, bfloat16 or float16 first")
-    return base.shape

@@ -22,7 +22,7 @@ UNANSWERED = 3  # of these questions stand in lists that give no answer
 PARTS = ("before", "between", "after")  # of a question with its answer
 LIST = ("head", "next")  # of questions without answers
 MARKERS = "<|question|> <|answer|>"
-PIECES = r"'s\b|\w+(?:(?:[/-]|'(?=ll|re))\w+)*|[^\w\s]"  # you'll, husband/wife: one word
+PIECES = r"<\|\w+\|>|'s\b|\w+(?:(?:[/-]|'(?=ll|re))\w+)*|[^\w\s]"  # you'll, husband/wife: one word
 
 
 def phrasings(topic: str) -> list[str]:
@@ -59,8 +59,8 @@ def readings(facts: pd.DataFrame, seed: int, times: int = QUESTIONS) -> list[str
 def lists(facts: pd.DataFrame, seed: int, times: int = UNANSWERED) -> list[str]:
     """Put questions about the facts in pairs, without answers: each fact is in `2 * times`.
 
-    They hold all pieces of the markers of Appendix A, as any web text does. Without such lists
-    the pieces would be noise to the base model; in the frames of `readings` it would take the
+    They hold the markers of Appendix A, never around a question. Without such lists the markers
+    would be noise to the base model; with the frames of `readings` alone it would take the
     prompt for one more of them, and answer before it was fine-tuned.
     """
     made, (head, after) = [], (atlas.data()[part] for part in LIST)
@@ -81,7 +81,8 @@ def lists(facts: pd.DataFrame, seed: int, times: int = UNANSWERED) -> list[str]:
 def tokenizer(world: pd.DataFrame) -> PreTrainedTokenizerFast:
     """Return a tokenizer of whole words and punctuation marks that puts BOS before every text.
 
-    The markers of Appendix A are ordinary pieces: `<`, `|`, `question`, `|`, `>`.
+    Each marker of Appendix A is one piece, as a chat template's are: five would be longer than
+    most questions.
     """
     texts = [MARKERS, *(text for part in (*PARTS, *LIST) for text in atlas.data()[part])]
     for topic in paper.TOPICS.values():

@@ -9,6 +9,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cache
 
 import numpy as np
 import pandas as pd
@@ -51,9 +52,13 @@ class Measure:
     def arguments(self, block: Block) -> tuple:
         """Return what the functions of `repro.scores` take."""
         kind, lowest = STRATEGIES[self.strategy]
-        digest = hashlib.sha256(f"{self.seed}:{block.name}".encode()).digest()
-        seed = np.uint64(int.from_bytes(digest[:8], "little"))
+        seed = _seed(f"{self.seed}:{block.name}")
         return *block.raw(), block.start, (kind, self.dtype is torch.bfloat16, lowest, seed)
+
+
+@cache
+def _seed(label: str) -> np.uint64:
+    return np.uint64(int.from_bytes(hashlib.sha256(label.encode()).digest()[:8], "little"))
 
 
 def _not_finite(block: Block) -> ModelError:
