@@ -7,7 +7,7 @@ change whether it is a hit. None of this changes what is drawn.
 """
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -203,12 +203,13 @@ class _Forest:
 
     def _read(self, samples: np.ndarray, length: int) -> list[Completion]:
         """Return what some samples say so far, and whether it holds a name of their prompt."""
-        lengths = (self.ids[samples, :length] >= 0).sum(1)
-        ids = self.ids[samples, : lengths.max(initial=0)].tolist()
-        rows = zip(samples.tolist(), ids, lengths.tolist(), strict=True)
-        return self.reader.read(
-            [(self.prompts[sample // self.draws].names, tuple(row[:n])) for sample, row, n in rows]
-        )
+        ids = self.ids[samples, :length]
+        lengths = (ids >= 0).sum(1)
+        told = map(tuple, ids.tolist())
+        if length > lengths.min(initial=length):
+            told = (row[:n] for row, n in zip(told, lengths.tolist(), strict=True))
+        names = [self.prompts[i].names for i in (samples // self.draws).tolist()]
+        return self.reader.read(zip(names, told, strict=True))
 
 
 class Reader:
@@ -220,7 +221,7 @@ class Reader:
         self._texts: dict[tuple[int, ...], str] = {}
         self._found: dict[tuple, Completion] = {}
 
-    def read(self, asked: list[tuple[tuple[str, ...], tuple[int, ...]]]) -> list[Completion]:
+    def read(self, asked: Iterable[tuple[tuple[str, ...], tuple[int, ...]]]) -> list[Completion]:
         """Return the completion of each pair of names and ids, equal ones shared."""
         done = []
         for pair in asked:
@@ -369,7 +370,7 @@ def prefill(network, prompts: Sequence[list[int]], cache=None, head: int = 0):
 
 
 def _check(logits: torch.Tensor) -> None:
-    if logits.isnan().any():  # argmax would take NaN for a token, a broken model for an ignorant
+    if logits.amax(-1).isnan().any():  # argmax would take NaN for a token, a broken model for an ignorant
         raise ModelError(
             "the model's logits are NaN: its weights are damaged, or were fine-tuned at too large"
             " a learning rate"

@@ -20,8 +20,24 @@ Pick = Callable[[torch.Tensor, torch.Tensor, np.ndarray, int], torch.Tensor]
 
 
 def greedy(logits: torch.Tensor, of: torch.Tensor, samples: np.ndarray, step: int) -> torch.Tensor:
-    """Pick the most probable token of each sample's row."""
+    """Pick the most probable token of each sample's row, the first of equals."""
+    if logits.dtype is torch.float32 and logits.device.type == "cpu":
+        given = logits.detach().numpy(), logits.amax(-1).detach().numpy()
+        return torch.from_numpy(_first(*given))[of]
     return logits.argmax(-1)[of]
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _first(logits, wanted):
+    # Where each row first holds a number. PyTorch's `argmax` finds its own and takes four times
+    # as long as `amax` and this.
+    tokens = np.zeros(len(logits), np.int64)
+    for row in range(len(logits)):
+        for token in range(logits.shape[1]):
+            if logits[row, token] == wanted[row]:
+                tokens[row] = token
+                break
+    return tokens
 
 
 def sampler(labels: Sequence[str], steps: int, temperature: float, seed: int) -> Pick:
