@@ -88,10 +88,10 @@ def test_a_tree_has_a_node_for_each_distinct_beginning(texts):
 @torch.inference_mode()
 def test_a_tree_that_grows_has_the_logits_of_one_that_is_whole():
     network = llama()
-    engine, tree, memory = Lean(network), Tree(10, room=2), Memory(3)
+    engine, tree, memory = Lean(network), Tree(10, room=2), Memory(3, 14)
     tokens, parents, rows = plant(TEXTS)
     found = []
-    for start, end in ((0, 1), (1, 5), (5, 11), (11, 14)):  # room is added more than once
+    for start, end in ((0, 1), (1, 5), (5, 11), (11, 14)):  # the tree is given room more than once
         states = engine.embed(torch.from_numpy(tokens[start:end]))
         found.append(engine(states, tree.add(parents[start:end]), tree, None, memory))
     whole = torch.cat(found)

@@ -125,3 +125,14 @@ def test_a_samplers_numbers_are_its_labels_own():
     assert together.tolist() == alone
     expected = [int(uniforms(0, label, 4)[2] * 1000) for label in "abc"]
     assert alone == expected
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_greedy_takes_the_most_probable_token_the_first_of_equals(dtype):
+    logits = torch.randint(-9, 9, (40, 700), generator=torch.Generator().manual_seed(0)).to(dtype)
+    logits[0] = -torch.inf
+    logits[0, 5] = -3
+    wanted = [row.index(max(row)) for row in logits.tolist()]
+    of = torch.tensor([7, 0, 39, 0, *range(40)])
+    picked = sampling.greedy(logits, of, np.arange(len(of)), 0)
+    assert picked.tolist() == [wanted[row] for row in of]

@@ -101,7 +101,7 @@ def complete(
     keep_pages()
     batches = _batches(prompts, max(1, rows // draws), sharing.num_processes, bool(lean))
     for batch in batches[sharing.process_index :: sharing.num_processes]:
-        past = _Nodes(lean) if lean else _Rows(network, draws, in_place)
+        past = _Nodes(lean, draws) if lean else _Rows(network, draws, in_place)
         order = [batch[at] for at in past.take([prompts[i].ids for i in batch], max_new_tokens)]
         chosen = [prompts[i] for i in order]
         pick = _pick(chosen, draws, max_new_tokens, temperature, seed)
@@ -306,13 +306,15 @@ class _Rows:
 class _Nodes:
     """A small LLaMA: a node for each distinct beginning of prompts and completions."""
 
-    def __init__(self, lean: Lean):
-        self.lean, self.memory, self.work = lean, Memory(len(lean.layers)), Counter()
+    def __init__(self, lean: Lean, draws: int = 1):
+        self.lean, self.draws, self.work = lean, draws, Counter()
 
     def take(self, ids: list[list[int]], limit: int) -> list[int]:
         self.tokens, self.parents, rows = plant(ids)
         self.last = rows[np.arange(len(ids)), [len(own) - 1 for own in ids]]
         self.tree = Tree(max(map(len, ids)) + limit)
+        most = len(self.tokens) + len(ids) * self.draws * limit
+        self.memory = Memory(len(self.lean.layers), most)
         self.work["prompt_tokens"] += sum(map(len, ids))
         return list(range(len(ids)))
 

@@ -243,23 +243,19 @@ class Lean:
 
 
 class Memory:
-    """Keys and values of all nodes of a tree, layer by layer; room grows as needed."""
+    """Keys and values of the nodes of a tree, layer by layer."""
 
-    def __init__(self, layers: int):
-        """Start empty."""
-        self.kept = [None] * layers
+    def __init__(self, layers: int, room: int):
+        """Take the most nodes there will be; memory is touched only where a node is put."""
+        self.kept, self.room = [None] * layers, room
 
     def put(self, layer: int, nodes: np.ndarray, *new: torch.Tensor) -> list[torch.Tensor]:
         """Keep keys and values of new nodes and return those of all, (room, heads, size)."""
-        have, start, end = self.kept[layer], nodes[0], nodes[-1] + 1
-        if have is None or end > len(have[0]):
-            grown = [tensor.new_empty(2 * end, *tensor.shape[1:]) for tensor in new]
-            for to, tensor in zip(grown, have or grown, strict=True):
-                to[:start] = tensor[:start]
-            self.kept[layer] = have = grown
-        for tensor, part in zip(have, new, strict=True):
-            tensor[start:end] = part
-        return have
+        if self.kept[layer] is None:
+            self.kept[layer] = [tensor.new_empty(self.room, *tensor.shape[1:]) for tensor in new]
+        for tensor, part in zip(self.kept[layer], new, strict=True):
+            tensor[nodes[0] : nodes[-1] + 1] = part
+        return self.kept[layer]
 
 
 @torch.no_grad()
