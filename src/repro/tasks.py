@@ -186,7 +186,7 @@ class Trial:
                     "rows_skipped": ", ".join(skipped) or "none",
                 }
             )
-        return pd.DataFrame(rows)
+        return pd.DataFrame(rows, dtype=object)  # whole numbers stay so beside what is absent
 
     def answers(self) -> pd.DataFrame:
         """Return what the answers were like: task, restored_percent, questions, blank, cut, tokens.
