@@ -28,7 +28,7 @@ profile = "default"
 # %%
 from IPython.display import Markdown
 
-from repro import bootstrap, controls, plots, study, tables
+from repro import bootstrap, claims, controls, plots, study, tables
 
 s = study.open(model, profile)
 means, answers, together = controls.gather(s)
@@ -112,6 +112,16 @@ squares = controls.same_amount(means, answers, "undone_l2")
 tables.differences(
     squares, "Points by which choosing does better than interpolation with the same squares undone"
 )
+
+# %% [markdown]
+# ## Other models
+#
+# The same in every study of this repository with controls: how often the most changed parameters do
+# better than another choice, and how often worse.
+
+# %%
+told = controls.by_model([s, *claims.others(s)])
+tables.show(told, "The most changed parameters against other choices, in domain")
 
 # %% [markdown]
 # ## Which, or how much?

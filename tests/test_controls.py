@@ -1,6 +1,7 @@
 """Controls: what is compared with what, at the same share and at the same amount."""
 
 import re
+from types import SimpleNamespace
 
 import made_up
 import numpy as np
@@ -142,3 +143,20 @@ def test_small_levels_are_taken_together():
     assert not together and (means["levels"] == 2).all() and units.empty
     means, _, together = controls.gather(Measured(10))
     assert together and (means["levels"] == 1).all()
+
+
+def test_every_study_with_controls_is_counted(monkeypatch):
+    def named(name):
+        profile = SimpleNamespace(name="full")
+        return SimpleNamespace(model=SimpleNamespace(title=name), profile=profile)
+
+    empty = controls.means(pd.DataFrame())
+    given = {"one": (MEANS, NO_UNITS, False), "none": (empty, NO_UNITS, False)}
+    monkeypatch.setattr(controls, "gather", lambda study: given[study.model.title])
+    found = controls.by_model([named("one"), named("none")])
+    assert set(found["model"]) == {"one"} and len(found) == 4 + 2
+    share = controls.same_share(MEANS, NO_UNITS).query("strategy == 'random'")
+    row = found.set_index("against").loc["as many, random"]
+    assert row["comparisons"] == len(share)
+    assert row["better"] == (share["verdict"] == "supported").sum()
+    assert row[["better", "worse", "undecided"]].sum() == row["comparisons"]

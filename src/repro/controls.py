@@ -6,6 +6,8 @@ the same part of every change back and so chooses nothing: at the same amount un
 differs is due to which parameters were set back.
 """
 
+from collections.abc import Iterable
+
 import numpy as np
 import pandas as pd
 from scipy import stats
@@ -81,6 +83,27 @@ def same_amount(
     return pd.DataFrame(rows, columns=[*KEYS, *COLUMNS])
 
 
+def by_model(studies: Iterable["study.Study"]) -> pd.DataFrame:
+    """Return how the most changed parameters fare against every other choice, study by study.
+
+    DataFrame[model, profile, against, comparisons, better, worse, undecided]; a study without
+    controls has no row.
+    """
+    rows = []
+    for one in studies:
+        own, units, _ = gather(one)
+        share = same_share(own, units)
+        found = {f"as many, {name}": share[share["strategy"] == name] for name in STRATEGIES[1:]}
+        for amount, name in AMOUNTS.items():
+            same = same_amount(own, units, amount)
+            found[f"as much of {name}, interpolate"] = same[same["strategy"] == TOP]
+        for text, compared in found.items():
+            if len(compared):
+                rows.append((one.model.title, one.profile.name, text, *_decided(compared)))
+    columns = ["model", "profile", "against", "comparisons", "better", "worse", "undecided"]
+    return pd.DataFrame(rows, columns=columns)
+
+
 def answer(rows: pd.DataFrame, amount: str) -> str:
     """Say in Markdown whether the most changed parameters do what their amount alone would do."""
     own = rows[rows["strategy"] == TOP]
@@ -103,11 +126,17 @@ def sentence(name: str, rows: pd.DataFrame) -> str:
     """Return one line of Markdown: how many comparisons are decided, and is that chance?"""
     if rows.empty:
         return f"**{name}: nothing to compare.**"
-    better, worse = ((rows["verdict"] == v).sum() for v in (SUPPORTED, CONTRADICTED))
+    number, better, worse, undecided = _decided(rows)
     told = "a difference is shown" if shown(rows) else "no difference is shown"
-    counts = f"{better} better, {worse} worse, {len(rows) - better - worse} undecided"
-    plural = "" if len(rows) == 1 else "s"
-    return f"**{name}: {told}.** Of {len(rows)} comparison{plural}: {counts}."
+    counts = f"{better} better, {worse} worse, {undecided} undecided"
+    plural = "" if number == 1 else "s"
+    return f"**{name}: {told}.** Of {number} comparison{plural}: {counts}."
+
+
+def _decided(rows: pd.DataFrame) -> tuple[int, int, int, int]:
+    """Return the number of comparisons, and how many are better, worse and undecided."""
+    better, worse = ((rows["verdict"] == v).sum() for v in (SUPPORTED, CONTRADICTED))
+    return len(rows), better, worse, len(rows) - better - worse
 
 
 def _tasks(measured: "study.Study") -> list["study.Task"]:

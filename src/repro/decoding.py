@@ -372,7 +372,8 @@ def prefill(network, prompts: Sequence[list[int]], cache=None, head: int = 0):
 
 
 def _check(logits: torch.Tensor) -> None:
-    if logits.amax(-1).isnan().any():  # argmax would take NaN for a token, a broken model for an ignorant
+    # The most probable token of NaN is some token: a broken model would seem an ignorant one.
+    if logits.amax(-1).isnan().any():
         raise ModelError(
             "the model's logits are NaN: its weights are damaged, or were fine-tuned at too large"
             " a learning rate"
