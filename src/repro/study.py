@@ -103,7 +103,7 @@ class Study:
     def mixed_runs(self) -> list[Run]:
         """Return the runs on facts of all levels that Table 7 compares.
 
-        Not on all facts of all levels: that takes as long as most other runs together.
+        Not on all facts of all levels: for micro-m two such runs were a sixth of all training.
         """
         sizes = [size for size in self.profile.sizes if size != "all"]
         return self._of_all_levels(sizes, self.profile.mixed_samples)
