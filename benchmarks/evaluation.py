@@ -14,7 +14,7 @@ from collections import Counter
 import common
 import torch
 
-from repro import evaluate, facts, memory, models, sft
+from repro import evaluate, facts, lean, memory, models, sft
 
 TRAINED_ON = 240  # facts the model is fine-tuned on before it answers
 
@@ -39,6 +39,7 @@ def generate(network, tokenizer, prompts: list[list[int]], size: int = 32) -> li
 def measure(network, tokenizer, questions, repeats: int) -> dict:
     """Return the seconds of both ways, and how many answers differ before the stop."""
     prompts = sft.prompts(tokenizer, questions["question"])
+    reader = lean.Lean(network) if lean.fits(network) else network
     found, work = {}, Counter()
 
     def theirs() -> None:
@@ -46,13 +47,14 @@ def measure(network, tokenizer, questions, repeats: int) -> dict:
 
     def ours() -> None:
         work.clear()
-        found["ours"] = evaluate.answer(network, tokenizer, questions, work=work)
+        found["ours"] = evaluate.answer(reader, tokenizer, questions, work=work)
 
     seconds = common.alternate({"generate": theirs, "ours": ours}, repeats)
     pairs = list(zip(found["ours"], found["generate"], strict=True))
     different = [i for i, (own, all_) in enumerate(pairs) if all_[: len(own.ids)] != own.ids]
     return {
         "dtype": str(network.dtype).removeprefix("torch."),
+        "engine": type(reader).__name__,
         "questions": len(questions),
         "seconds": seconds,
         "ratio": common.ratio(seconds["generate"], seconds["ours"]),

@@ -27,7 +27,7 @@ from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import TrainerCallback
 
-from repro import facts, memory, models, restore, sft
+from repro import facts, lean, memory, models, restore, sft
 
 try:
     from datasets import Dataset, disable_progress_bars
@@ -102,6 +102,8 @@ class Race:
 
     def __init__(self, network, tokenizer, chosen, recipe, dtype, folder):
         self.network, self.copy = network, copy.deepcopy(network)
+        exact = dtype is torch.float32 and lean.fits(network)
+        self.reader = lean.Lean(network) if exact else network
         self.base, self.own = restore.snapshot(network), set(vars(network))
         self.given = tokenizer, chosen, recipe
         self.dtype, self.losses, self.ends = dtype, {}, {}
@@ -134,7 +136,7 @@ class Race:
     def repro(self) -> None:
         ends = self.ends["repro"]
         done = sft.finetune(
-            self.network,
+            self.reader,
             *self.given,
             progress=lambda _: ends.append(time.perf_counter()),
             dtype=self.dtype,
@@ -159,6 +161,7 @@ class Race:
         batch = self.given[2].batch_size
         return {
             "dtype": str(self.dtype).removeprefix("torch."),
+            "engine": type(self.reader).__name__,
             "samples_per_second": {
                 name: round(batch / statistics.median(s), 2) for name, s in steps.items()
             },

@@ -17,8 +17,8 @@ from collections import Counter
 import common
 import torch
 
-from repro import facts, kvcache, mastery, memory, models
-from repro.decoding import complete, contains
+from repro import facts, lean, mastery, memory, models
+from repro.decoding import complete, contains, room
 
 PROTOCOL = mastery.Protocol()
 
@@ -81,6 +81,7 @@ def products(network, rows: int, repeats: int = 5) -> float:
 def measure(name: str, dtype: torch.dtype, chosen, repeats: int) -> dict:
     """Return the seconds of both ways, and the work done and avoided."""
     network, tokenizer = models.load(name, dtype)
+    reader = lean.Lean(network) if lean.fits(network) else network
     prompts = mastery.prompts(tokenizer, chosen, PROTOCOL.templates)
     size, hits, work, turn = len(prompts) // repeats, Counter(), Counter(), Counter()
 
@@ -90,18 +91,18 @@ def measure(name: str, dtype: torch.dtype, chosen, repeats: int) -> dict:
         if way == "generate":
             hits[way] += sum(generate(network, tokenizer, part))
         else:
-            hits[way] += sum(ours(network, tokenizer, part, work))
+            hits[way] += sum(ours(reader, tokenizer, part, work))
 
     seconds = common.alternate(
         {way: lambda way=way: run(way) for way in ("generate", "ours")}, repeats
     )
-    longest = max(len(prompt.ids) for prompt in prompts)
-    fit = kvcache.rows_within(network, longest, longest + PROTOCOL.max_new_tokens)
+    fit = room(reader, prompts, PROTOCOL.draws, PROTOCOL.max_new_tokens)
     rows = min(size, max(1, fit // PROTOCOL.draws)) * PROTOCOL.draws
     bound = rows / products(network, rows)
     done = work["computed"] + work["prompt_computed"]
     return {
         "dtype": str(dtype).removeprefix("torch."),
+        "engine": type(reader).__name__,
         "facts": len(prompts) // PROTOCOL.templates,
         "seconds": seconds,
         "seconds_per_fact": {

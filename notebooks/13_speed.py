@@ -37,9 +37,11 @@ from repro import plots, speed, tables
 # ## Sampling
 #
 # `generate` gets the 21 prompts of a fact at once, padded on the left, with
-# `num_return_sequences=10`. Ours computes a prompt once for its ten samples, keeps samples together
-# until they draw different tokens, drops a sample that has ended or named its answer, and writes keys
-# and values in place. The samples have the same distribution; a test compares them.
+# `num_return_sequences=10`. Ours computes once what prompts begin with and a prompt once for its ten
+# samples, keeps samples together until they draw different tokens, drops a sample that has ended or
+# named its answer, and moves neither keys nor values. A LLaMA in float32 on a CPU is computed by an
+# engine of ours (`repro.lean`), everything else by transformers' own layers. The samples have the same
+# distribution; a test compares them.
 #
 # *Of the products*: speed as a share of what the linear layers alone reach with as many rows.
 # *Work avoided*: the share of the tokens asked for that needed no forward pass. *At most*: how many
@@ -60,8 +62,8 @@ tables.show(speed.across(), "Our faster format against generate in bfloat16")
 # ## Evaluation
 #
 # A fine-tuned model answers test questions greedily, 16 tokens at most. `generate` takes them in
-# left-padded batches of 32. Ours sorts them by how they begin and by length, computes what the
-# questions of a batch share once, and drops a question as soon as its answer is there. Answers must
+# left-padded batches of 32. Ours packs the questions of a batch without padding, computes what they
+# share from their start once, and drops a question as soon as its answer is there. Answers must
 # be the same, token for token, up to where ours stops. In bfloat16 rounding differs with the batch,
 # which can decide between two tokens that are equally likely: these answers are counted.
 
@@ -72,8 +74,8 @@ tables.show(speed.answering(), "The same questions")
 # ## Fine-tuning
 #
 # TRL's `SFTTrainer` with its completion-only loss and ours see the same batches of 8 examples, with
-# the same optimizer and schedule (Section 3.3). Ours joins the examples of a batch without padding,
-# computes logits only where an answer is predicted, and keeps its memory from step to step.
+# the same optimizer and schedule (Section 3.3). Ours packs the examples of a batch as it does
+# questions, computes logits only where an answer is predicted, and keeps its memory from step to step.
 
 # %%
 tables.show(speed.tuning(), "Fine-tuning on the same batches")

@@ -38,19 +38,22 @@ def test_rows_stay_where_they_are_in_memory():
     assert keys.shape == (3, 1, 3, 1) and keys.data_ptr() == where
 
 
-def test_a_part_of_the_cache_is_filled_apart():
+def test_rows_are_filled_from_packed_ones():
     cache = kvcache.Cache(layers=[kvcache.InPlaceLayer(3, 5) for _ in range(2)])
-    generator = torch.Generator().manual_seed(0)
-    one, two = states(1, 2, generator), states(2, 4, generator)
-    for at, part in ((0, one), (1, two)):
-        kvcache.show(cache, 0, 0, (at, 4 - part.shape[2]))
+    generator, nodes = torch.Generator().manual_seed(0), torch.tensor([[0, 1, 3, 4], [0, 1, 2, 0]])
+    for first, some in ((0, nodes), (2, nodes[1:, :2])):
+        row = kvcache.Cache(layers=[DynamicLayer() for _ in range(2)])
+        given_ = [states(1, 5, generator) for _ in range(2)]
         for layer in range(2):
-            keys, _ = cache.update(part, part, layer)
-            assert torch.equal(keys, part)
-    kvcache.show(cache, 3, 4, (0, 0))
+            row.update(*given_, layer)
+        kvcache.take(cache, first, some, row)
+        for buffer, states_ in zip(cache.layers[1]._buffers, given_, strict=True):
+            wanted = torch.stack([states_[0][:, own] for own in some])
+            assert torch.equal(buffer[first : first + len(some), :, : some.shape[1]], wanted)
+    kvcache.show(cache, 3, 4)
     whole = cache.layers[1].keys
-    assert torch.equal(whole[:1, :, 2:], one) and torch.equal(whole[1:], two)
-    assert not whole[0, :, :2].any()  # a masked column still enters the products: never NaN
+    assert whole.shape == (3, 2, 4, 4)
+    assert not whole[2, :, 2:].any()  # a masked column still enters the products: never NaN
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 3)), min_size=1, max_size=30))

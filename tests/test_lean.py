@@ -13,8 +13,9 @@ from test_kvcache import gemma
 from torch.nn.functional import scaled_dot_product_attention, silu
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from repro import lean, loops
+from repro import lean, loops, models, study
 from repro.lean import Lean, Memory, Tree, fits, plant
+from repro.workbench import Workbench
 
 TEXTS = [[2, 3, 4, 5], [2, 3, 9], [7, 3, 4, 5, 6, 8], [2, 3, 4, 5, 9, 9, 9]]
 
@@ -209,8 +210,29 @@ def test_what_it_does_not_compute_does_not_fit(network):
     assert not fits(network())
 
 
-def test_a_large_network_does_not_fit(monkeypatch):
+def test_samples_stay_inside_the_budget():
     network = tiny.network(700)
-    assert fits(network)
-    monkeypatch.setattr(lean, "SMALL", sum(p.numel() for p in network.parameters()) - 1)
-    assert not fits(network)
+    engine, longest, limit, draws, budget = Lean(network), 12, 20, 4, 1 << 24
+    samples = engine.rows_within(longest, draws, limit, budget)
+    assert engine.rows_within(longest, draws, limit, 1) == 1 < samples
+    assert engine.rows_within(longest, 1, limit, budget) < samples  # a prompt for each
+    assert engine.rows_within(longest, draws, 2 * limit, budget) < samples
+    nodes = samples // draws * longest + samples * limit  # none shared
+    memory = Memory(len(engine.layers), nodes)
+    size = network.config.head_dim
+    kept = [memory.put(at, np.arange(1), *torch.ones(2, 1, 2, size)) for at in range(2)]
+    held = sum(tensor.nbytes for pair in kept for tensor in pair)
+    assert budget / 4 < held + samples * 4 * 700 < budget
+
+
+@pytest.mark.parametrize("small", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_study_computes_so_what_it_is_fastest_for(monkeypatch, small, dtype):
+    """A larger network decodes in bfloat16 where that is faster."""
+    network = tiny.network(700)
+    monkeypatch.setattr(lean, "SMALL", network.num_parameters() - (not small))
+    monkeypatch.setattr(models, "inference_dtype", lambda device: dtype)
+    monkeypatch.setattr(Workbench, "network", network)
+    bench = Workbench(study.open("micro-m", "smoke"))
+    assert bench.small is small
+    assert isinstance(bench.reader, Lean) is (small or dtype is torch.float32)

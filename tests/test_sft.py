@@ -17,7 +17,7 @@ from transformers import (
     Qwen2Config,
 )
 
-from repro import restore, sft
+from repro import packing, restore, sft
 from repro.errors import TrainingError
 from repro.lean import Lean
 from repro.recipe import Recipe, choose
@@ -241,8 +241,8 @@ def test_packed_and_padded_give_one_gradient(family):
     network = random_network(FAMILIES[family])
     rows = [[*range(2, 14)], [2, 3, 9], [2, 3, 4, 9, 8, 7], [30, 31, 32]]
     examples = [(ids, [-100, -100, *ids[2:]]) for ids in rows]
-    assert sft._packs(network, 12)
-    assert sft._packs(network, 13) == (family == "untied")  # longer than Gemma's window
+    assert packing.fits(network, 12)
+    assert packing.fits(network, 13) == (family == "untied")  # longer than Gemma's window
     found = {}
     for join in (collate, pack):
         accelerator = sft.Accelerator()
@@ -258,8 +258,8 @@ def test_packed_and_padded_give_one_gradient(family):
 
 
 def test_network_whose_state_runs_on_is_not_packed(model):
-    assert sft._packs(model[0], 40)
-    assert not sft._packs(random_network(RUNS_ON), 40)
+    assert packing.fits(model[0], 40)
+    assert not packing.fits(random_network(RUNS_ON), 40)
 
 
 def test_network_that_is_not_packed_trains_padded(model, pool):

@@ -7,7 +7,8 @@ change whether it is a hit. None of this changes what is drawn.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -16,7 +17,7 @@ import torch
 from accelerate.utils import gather_object
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from repro import kvcache
+from repro import kvcache, packing
 from repro.errors import ModelError
 from repro.lean import Lean, Memory, Tree, plant
 from repro.memory import keep_pages
@@ -24,10 +25,8 @@ from repro.models import processes, stop_ids
 from repro.sampling import Pick, greedy, sampler
 
 CHECK_EVERY = 4  # steps between searches for the answer in the decoded text, after the first few
-STARTS = (0, 4, 8, 12)  # leading ids by which the prompts of a batch are grouped, …
-SIZES = (16, 32, 64, 256)  # … and the size of a group: whichever costs least
-CALL = 32  # tokens that cost about as much as one more pass through the weights
-LEAN_ROWS = 8192  # samples that a small model computes at a time
+NODES = 512  # of a row of prompts: a token attends to few of them, but the products go over all
+LEAN_ROWS = 8192  # samples at a time beyond which a small model gains nothing
 
 
 @dataclass
@@ -48,7 +47,6 @@ class Completion:
     hit: bool = False
 
 
-@torch.inference_mode()
 def complete(
     network: PreTrainedModel | Lean,
     tokenizer: PreTrainedTokenizerBase,
@@ -69,7 +67,7 @@ def complete(
     all return everything.
 
     Args:
-        network: any causal language model, in evaluation mode; or a small one, as `Lean`.
+        network: any causal language model, in evaluation mode; or a LLaMA, as `Lean`.
         tokenizer: its tokenizer.
         prompts: P prompts; a sampled prompt's label names its random numbers.
         max_new_tokens: the longest completion, in tokens.
@@ -92,26 +90,62 @@ def complete(
     if not prompts:
         return []
     lean = network if isinstance(network, Lean) else None
-    longest, sharing = max(len(prompt.ids) for prompt in prompts), processes()
-    if rows is None and lean:
-        rows = LEAN_ROWS
-    elif rows is None:
-        rows = kvcache.rows_within(network, longest, longest + max_new_tokens)
+    sharing, threads = processes(), _threads(lean)
+    if rows is None:
+        rows = room(network, prompts, draws, max_new_tokens) // threads
     reader, mine = Reader(tokenizer, lean.network if lean else network), []
     keep_pages()
-    batches = _batches(prompts, max(1, rows // draws), sharing.num_processes, bool(lean))
-    for batch in batches[sharing.process_index :: sharing.num_processes]:
+
+    @torch.inference_mode()
+    def finish(batch: list[int]) -> tuple[list[tuple[int, list[Completion]]], Counter]:
         past = _Nodes(lean, draws) if lean else _Rows(network, draws, in_place)
         order = [batch[at] for at in past.take([prompts[i].ids for i in batch], max_new_tokens)]
         chosen = [prompts[i] for i in order]
         pick = _pick(chosen, draws, max_new_tokens, temperature, seed)
         flat = _Forest(past, reader, chosen, draws, max_new_tokens).grow(pick)
-        mine += [(i, flat[at * draws : (at + 1) * draws]) for at, i in enumerate(order)]
+        done = [(i, flat[at * draws : (at + 1) * draws]) for at, i in enumerate(order)]
+        return done, past.work
+
+    parts = sharing.num_processes * threads
+    batches = _batches(prompts, max(1, rows // draws), parts, bool(lean))
+    own = batches[sharing.process_index :: sharing.num_processes]
+    for done, counted in _in_threads(threads, finish, own):
+        mine += done
         if work is not None:
-            work.update(past.work)
+            work.update(counted)
         if progress:
-            progress(len(order))
+            progress(len(done))
     return [done for _, done in sorted(gather_object(mine), key=lambda pair: pair[0])]
+
+
+def room(network: PreTrainedModel | Lean, prompts: Sequence[Prompt], draws: int, limit: int) -> int:
+    """Return how many sequences to compute at a time."""
+    longest = max(len(prompt.ids) for prompt in prompts)
+    if isinstance(network, Lean):
+        return min(LEAN_ROWS, network.rows_within(longest, draws, limit))
+    return kvcache.rows_within(network, longest, longest + limit)
+
+
+def _threads(lean: Lean | None) -> int:
+    """Return how many threads to give a batch each.
+
+    What `repro.lean` does beside the products takes one thread, so that batches side by side
+    leave no core idle. A small model has a process for each core instead.
+    """
+    return torch.get_num_threads() if lean and not lean.small else 1
+
+
+def _in_threads(number: int, work: Callable, jobs: Iterable) -> Iterator:
+    """Yield what `work` makes of each job, in order; threads share the jobs and the cores."""
+    if number == 1:
+        yield from map(work, jobs)
+        return
+    pool = ThreadPoolExecutor(number, initializer=torch.set_num_threads, initargs=(1,))
+    try:
+        yield from pool.map(work, jobs)
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(number)  # a thread's own, but what later threads begin with
 
 
 def _pick(prompts, draws: int, steps: int, temperature: float | None, seed: int) -> Pick:
@@ -135,40 +169,6 @@ def _batches(
     count = -(-len(order) // (most * sharing)) * sharing
     size = -(-len(order) // max(1, count))
     return [order[at : at + size] for at in range(0, len(order), size or 1)]
-
-
-def groups(prompts: Sequence[list[int]]) -> list[list[int]]:
-    """Return groups of prompts to compute together: alike in length, or in how they begin.
-
-    Left to one group, all are padded to the longest, and nothing they share is computed once.
-    """
-    plans = []
-    for start in STARTS:
-        order = sorted(range(len(prompts)), key=lambda i: (prompts[i][:start], len(prompts[i]), i))
-        for size in SIZES:
-            plans.append([order[at : at + size] for at in range(0, len(order), size)])
-    return min(plans, key=lambda plan: sum(_cost([prompts[i] for i in group]) for group in plan))
-
-
-def _cost(prompts: Sequence[list[int]]) -> int:
-    head = shared_head(prompts)
-    return computed(prompts, head) + CALL * (2 if head else 1)
-
-
-def computed(prompts: Sequence[list[int]], head: int) -> int:
-    """Return the tokens computed for padded prompts whose first `head` ids are done once."""
-    return head + len(prompts) * (max(map(len, prompts)) - head)
-
-
-def shared_head(prompts: Sequence[list[int]]) -> int:
-    """Return how many ids to compute once for all prompts, which begin with them.
-
-    At least one id of each prompt is left over; 0 where less is saved than another call costs.
-    """
-    least, most, shortest = min(prompts), max(prompts), min(map(len, prompts)) - 1
-    pairs = zip(least[:shortest], most[:shortest], strict=True)
-    head = next((at for at, (a, b) in enumerate(pairs) if a != b), shortest)
-    return head if head * (len(prompts) - 1) > CALL else 0
 
 
 class _Forest:
@@ -253,40 +253,42 @@ class _Rows:
         self.work = Counter()
 
     def take(self, ids: list[list[int]], limit: int) -> list[int]:
-        parts = groups(ids)
-        order = [at for part in parts for at in part]
-        self.ids, self.sizes = [ids[at] for at in order], [len(part) for part in parts]
-        length = max(map(len, ids)) + limit
-        self.cache = kvcache.make(self.network, len(ids) * self.draws, length, self.in_place)
+        longest = max(map(len, ids))
+        fast = self.in_place and packing.fits(self.network, longest)
+        self.cache = kvcache.make(self.network, len(ids) * self.draws, longest + limit, fast)
+        self.parts = packing.rows(ids, NODES)
+        order = [at for part in self.parts for at in part]
+        self.ids = [ids[at] for at in order]
         return order
 
     def begin(self) -> torch.Tensor:
         ids = self.ids
         self.work["prompt_tokens"] += sum(map(len, ids))
         if not kvcache.is_in_place(self.cache):
-            self.work["prompt_computed"] += computed(ids, 0)
+            self.work["prompt_computed"] += len(ids) * max(map(len, ids))
             logits, self.mask = prefill(self.network, ids, self.cache)
             return logits
-        width, rows = max(map(len, ids)), np.cumsum([0, *self.sizes])
-        # Each group is computed in rows of its own, and all end in the same column.
-        parts = [self._begin_group(ids[a:b], a, width) for a, b in pairwise(rows.tolist())]
-        kvcache.show(self.cache, len(ids), width, (0, 0))
-        logits, mask = (torch.cat(part) for part in zip(*parts, strict=True))
+        rows = np.cumsum([0, *map(len, self.parts)]).tolist()
+        logits = torch.cat([self._begin(ids[a:b], a) for a, b in pairwise(rows)])
+        _check(logits)
+        lengths = torch.tensor([len(own) for own in ids], device=logits.device)
+        width = max(map(len, ids))
+        kvcache.show(self.cache, len(ids), width)
+        mask = (torch.arange(width, device=logits.device) < lengths[:, None]).long()
         self.mask = None if mask.all() else mask  # of the columns; None: no padding
         return logits
 
-    def _begin_group(self, ids: list[list[int]], row: int, width: int):
-        own, head = max(map(len, ids)), shared_head(ids)
-        self.work["prompt_computed"] += computed(ids, head)
-        kvcache.show(self.cache, 0, 0, (row, width - own))
-        if head:
-            prefill(self.network, [ids[0][:head]], self.cache)
-            every = torch.zeros(len(ids), dtype=torch.long, device=self.network.device)
-            self.cache.batch_select_indices(every)
-        logits, mask = prefill(self.network, ids, self.cache, head)
-        if mask is None:
-            mask = torch.ones(len(ids), own, dtype=torch.long, device=logits.device)
-        return logits, torch.nn.functional.pad(mask, (width - own, 0))
+    def _begin(self, ids: list[list[int]], first: int) -> torch.Tensor:
+        """Compute some prompts in one row, and give each a row of the cache."""
+        row, nodes = packing.pack(ids)
+        row = {name: value.to(self.network.device) for name, value in row.items()}
+        self.work["prompt_computed"] += row["input_ids"].shape[1]
+        last = nodes[np.arange(len(ids)), [len(own) - 1 for own in ids]]
+        nodes, last = (torch.from_numpy(n).to(self.network.device) for n in (nodes, last))
+        cache = kvcache.packed(self.network)
+        logits = self.network(**row, past_key_values=cache, logits_to_keep=last).logits[0]
+        kvcache.take(self.cache, first, nodes.clamp(min=0), cache)
+        return logits
 
     def go_on(self, of: np.ndarray, tokens: np.ndarray) -> tuple[torch.Tensor, np.ndarray]:
         parents, follow, of = kvcache.arrange(of, tokens)
@@ -304,7 +306,7 @@ class _Rows:
 
 
 class _Nodes:
-    """A small LLaMA: a node for each distinct beginning of prompts and completions."""
+    """A LLaMA as `Lean`: a node for each distinct beginning of prompts and completions."""
 
     def __init__(self, lean: Lean, draws: int = 1):
         self.lean, self.draws, self.work = lean, draws, Counter()
@@ -341,14 +343,13 @@ def contains(text: str, names: Sequence[str]) -> bool:
     return any(name.casefold() in folded for name in names)
 
 
-def prefill(network, prompts: Sequence[list[int]], cache=None, head: int = 0):
+def prefill(network, prompts: Sequence[list[int]], cache=None):
     """Compute prompts, padded on the left where their lengths differ.
 
     Args:
         network: any causal language model.
         prompts: P lists of token ids.
         cache: filled with their keys and values; None keeps none.
-        head: leading ids of every prompt whose keys and values the cache holds already.
 
     Returns:
         The logits after each prompt (P, vocabulary), and the mask of the columns in the
@@ -358,13 +359,13 @@ def prefill(network, prompts: Sequence[list[int]], cache=None, head: int = 0):
         ModelError: the logits are NaN.
     """
     width, device = max(map(len, prompts)), network.device
-    ids = [[0] * (width - len(prompt)) + prompt[head:] for prompt in prompts]
+    ids = [[0] * (width - len(prompt)) + prompt for prompt in prompts]
     options = {"past_key_values": cache, "use_cache": cache is not None, "logits_to_keep": 1}
     mask = None
     if min(map(len, prompts)) < width:
-        rows = [[1] * head + [0] * (width - len(p)) + [1] * (len(p) - head) for p in prompts]
+        rows = [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts]
         mask = torch.tensor(rows, device=device)
-        positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, head:]
+        positions = (mask.cumsum(-1) - 1).clamp(min=0)
         options |= {"attention_mask": mask, "position_ids": positions}
     logits = network(torch.tensor(ids, device=device), **options).logits[:, -1]
     _check(logits)

@@ -9,7 +9,7 @@ import torch
 from transformers import Cache, DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-BUDGET = 1 << 30  # bytes for the keys, values and logits of a batch, and its widest activations
+BUDGET = 2 << 30  # bytes for the keys, values and logits of a batch, and its widest activations
 
 
 class InPlaceLayer(DynamicLayer):
@@ -18,7 +18,7 @@ class InPlaceLayer(DynamicLayer):
     def __init__(self, rows: int, length: int):
         """Take the most rows and columns there will be; memory is allocated on first use."""
         super().__init__()
-        self.capacity, self.corner = (rows, length), (0, 0)
+        self.capacity = rows, length
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
         """Allocate both buffers for states of this shape and dtype.
@@ -52,14 +52,23 @@ class InPlaceLayer(DynamicLayer):
         for states, old in zip((self.keys, self.values), before, strict=True):
             states[to] = old[indices[to]]
 
-    def show(self, rows: int, length: int, corner: tuple[int, int] | None = None) -> None:
-        """Take rows and columns of the buffers into use, from the (row, column) of a corner on."""
-        self.corner = corner or self.corner
-        if self.is_initialized:
-            row, column = self.corner
-            self.keys, self.values = (
-                buffer[row : row + rows, :, column : column + length] for buffer in self._buffers
-            )
+    def show(self, rows: int, length: int) -> None:
+        """Take the first rows and columns of the buffers into use."""
+        self.keys, self.values = (buffer[:rows, :, :length] for buffer in self._buffers)
+
+    def take(self, first: int, nodes: torch.Tensor, packed: DynamicLayer) -> None:
+        """Fill rows, from the `first` on, with what a packed row (`repro.packing`) left.
+
+        Args:
+            first: the row that is filled first.
+            nodes: (rows, columns), of the packed row, a place of it for each.
+            packed: its keys and values, (1, heads, nodes, head size).
+        """
+        if not self.is_initialized:
+            self.lazy_initialization(packed.keys, packed.values)
+        for buffer, states in zip(self._buffers, (packed.keys, packed.values), strict=True):
+            rows = buffer[first : first + len(nodes), :, : nodes.shape[1]]
+            rows.copy_(states[0][:, nodes].transpose(0, 1))
 
 
 def make(network: PreTrainedModel, rows: int, length: int, in_place: bool = True) -> Cache:
@@ -80,10 +89,22 @@ def is_in_place(cache: Cache) -> bool:
     return isinstance(cache.layers[0], InPlaceLayer)
 
 
-def show(cache: Cache, rows: int, length: int, corner: tuple[int, int]) -> None:
-    """Take a part of an in-place cache into use: rows and columns from a corner on."""
+def packed(network: PreTrainedModel) -> Cache:
+    """Return a cache for one packed row, whose mask says what a node attends to."""
+    layers = DynamicCache(config=network.config).layers
+    return Cache(layers=[DynamicLayer() for _ in layers])
+
+
+def take(cache: Cache, first: int, nodes: torch.Tensor, row: Cache) -> None:
+    """Fill rows of an in-place cache from a `packed` one, layer by layer."""
+    for layer, own in zip(cache.layers, row.layers, strict=True):
+        layer.take(first, nodes, own)
+
+
+def show(cache: Cache, rows: int, length: int) -> None:
+    """Take the first rows and columns of an in-place cache into use."""
     for layer in cache.layers:
-        layer.show(rows, length, corner)
+        layer.show(rows, length)
 
 
 def _attends_to_all(layer, length: int) -> bool:

@@ -1,9 +1,10 @@
-"""A small LLaMA on a CPU: each distinct beginning of its texts is computed once, and little else.
+"""A LLaMA on a CPU: each distinct beginning of its texts is computed once, and little else.
 
 With a few million parameters most of the time goes into what surrounds the matrix products: many
-short operations, padding, keys and values copied from row to row. Here texts form a tree, whose
-nodes are tokens after their parents. A node attends to its own beginning, so nothing is padded and
-nothing moved, and after the last layer's keys and values only nodes whose logits are wanted go on.
+short operations, padding, keys and values copied from row to row; with a hundred million a quarter
+still does. Here texts form a tree, whose nodes are tokens after their parents. A node attends to
+its own beginning, so nothing is padded and nothing moved, and after the last layer's keys and
+values only nodes whose logits are wanted go on.
 The weights are those of the network itself. Tests hold every result against transformers' own.
 """
 
@@ -17,8 +18,10 @@ from torch.nn.functional import linear
 from transformers import LlamaForCausalLM, PreTrainedModel
 
 from repro import loops
+from repro.kvcache import BUDGET
 
-SMALL = 20_000_000  # parameters up to which this is faster than what it replaces
+SMALL = 20_000_000  # parameters up to which many rows at a time count for more than their memory
+STATES = 10  # of the usual size that a layer has in memory at a time
 CHUNK = 512  # nodes that pass the widest layers together: their states stay in a near cache
 
 
@@ -161,11 +164,24 @@ class Lean:
         """Take a network that `fits`."""
         self.network, self.layers = network, network.model.layers
         config = network.config
+        self.small = network.num_parameters() <= SMALL
         self.heads, self.shared = config.num_attention_heads, config.num_key_value_heads
-        self.deepest = config.max_position_embeddings
-        angles = network.model.rotary_emb(torch.zeros(1), torch.arange(self.deepest)[None])
+        places = torch.arange(config.max_position_embeddings)
+        angles = network.model.rotary_emb(torch.zeros(1), places[None])
         half = self.layers[0].self_attn.head_dim // 2
         self.angles = [_array(part[0, :, :half].contiguous()) for part in angles]
+
+    def rows_within(self, longest: int, draws: int, limit: int, budget: int = BUDGET) -> int:
+        """Return how many samples of `limit` tokens fit into a budget in bytes, at least one.
+
+        Prompts of at most `longest` tokens have `draws` samples each. Of a node its keys and
+        values and its beginning are kept, of a prompt's nodes all states at a time.
+        """
+        config, attention = self.network.config, self.layers[0].self_attn
+        node = 2 * len(self.layers) * self.shared * attention.head_dim + longest + limit
+        states = STATES * config.hidden_size
+        sample = limit * node + states + 2 * config.vocab_size
+        return max(1, int(budget / 4 / (sample + longest * (node + states) / draws)))
 
     def read(
         self,
@@ -182,7 +198,7 @@ class Lean:
             input_ids: (nodes,); or inputs_embeds: (nodes, size).
         """
         states = self.embed(input_ids) if inputs_embeds is None else inputs_embeds
-        tree = Tree(self.deepest, len(parents))
+        tree = Tree(loops.deepest(parents.numpy()), len(parents))
         return self(states, tree.add(parents.numpy()), tree, logits_to_keep)
 
     def embed(self, tokens: torch.Tensor) -> torch.Tensor:
@@ -260,13 +276,12 @@ class Memory:
 
 @torch.no_grad()
 def fits(network: PreTrainedModel) -> bool:
-    """Tell whether a network is a small LLaMA in float32 on a CPU that `Lean` computes exactly.
+    """Tell whether a network is a LLaMA in float32 on a CPU that `Lean` computes exactly.
 
     It is tried on two short texts, because a configuration can say more than is known here.
     """
     kinds = {(p.dtype, p.device.type) for p in network.parameters()}
-    small = sum(p.numel() for p in network.parameters()) <= SMALL
-    if type(network) is not LlamaForCausalLM or kinds != {(torch.float32, "cpu")} or not small:
+    if type(network) is not LlamaForCausalLM or kinds != {(torch.float32, "cpu")}:
         return False
     biased = any("bias" in name for name, _ in network.named_parameters())
     if biased or network.config.attention_dropout:  # which no text below would show

@@ -1,4 +1,4 @@
-"""The loops of `repro.lean`, compiled: what in a small LLaMA is no matrix product.
+"""The loops of `repro.lean`, compiled: what in a LLaMA is no matrix product.
 
 Arrays are float32 unless they hold nodes. Each loop fills the arrays that it is given last; those
 that end in `_back` take a gradient and give those of what went in.
@@ -192,6 +192,17 @@ def attend_back(q, keys, values, nodes, path, depth, grad, to_q, to_keys, to_val
                 for j in range(q.shape[2]):
                     to_values[row, g, j] += share * grad[i, h, j]
                     to_keys[row, g, j] += slope * q[i, h, j]
+
+
+@_compiled
+def deepest(parents):
+    """Tokens of the longest text of a tree."""
+    depth, most = np.ones(len(parents), np.int64), 0
+    for i in range(len(parents)):
+        if parents[i] >= 0:
+            depth[i] = depth[parents[i]] + 1
+        most = max(most, depth[i])
+    return most
 
 
 @_compiled

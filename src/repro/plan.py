@@ -84,7 +84,7 @@ def _tuning(bench: Workbench, pool: pd.DataFrame) -> tuple[float, float]:
     """Return the seconds to begin and end a fine-tuning, and those of each sample."""
     bench.base  # noqa: B018 - the pre-trained weights, before they change
     recipe = sft.Recipe(learning_rate=bench.study.model.learning_rate)
-    network = bench.reader if bench.small else bench.network
+    network = bench.engine or bench.network
     size = min(recipe.batch_size, len(pool))
     number = min(size * (1 + BATCHES), len(pool))
 
@@ -210,14 +210,15 @@ def _size(study: Study, task: Task) -> int:
 def memory(study: Study) -> int:
     """Return the most bytes of memory a run takes at a time, about.
 
-    Float32 weights: those that are trained, their gradients and AdamW's two moments, and the
-    pre-trained ones to go back to; later the fine-tuned ones in the place of the moments. A
-    copy decodes where another dtype is faster. And what a batch of decoding may take. The workers
-    that share the study of a small model take as much each.
+    Float32 weights: those that are trained and the pre-trained ones to go back to. Beside them, as
+    long as it trains, gradients and AdamW's two moments; later the fine-tuned ones, a copy that
+    decodes where another dtype is faster, and what a batch of decoding may take. The workers that
+    share the study of a small model take as much each.
     """
     device, parameters = models.best_device(), study.model.parameters or 0
     copy = models.inference_dtype(device).itemsize % 4  # 2 for bfloat16, 0 where it is the same
-    one = (5 * 4 + copy) * parameters + kvcache.BUDGET + LIBRARIES
+    trains, decodes = 5 * 4 * parameters, (3 * 4 + copy) * parameters + kvcache.BUDGET
+    one = max(trains, decodes) + LIBRARIES
     small = device.type == "cpu" and 0 < parameters <= lean.SMALL
     number = workers.how_many(sys.maxsize) if small else 1
     return one * number + (LIBRARIES if number > 1 else 0)

@@ -13,7 +13,7 @@ from numba import njit
 from repro import uniform
 
 BLOCK = 256  # vocabulary entries per block of the two-level sampler
-CHUNK = 1 << 22  # logits drawn from at a time: bounds the memory and stays near the caches
+CHUNK = 1 << 20  # logits drawn from at a time: bounds the memory and stays near the caches
 
 # (logits of the rows, row of each sample, each sample's index, step) → token of each sample
 Pick = Callable[[torch.Tensor, torch.Tensor, np.ndarray, int], torch.Tensor]

@@ -2,8 +2,8 @@
 
 One general path: batches padded on the left, and whatever `accelerate launch` says of processes
 and devices. Where a network allows it, a batch is packed into one row instead, so that nothing is
-spent on padding or on computing a common beginning twice; a small LLaMA takes it as a tree, as
-`repro.lean` does. Tests hold one against the other.
+spent on padding or on computing a common beginning twice; a LLaMA in float32 on a CPU takes it as
+a tree, as `repro.lean` does. Tests hold one against the other.
 `benchmarks/finetuning.py` times it against TRL.
 """
 
@@ -24,6 +24,7 @@ from transformers import (
     get_cosine_schedule_with_warmup,
 )
 
+from repro import packing
 from repro.errors import TrainingError
 from repro.lean import Lean, plant
 from repro.memory import keep_pages
@@ -78,7 +79,7 @@ def finetune(
     """Fine-tune all parameters of a float32 network in place.
 
     Args:
-        network: float32 master weights; a small LLaMA, as `Lean`, trains in float32.
+        network: float32 master weights; a LLaMA, as `Lean`, trains in float32.
         tokenizer: its tokenizer.
         facts: DataFrame[question, object, …].
         recipe: learning rate, batch size and the rest.
@@ -236,39 +237,15 @@ def collate(examples: list[tuple[list[int], list[int]]]) -> dict[str, torch.Tens
 
 
 def pack(examples: list[tuple[list[int], list[int]]]) -> dict[str, torch.Tensor]:
-    """Join a batch into one row, without padding and with each common beginning only once.
-
-    All prompts begin alike, those of a topic for longer, and what a causal model computes for a
-    token depends on the tokens before it alone. So the row holds the batch's tree of prefixes:
-    a token sees its own beginning, and the loss counts a token once for each example it is in.
+    """Join a batch into one row, as `repro.packing` does: the loss counts a token of it once for
+    each example it is in.
 
     Returns:
         dict(input_ids, position_ids: `[1, tokens]`; attention_mask: bool `[1, 1, tokens,
         tokens]`; logits_to_keep, targets: `[answer tokens]`).
     """
-    tree: dict[tuple[int, int], int] = {}  # (place of the token before, token) -> its place
-    positions, keep, targets = [], [], []
-    for ids, labels in examples:
-        last = -1
-        for position, (token, label) in enumerate(zip(ids, labels, strict=True)):
-            if label != IGNORED:
-                keep.append(last)
-                targets.append(label)
-            if (last, token) not in tree:
-                tree[last, token] = len(positions)
-                positions.append(position)
-            last = tree[last, token]
-    sees = torch.eye(len(tree), dtype=torch.bool)
-    for (before, _), place in tree.items():
-        if before >= 0:
-            sees[place] |= sees[before]
-    return {
-        "input_ids": torch.tensor([[token for _, token in tree]]),
-        "position_ids": torch.tensor([positions]),
-        "attention_mask": sees[None, None],
-        "logits_to_keep": torch.tensor(keep),
-        "targets": torch.tensor(targets),
-    }
+    row, nodes = packing.pack([ids for ids, _ in examples])
+    return row | _answers(examples, nodes)
 
 
 def tree(examples: list[tuple[list[int], list[int]]]) -> dict[str, torch.Tensor]:
@@ -277,47 +254,28 @@ def tree(examples: list[tuple[list[int], list[int]]]) -> dict[str, torch.Tensor]
     Returns:
         dict(input_ids, parents: `[nodes]`; logits_to_keep, targets: `[answer tokens]`).
     """
-    tokens, parents, rows = plant([ids for ids, _ in examples])
+    tokens, parents, nodes = plant([ids for ids, _ in examples])
+    row = {"input_ids": torch.from_numpy(tokens), "parents": torch.from_numpy(parents)}
+    return row | _answers(examples, nodes)
+
+
+def _answers(examples, nodes: np.ndarray) -> dict[str, torch.Tensor]:
+    """Return the nodes that predict a token of an answer, and these tokens."""
     answers = [
-        (number, place)
+        (nodes[number, place - 1], label)
         for number, (_, labels) in enumerate(examples)
         for place, label in enumerate(labels)
         if label != IGNORED
     ]
-    keep = [rows[number, place - 1] for number, place in answers]
-    targets = [examples[number][1][place] for number, place in answers]
-    found = {"input_ids": tokens, "parents": parents, "logits_to_keep": keep, "targets": targets}
-    return {name: torch.as_tensor(np.asarray(values)) for name, values in found.items()}
+    keep, targets = zip(*answers, strict=True)
+    return {"logits_to_keep": torch.tensor(keep), "targets": torch.tensor(targets)}
 
 
 def _way(reader: PreTrainedModel | Lean, longest: int) -> Callable[[list], dict]:
     """Return the way to join examples of at most `longest` tokens that a network allows."""
     if isinstance(reader, Lean):
         return tree
-    return pack if _packs(reader, longest) else collate
-
-
-@torch.no_grad()
-def _packs(network, longest: int) -> bool:
-    """Tell whether a network keeps packed examples apart, by trying it on two short ones.
-
-    The network itself is asked, because no attribute of a model says it: one that makes its own
-    mask, or has a state that runs on, would mix the examples without an error. A sliding window
-    is not in the mask, so it must not be shorter than the `longest` example.
-    """
-    if (getattr(network.config.get_text_config(), "sliding_window", None) or longest) < longest:
-        return False
-    examples = [([1, 2, 3], [IGNORED, 2, 3]), ([1, 3, 2], [IGNORED, 3, 2])]
-    row, apart = (
-        {name: value.to(network.device) for name, value in join(examples).items()}
-        for join in (pack, collate)
-    )
-    row["inputs_embeds"] = network.get_input_embeddings()(row.pop("input_ids"))
-    try:
-        found, wanted = _loss(network, row), _loss(network, apart)
-    except (RuntimeError, TypeError, ValueError):  # it takes no such mask, or nothing but ids
-        return False
-    return torch.allclose(found, wanted, rtol=1e-4)
+    return pack if packing.fits(reader, longest) else collate
 
 
 # --- what a step need not pay for ---------------------------------------------------------------

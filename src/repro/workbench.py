@@ -102,17 +102,26 @@ class Workbench(Bench):
     @cached_property
     def decoder(self):
         """The network that decodes: the trained one itself where float32 is fastest."""
-        return self.network if self.small else super().decoder
+        return self.network if self.engine else super().decoder
 
     @cached_property
+    def engine(self) -> lean.Lean | None:
+        """The network as `repro.lean` computes it, where that is the fastest way."""
+        if self.processes.num_processes > 1 or not lean.fits(self.network):
+            return None
+        found = lean.Lean(self.network)
+        exact = models.inference_dtype(self.network.device) is torch.float32
+        return found if found.small or exact else None
+
+    @property
     def small(self) -> bool:
-        """Whether the network is one that `repro.lean` computes."""
-        return self.processes.num_processes == 1 and lean.fits(self.network)
+        """Whether processes of one thread each may share the study."""
+        return self.engine is not None and self.engine.small
 
-    @cached_property
+    @property
     def reader(self):
         """What reads texts: the decoder, or what does the same faster."""
-        return lean.Lean(self.decoder) if self.small else self.decoder
+        return self.engine or self.decoder
 
     @cached_property
     def reference(self) -> divergence.Reference:
@@ -232,8 +241,7 @@ class Workbench(Bench):
 
                 self.training = lora.finetune(self.network, *given, Adapter(run.rank), show)
             else:
-                network = self.reader if self.small else self.network
-                self.training = sft.finetune(network, *given, show)
+                self.training = sft.finetune(self.engine or self.network, *given, show)
         restore.write(self.decoder, self.tuned)
 
     def asked(self, run: Run | None, split: str) -> pd.DataFrame:
