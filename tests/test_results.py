@@ -16,9 +16,14 @@ MASTERY = [(f.parent.name, f.name) for f in FOLDERS if not (f / "accuracy.jsonl"
 
 @pytest.fixture(params=STUDIES, ids="/".join)
 def measured(request, tmp_path, monkeypatch):
-    """Return a committed study, with an empty cache and no dataset: nothing can be computed."""
+    """Return a committed study, of which nothing is computed: a record that is missing fails."""
+
+    def only_read(self, tasks, workers=None):
+        assert not self.missing(tasks), "no record in results/: repro run, then repro export"
+
     monkeypatch.setenv("REPRO_CACHE", str(tmp_path))
     monkeypatch.delenv("REPRO_DATA", raising=False)
+    monkeypatch.setattr(study.Study, "compute", only_read)
     return study.open(*request.param)
 
 

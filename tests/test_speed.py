@@ -51,6 +51,7 @@ def test_committed_benchmarks_fill_the_tables():
     assert (speed.sampling()["of the products, %"] > 50).all()
     same = speed.tuning().query("Numbers == 'float32'")
     assert (same["largest difference of a loss"] < 0.05).all()
+    assert (same[["TRL from its float32", "ours from its float32"]] == 0).all(axis=None)
     exact = speed.answering().query("Numbers == 'float32'")
     assert (exact["answers that differ"] == 0).all()
 

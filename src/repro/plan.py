@@ -12,7 +12,7 @@ from repro.study import MIXED, Study, Task
 from repro.workbench import Workbench
 
 MASTERED = 6_000  # tokens generated to calibrate mastery, and to guess at the levels
-ANSWERED = 64  # questions answered to calibrate evaluation
+ANSWERED = 256  # questions answered to calibrate evaluation
 BATCHES = 5  # steps of fine-tuning, beside a first one
 RECORD_BYTES = 3_000  # of a typical record on disk
 LIBRARIES = 700 << 20  # bytes of a process that has PyTorch and transformers loaded
