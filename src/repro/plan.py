@@ -14,6 +14,7 @@ from repro.workbench import Workbench
 MASTERED = 6_000  # tokens generated to calibrate mastery, and to guess at the levels
 ANSWERED = 256  # questions answered to calibrate evaluation
 BATCHES = 5  # steps of fine-tuning, beside a first one
+SHARE = 10.0  # percent restored and taken back
 RECORD_BYTES = 3_000  # of a typical record on disk
 LIBRARIES = 700 << 20  # bytes of a process that has PyTorch and transformers loaded
 
@@ -66,7 +67,8 @@ def _calibrate(bench: Workbench) -> Speed:
     base, tuned = bench.base, restore.snapshot(bench.network)
     ranking = restore.rank(base, tuned)
     ranked = _seconds(lambda: restore.concentration(restore.rank(base, tuned), [1.0, 5.0]))
-    restored = _seconds(lambda: _restore_once(bench.decoder, base, tuned, ranking))
+    [cut] = restore.thresholds(ranking, [SHARE]).values()  # one search serves a run's shares
+    restored = _seconds(lambda: _restore_once(bench.decoder, base, tuned, ranking, cut))
     restore.write(bench.decoder, base)  # it goes on and on, so that its tokens can be timed
     question, token = _answering(bench, pool)
     answer = _answer_length(bench, few)
@@ -117,8 +119,8 @@ def _seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def _restore_once(network, base, tuned, ranking) -> None:
-    with restore.restored(network, base, tuned, ranking, 10.0):
+def _restore_once(network, base, tuned, ranking, cut) -> None:
+    with restore.restored(network, base, tuned, ranking, SHARE, cut):
         pass
 
 
