@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import torch
 
-from repro import store
+from repro import lean, store
 
 
 def alternate(ways: dict[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
@@ -35,6 +35,11 @@ def padded(prompts: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
     ids = [[0] * (width - len(prompt)) + prompt for prompt in prompts]
     mask = [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts]
     return torch.tensor(ids), torch.tensor(mask)
+
+
+def reader(network: torch.nn.Module) -> lean.Lean | torch.nn.Module:
+    """Return what a study reads texts with: `repro.lean` where it computes this network."""
+    return lean.Lean(network) if lean.fits(network) else network
 
 
 def save(model: str, name: str, record: dict) -> None:

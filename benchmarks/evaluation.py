@@ -14,7 +14,7 @@ from collections import Counter
 import common
 import torch
 
-from repro import evaluate, facts, lean, memory, models, sft
+from repro import evaluate, facts, memory, models, sft
 
 TRAINED_ON = 240  # facts the model is fine-tuned on before it answers
 
@@ -39,7 +39,7 @@ def generate(network, tokenizer, prompts: list[list[int]], size: int = 32) -> li
 def measure(network, tokenizer, questions, repeats: int) -> dict:
     """Return the seconds of both ways, and how many answers differ before the stop."""
     prompts = sft.prompts(tokenizer, questions["question"])
-    reader = lean.Lean(network) if lean.fits(network) else network
+    reader = common.reader(network)
     found, work = {}, Counter()
 
     def theirs() -> None:

@@ -22,12 +22,12 @@ from importlib import metadata
 from itertools import pairwise
 
 import torch
-from common import alternate, ratio, save
+from common import alternate, ratio, reader, save
 from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import TrainerCallback
 
-from repro import facts, lean, memory, models, restore, sft
+from repro import facts, memory, models, restore, sft
 
 try:
     from datasets import Dataset, disable_progress_bars
@@ -102,8 +102,7 @@ class Race:
 
     def __init__(self, network, tokenizer, chosen, recipe, dtype, folder):
         self.network, self.copy = network, copy.deepcopy(network)
-        exact = dtype is torch.float32 and lean.fits(network)
-        self.reader = lean.Lean(network) if exact else network
+        self.reader = reader(network) if dtype is torch.float32 else network
         self.base, self.own = restore.snapshot(network), set(vars(network))
         self.given = tokenizer, chosen, recipe
         self.dtype, self.losses, self.ends = dtype, {}, {}

@@ -17,7 +17,7 @@ from collections import Counter
 import common
 import torch
 
-from repro import facts, lean, mastery, memory, models
+from repro import facts, mastery, memory, models
 from repro.decoding import complete, contains, room
 
 PROTOCOL = mastery.Protocol()
@@ -81,7 +81,7 @@ def products(network, rows: int, repeats: int = 5) -> float:
 def measure(name: str, dtype: torch.dtype, chosen, repeats: int) -> dict:
     """Return the seconds of both ways, and the work done and avoided."""
     network, tokenizer = models.load(name, dtype)
-    reader = lean.Lean(network) if lean.fits(network) else network
+    reader = common.reader(network)
     prompts = mastery.prompts(tokenizer, chosen, PROTOCOL.templates)
     size, hits, work, turn = len(prompts) // repeats, Counter(), Counter(), Counter()
 

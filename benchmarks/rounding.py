@@ -20,10 +20,11 @@ from repro import facts, mastery, models
 def measure(name: str, dtype: torch.dtype, chosen, protocol, rows: list[int]) -> dict:
     """Return the hits of each prompt for two batch sizes, and how many differ."""
     network, tokenizer = models.load(name, dtype)
+    reader = common.reader(network)
     columns = [f"t{i:02d}" for i in range(protocol.templates)]
     hits, start = [], time.perf_counter()
     for size in rows:
-        table = mastery.measure(network, tokenizer, chosen, protocol, rows=size)
+        table = mastery.measure(reader, tokenizer, chosen, protocol, rows=size)
         hits.append(table[columns].to_numpy())
     moved = int(abs(hits[0] - hits[1]).sum())
     levels = [mastery.level(h.sum(1), protocol.trials) for h in hits]
