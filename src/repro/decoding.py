@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -95,19 +96,10 @@ def complete(
         rows = room(network, prompts, draws, max_new_tokens) // threads
     reader, mine = Reader(tokenizer, lean.network if lean else network), []
     keep_pages()
-
-    @torch.inference_mode()
-    def finish(batch: list[int]) -> tuple[list[tuple[int, list[Completion]]], Counter]:
-        past = _Nodes(lean, draws) if lean else _Rows(network, draws, in_place)
-        order = [batch[at] for at in past.take([prompts[i].ids for i in batch], max_new_tokens)]
-        chosen = [prompts[i] for i in order]
-        pick = _pick(chosen, draws, max_new_tokens, temperature, seed)
-        flat = _Forest(past, reader, chosen, draws, max_new_tokens).grow(pick)
-        done = [(i, flat[at * draws : (at + 1) * draws]) for at, i in enumerate(order)]
-        return done, past.work
-
     parts = sharing.num_processes * threads
     batches = _batches(prompts, max(1, rows // draws), parts, bool(lean))
+    settings = draws, max_new_tokens, temperature, seed
+    finish = partial(_finish, network, reader, prompts, settings, in_place)
     own = batches[sharing.process_index :: sharing.num_processes]
     for done, counted in _in_threads(threads, finish, own):
         mine += done
@@ -116,6 +108,19 @@ def complete(
         if progress:
             progress(len(done))
     return [done for _, done in sorted(gather_object(mine), key=lambda pair: pair[0])]
+
+
+@torch.inference_mode()
+def _finish(network, reader, prompts, settings, in_place, batch: list[int]):
+    """Return the completions of each prompt of a batch, [(index, completions)], and the work."""
+    draws, limit, temperature, seed = settings
+    lean = isinstance(network, Lean)
+    past = _Nodes(network, draws) if lean else _Rows(network, draws, in_place)
+    order = [batch[at] for at in past.take([prompts[i].ids for i in batch], limit)]
+    chosen = [prompts[i] for i in order]
+    pick = _pick(chosen, draws, limit, temperature, seed)
+    flat = _Forest(past, reader, chosen, draws, limit).grow(pick)
+    return [(i, flat[at * draws : (at + 1) * draws]) for at, i in enumerate(order)], past.work
 
 
 def room(network: PreTrainedModel | Lean, prompts: Sequence[Prompt], draws: int, limit: int) -> int:
