@@ -82,7 +82,7 @@ tables.show(speed.answering(), "The same questions")
 # %%
 tables.show(speed.tuning(), "Fine-tuning on the same batches")
 
-# %% mystnb={"image": {"alt": "Loss per step with TRL and with ours, one panel per model and number format: the two lines lie on one another"}}
+# %% mystnb={"image": {"alt": "Loss per step with TRL and with ours, one panel per model and number format: the two lines all but lie on one another"}}
 plots.loss_curves(speed.curves())
 
 # %% [markdown]
