@@ -37,9 +37,14 @@ def padded(prompts: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.tensor(ids), torch.tensor(mask)
 
 
-def reader(network: torch.nn.Module) -> lean.Lean | torch.nn.Module:
-    """Return what a study reads texts with: `repro.lean` where it computes this network."""
-    return lean.Lean(network) if lean.fits(network) else network
+def reader(network: torch.nn.Module, dtype: torch.dtype | None = None):
+    """Return what a study computes with: `repro.lean` where it can compute this network."""
+    return lean.Lean(network, dtype) if lean.fits(network) else network
+
+
+def multiplied(dtype: torch.dtype) -> set[torch.dtype]:
+    """Return the ways to multiply in a dtype: rounded to bfloat16, a float32 product is one."""
+    return {dtype, torch.float32}
 
 
 def save(model: str, name: str, record: dict) -> None:

@@ -22,7 +22,7 @@ from importlib import metadata
 from itertools import pairwise
 
 import torch
-from common import alternate, ratio, reader, save
+from common import alternate, multiplied, ratio, reader, save
 from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import TrainerCallback
@@ -102,7 +102,7 @@ class Race:
 
     def __init__(self, network, tokenizer, chosen, recipe, dtype, folder):
         self.network, self.copy = network, copy.deepcopy(network)
-        self.reader = reader(network) if dtype is torch.float32 else network
+        self.reader = reader(network, dtype)
         self.base, self.own = restore.snapshot(network), set(vars(network))
         self.given = tokenizer, chosen, recipe
         self.dtype, self.losses, self.ends = dtype, {}, {}
@@ -188,13 +188,16 @@ class Race:
 def pace(network, dtype: torch.dtype, tokens: int = 192, times: int = 50) -> float:
     """Return the multiply-adds a second, counted as two, of the network's widest layer."""
     layers = (m for n, m in network.named_modules() if "layers" in n)
-    weight = max(
+    widest = max(
         (m.weight for m in layers if isinstance(m, torch.nn.Linear)), key=torch.Tensor.numel
     )
-    weight = weight.detach().to(dtype)
-    rows = torch.ones(tokens, weight.shape[1], dtype=dtype, device=weight.device)
-    taken = alternate({"product": lambda: (rows @ weight.T).sum().item()}, times)["product"]
-    return 2 * tokens * weight.numel() / statistics.median(taken)
+    taken = []
+    for kind in multiplied(dtype):
+        weight = widest.detach().to(kind)
+        rows = torch.ones(tokens, weight.shape[1], dtype=kind, device=weight.device)
+        once = alternate({"product": lambda r=rows, w=weight: (r @ w.T).sum().item()}, times)
+        taken.append(statistics.median(once["product"]))
+    return 2 * tokens * widest.numel() / min(taken)
 
 
 def rounded(series: dict[str, list[float]], digits: int = 3) -> dict[str, list[float]]:

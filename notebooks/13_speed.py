@@ -39,9 +39,13 @@ from repro import plots, speed, tables
 # `generate` gets the 21 prompts of a fact at once, padded on the left, with
 # `num_return_sequences=10`. Ours computes once what prompts begin with and a prompt once for its ten
 # samples, keeps samples together until they draw different tokens, drops a sample that has ended or
-# named its answer, and moves neither keys nor values. A LLaMA in float32 on a CPU is computed by an
+# named its answer, and moves neither keys nor values. LLaMA and Gemma 3 on a CPU are computed by an
 # engine of ours (`repro.lean`), everything else by transformers' own layers. The samples have the same
 # distribution; a test compares them.
+#
+# In bfloat16 every state is rounded where it is stored, as in transformers. The products themselves are
+# computed in float32 where the processor has no matrix units for bfloat16, and rounded: products of
+# bfloat16 numbers are exact in float32, so only the order of the sums differs.
 #
 # *Of the products*: speed as a share of what the linear layers alone reach with as many rows.
 # *Work avoided*: the share of the tokens asked for that needed no forward pass. *At most*: how many

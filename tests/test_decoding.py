@@ -275,17 +275,22 @@ def family(name: str, vocabulary: int):
 FAMILIES = ("llama", "gpt2", "gemma", "gemma, short window")
 
 
+def ways_of(network, name: str) -> list:
+    """Return what computes a network: itself, and `Lean` where it can."""
+    assert lean.fits(network) is (name != "gpt2")
+    return [network, Lean(network)] if lean.fits(network) else [network]
+
+
 @pytest.mark.parametrize("draws", [1, 4])
 @pytest.mark.parametrize("name", FAMILIES)
 def test_both_paths_complete_alike(tiny_loaded, name, draws):
     tokens = tiny_loaded[1]
     network = tiny_loaded[0] if name == "llama" else family(name, len(tokens))
     prompts = prompts_of(tokens, names=(" a", "Arvenia"))
-    options = {"draws": draws, "temperature": T, "seed": 5}
+    # With seed 5 a number lies within 2e-8 of where one token ends and the next begins.
+    options = {"draws": draws, "temperature": T, "seed": 6}
     general = complete(network, tokens, prompts, 12, rows=1, in_place=False, **options)
-    ways = [network, Lean(network)] if lean.fits(network) else [network]
-    assert (len(ways) == 2) == (name == "llama")
-    for way in ways:
+    for way in ways_of(network, name):
         for rows in (None, 6):
             assert complete(way, tokens, prompts, 12, rows=rows, **options) == general
     assert len({tuple(ids) for some in ids_of(general) for ids in some}) > len(STARTS)
@@ -296,9 +301,10 @@ def test_greedy_equals_generate_in_every_family(tiny_loaded, name):
     tokens = tiny_loaded[1]
     network = tiny_loaded[0] if name == "llama" else family(name, len(tokens))
     prompts = prompts_of(tokens)[: len(STARTS)]
-    done = complete(network, tokens, prompts, 12)
     made = [generated(network, prompt.ids, 12) for prompt in prompts]
-    assert [ids for [ids] in ids_of(done)] == [m[: m.index(EOS)] if EOS in m else m for m in made]
+    wanted = [m[: m.index(EOS)] if EOS in m else m for m in made]
+    for way in ways_of(network, name):
+        assert [ids for [ids] in ids_of(complete(way, tokens, prompts, 12))] == wanted
 
 
 def test_all_paths_find_answers_alike(tiny_loaded, tiny_facts):

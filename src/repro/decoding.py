@@ -9,6 +9,7 @@ change whether it is a hit. None of this changes what is drawn.
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise
@@ -68,7 +69,7 @@ def complete(
     all return everything.
 
     Args:
-        network: any causal language model, in evaluation mode; or a LLaMA, as `Lean`.
+        network: any causal language model, in evaluation mode; or one that `Lean` computes.
         tokenizer: its tokenizer.
         prompts: P prompts; a sampled prompt's label names its random numbers.
         max_new_tokens: the longest completion, in tokens.
@@ -101,12 +102,13 @@ def complete(
     settings = draws, max_new_tokens, temperature, seed
     finish = partial(_finish, network, reader, prompts, settings, in_place)
     own = batches[sharing.process_index :: sharing.num_processes]
-    for done, counted in _in_threads(threads, finish, own):
-        mine += done
-        if work is not None:
-            work.update(counted)
-        if progress:
-            progress(len(done))
+    with lean.held() if lean else nullcontext():
+        for done, counted in _in_threads(threads, finish, own):
+            mine += done
+            if work is not None:
+                work.update(counted)
+            if progress:
+                progress(len(done))
     return [done for _, done in sorted(gather_object(mine), key=lambda pair: pair[0])]
 
 
@@ -311,7 +313,7 @@ class _Rows:
 
 
 class _Nodes:
-    """A LLaMA as `Lean`: a node for each distinct beginning of prompts and completions."""
+    """`Lean`: a node for each distinct beginning of prompts and completions."""
 
     def __init__(self, lean: Lean, draws: int = 1):
         self.lean, self.draws, self.work = lean, draws, Counter()
@@ -321,7 +323,7 @@ class _Nodes:
         self.last = rows[np.arange(len(ids)), [len(own) - 1 for own in ids]]
         self.tree = Tree(max(map(len, ids)) + limit)
         most = len(self.tokens) + len(ids) * self.draws * limit
-        self.memory = Memory(len(self.lean.layers), most)
+        self.memory = Memory(len(self.lean.parts.layers), most)
         self.work["prompt_tokens"] += sum(map(len, ids))
         return list(range(len(ids)))
 

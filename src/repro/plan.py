@@ -86,7 +86,7 @@ def _tuning(bench: Workbench, pool: pd.DataFrame) -> tuple[float, float]:
     """Return the seconds to begin and end a fine-tuning, and those of each sample."""
     bench.base  # noqa: B018 - the pre-trained weights, before they change
     recipe = sft.Recipe(learning_rate=bench.study.model.learning_rate)
-    network = bench.engine or bench.network
+    network = bench.trainer
     size = min(recipe.batch_size, len(pool))
     number = min(size * (1 + BATCHES), len(pool))
 

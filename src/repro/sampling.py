@@ -21,7 +21,8 @@ Pick = Callable[[torch.Tensor, torch.Tensor, np.ndarray, int], torch.Tensor]
 
 def greedy(logits: torch.Tensor, of: torch.Tensor, samples: np.ndarray, step: int) -> torch.Tensor:
     """Pick the most probable token of each sample's row, the first of equals."""
-    if logits.dtype is torch.float32 and logits.device.type == "cpu":
+    if logits.device.type == "cpu":
+        logits = logits.float()
         given = logits.detach().numpy(), logits.amax(-1).detach().numpy()
         return torch.from_numpy(_first(*given))[of]
     return logits.argmax(-1)[of]

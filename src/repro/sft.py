@@ -2,8 +2,8 @@
 
 One general path: batches padded on the left, and whatever `accelerate launch` says of processes
 and devices. Where a network allows it, a batch is packed into one row instead, so that nothing is
-spent on padding or on computing a common beginning twice; a LLaMA in float32 on a CPU takes it as
-a tree, as `repro.lean` does. Tests hold one against the other.
+spent on padding or on computing a common beginning twice; a LLaMA on a CPU takes it as a tree, as
+`repro.lean` does. Tests hold one against the other.
 `benchmarks/finetuning.py` times it against TRL.
 """
 
@@ -79,7 +79,7 @@ def finetune(
     """Fine-tune all parameters of a float32 network in place.
 
     Args:
-        network: float32 master weights; a LLaMA, as `Lean`, trains in float32.
+        network: float32 master weights; or a LLaMA as `Lean`, in its dtype.
         tokenizer: its tokenizer.
         facts: DataFrame[question, object, …].
         recipe: learning rate, batch size and the rest.
@@ -96,7 +96,7 @@ def finetune(
     examples = encode(tokenizer, facts["question"], facts["object"])
     start = time.perf_counter()
     if isinstance(network, Lean):
-        dtype = torch.float32
+        dtype = network.dtype
     dtype = dtype or inference_dtype(network.device)
     keep_pages()
     losses = _run(network, examples, recipe, progress, dtype)
@@ -140,8 +140,9 @@ def _prepare(reader, examples, recipe, dtype=torch.float32):
         if len(ids) > limit:
             raise TrainingError(f"an example of {len(ids)} tokens is too long for this model")
     set_seed(recipe.seed)
+    autocast = dtype is torch.bfloat16 and reader is network
     accelerator = Accelerator(
-        mixed_precision="bf16" if dtype is torch.bfloat16 else "no",
+        mixed_precision="bf16" if autocast else "no",
         dataloader_config=DataLoaderConfiguration(split_batches=True),
     )
     order = torch.Generator().manual_seed(recipe.seed)
@@ -200,9 +201,9 @@ def _loss(network, batch) -> torch.Tensor:
     if isinstance(network, Lean):
         logits = network.read(**inputs)
     else:
-        logits = network(**inputs, use_cache=False).logits.flatten(0, 1).float()
+        logits = network(**inputs, use_cache=False).logits.flatten(0, 1)
     return torch.nn.functional.cross_entropy(
-        logits, batch["targets"], ignore_index=IGNORED, reduction="sum"
+        logits.float(), batch["targets"], ignore_index=IGNORED, reduction="sum"
     )
 
 

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import pandas as pd
 import torch
+from transformers import PreTrainedModel
 
 from repro import divergence, evaluate, facts, lean, mastery, models, restore, sft, store
 from repro.bench import Bench
@@ -100,23 +101,29 @@ class Workbench(Bench):
         return self.facts.merge(measured, on="fact_id", validate="1:1").set_index("fact_id")
 
     @cached_property
+    def small(self) -> bool:
+        """Whether float32 is fastest anywhere, and processes of one thread may share the study."""
+        alone = self.processes.num_processes == 1
+        return alone and self.network.num_parameters() <= lean.SMALL and lean.fits(self.network)
+
+    @cached_property
     def decoder(self):
         """The network that decodes: the trained one itself where float32 is fastest."""
-        return self.network if self.engine else super().decoder
+        return self.network if self.small else super().decoder
 
     @cached_property
     def engine(self) -> lean.Lean | None:
-        """The network as `repro.lean` computes it, where that is the fastest way."""
-        if self.processes.num_processes > 1 or not lean.fits(self.network):
+        """The decoder as `repro.lean` computes it, where it can."""
+        if self.processes.num_processes > 1 or not lean.fits(self.decoder):
             return None
-        found = lean.Lean(self.network)
-        exact = models.inference_dtype(self.network.device) is torch.float32
-        return found if found.small or exact else None
+        return lean.Lean(self.decoder)
 
-    @property
-    def small(self) -> bool:
-        """Whether processes of one thread each may share the study."""
-        return self.engine is not None and self.engine.small
+    @cached_property
+    def trainer(self) -> lean.Lean | PreTrainedModel:
+        """What is fine-tuned: the float32 weights, multiplied in the decoder's dtype."""
+        if self.engine is None or self.decoder is self.network:
+            return self.engine or self.network
+        return lean.Lean(self.network, self.decoder.dtype)
 
     @property
     def reader(self):
@@ -241,7 +248,7 @@ class Workbench(Bench):
 
                 self.training = lora.finetune(self.network, *given, Adapter(run.rank), show)
             else:
-                self.training = sft.finetune(self.engine or self.network, *given, show)
+                self.training = sft.finetune(self.trainer, *given, show)
         restore.write(self.decoder, self.tuned)
 
     def asked(self, run: Run | None, split: str) -> pd.DataFrame:
