@@ -444,6 +444,30 @@ def test_bfloat16_trains_close_to_float32(tiny_loaded, pool, monkeypatch):
     assert losses[0] != losses[1]  # it was bfloat16 indeed
 
 
+@pytest.mark.parametrize("native", [True, False])
+def test_the_small_engine_trains_in_bfloat16(tiny_loaded, pool, native):
+    """After a run under autocast, too, to which accelerate holds a process."""
+
+    def losses(way, **options):
+        network = copy.deepcopy(tiny_loaded[0])
+        made = finetune(way(network), tiny_loaded[1], pool, STEEP, **options)["loss"]
+        assert {p.dtype for p in network.parameters()} == {torch.float32}
+        return made
+
+    def rounded(network):
+        return Lean(network, torch.bfloat16, native)
+
+    AcceleratorState._reset_state(reset_partial_state=True)
+    exact = losses(Lean)
+    AcceleratorState._reset_state(reset_partial_state=True)
+    autocast = losses(lambda network: network, dtype=torch.bfloat16)
+    ours = losses(rounded)
+    assert ours == losses(rounded)
+    for other in (exact, autocast):
+        assert ours != other
+        assert ours == pytest.approx(other, rel=0.05)
+
+
 # --- errors -----------------------------------------------------------------------------------
 
 

@@ -140,9 +140,9 @@ def _prepare(reader, examples, recipe, dtype=torch.float32):
         if len(ids) > limit:
             raise TrainingError(f"an example of {len(ids)} tokens is too long for this model")
     set_seed(recipe.seed)
-    autocast = dtype is torch.bfloat16 and reader is network
-    accelerator = Accelerator(
-        mixed_precision="bf16" if autocast else "no",
+    precision = "bf16" if dtype is torch.bfloat16 else "no"
+    accelerator = Accelerator(  # `Lean` rounds by itself, whatever autocast the process began with
+        mixed_precision=precision if reader is network else None,
         dataloader_config=DataLoaderConfiguration(split_batches=True),
     )
     order = torch.Generator().manual_seed(recipe.seed)
