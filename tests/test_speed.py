@@ -56,6 +56,17 @@ def test_committed_benchmarks_fill_the_tables():
     assert (exact["answers that differ"] == 0).all()
 
 
+def test_our_fastest_stands_against_the_fastest_of_generate():
+    table = speed.across().set_index("Model")
+    raced = speed.sampling().set_index(["Model", "Numbers"])
+    for title, row in table.iterrows():
+        each = raced.loc[title]
+        own = each["ours, s per fact"].min()
+        assert each["ours, s per fact"][row["ours in"]] == own
+        assert row["times that"] == each["generate, s per fact"].min() / own > 1
+        assert row["times generate in bfloat16"] >= row["times that"]
+
+
 def test_a_plan_and_what_the_study_took_stand_side_by_side():
     table = speed.planned()
     assert set(table["What"]) == {"time, min", "memory, GB"}

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import pandas as pd
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -371,4 +372,5 @@ def test_provenance_traces_a_number_and_is_json():
         *("device", "wall_seconds"),
     }
     assert set(made["versions"]) == set(store.PACKAGES)
+    assert f"{os.cpu_count()} cores, {torch.backends.cpu.get_cpu_capability()}" in made["machine"]
     assert replace(record(seed=0), provenance=made).key == record(seed=0).key
