@@ -2,6 +2,7 @@
 
 import json
 import statistics
+import sys
 import time
 from collections.abc import Callable
 
@@ -49,6 +50,8 @@ def multiplied(dtype: torch.dtype) -> set[torch.dtype]:
 
 def save(model: str, name: str, record: dict) -> None:
     """Write `results/MODEL/benchmarks/NAME.json`, which the book reads, and print it."""
-    text = json.dumps({**record, "provenance": store.provenance()}, indent=1)
+    command = " ".join([f"python benchmarks/{name}.py", *sys.argv[1:]])
+    record = {**record, "command": command, "provenance": store.provenance()}
+    text = json.dumps(record, indent=1)
     store.write_atomic(store.results_dir() / model / "benchmarks" / f"{name}.json", text + "\n")
     print(text)

@@ -49,8 +49,12 @@ from repro import plots, speed, tables
 #
 # *Of the products*: speed as a share of what the linear layers alone reach with as many rows.
 # *Work avoided*: the share of the tokens asked for that needed no forward pass. *At most*: how many
-# times faster it would be if nothing but the products took time. On a processor whose bfloat16
-# products are no faster than its float32 ones, little is left to gain.
+# times faster it would be if nothing but the products took time.
+#
+# What `generate` and TRL can do in bfloat16 depends on the processor, which the last table names.
+# `amx_bf16` multiplies bfloat16 numbers several times as fast as float32 ones, `avx512_bf16` half as
+# fast. Where neither is named, PyTorch's own products take five times as long or more, so that a
+# row in bfloat16 says more of the processor than of the engines: there, compare the rows in float32.
 
 # %%
 tables.show(speed.sampling(), "Mastery of the same facts, full protocol")
@@ -60,9 +64,7 @@ tables.show(speed.sampling(), "Mastery of the same facts, full protocol")
 # format by itself, and `generate` can be given its own:
 
 # %%
-tables.show(
-    speed.across(), "Our faster format against generate in bfloat16 and in its own faster one"
-)
+tables.show(speed.across(), "Our faster format against generate's")
 
 # %% [markdown]
 # ## Evaluation
@@ -88,7 +90,7 @@ tables.show(speed.answering(), "The same questions")
 # %%
 tables.show(speed.tuning(), "Fine-tuning on the same batches")
 
-# %% mystnb={"image": {"alt": "Loss per step with TRL and with ours, one panel per model and number format: the two lines all but lie on one another"}}
+# %% mystnb={"image": {"alt": "Loss per step with TRL and with ours, one panel per model and number format: in float32 the two lines lie on one another"}}
 plots.loss_curves(speed.curves())
 
 # %% [markdown]

@@ -5,9 +5,11 @@ short operations, padding, keys and values copied from row to row; with a hundre
 still does. Here texts form a tree, whose nodes are tokens after their parents. A node attends to
 its own beginning, so nothing is padded and nothing moved, and after the last layer's keys and
 values only nodes whose logits are wanted go on.
+
 In bfloat16 every state is rounded where it is stored, as in transformers. Its products are
 bfloat16's own where the processor has units for them; elsewhere they are computed in float32,
 which is faster there and the same but for the order of its sums, and rounded.
+
 The weights are those of the network itself. Tests hold every result against transformers' own.
 """
 

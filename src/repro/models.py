@@ -252,8 +252,8 @@ def best_device() -> torch.device:
 def inference_dtype(device: torch.device | None = None) -> torch.dtype:
     """Return bfloat16 where the processor is faster in it than in float32, else float32.
 
-    On a CPU that needs AMX tiles: with the AVX-512 instructions alone a bfloat16 matrix
-    product takes about twice as long as a float32 one.
+    On a CPU that needs AMX tiles: a bfloat16 matrix product takes about twice as long as a
+    float32 one with the AVX-512 instructions alone, and five times or more without those.
     """
     import torch
 

@@ -147,7 +147,7 @@ def machines(folder: Path | None = None) -> pd.DataFrame:
             versions = where["versions"] | ({"trl": record["trl"]} if "trl" in record else {})
             rows.append(
                 {
-                    "Command": f"python benchmarks/{name}.py {model}",
+                    "Command": record.get("command", f"python benchmarks/{name}.py {model}"),
                     "Machine": where["machine"],
                     "Date": where["date"][:10],
                     "Commit": (where["git_commit"] or "–")[:10],
