@@ -20,6 +20,13 @@ _inlined = njit(inline="always")  # compiled as a part of what calls it
 _exact = njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract"})
 
 
+@_inlined
+def _to_nearest(bits):
+    # A float32's bits, their upper half now the nearest bfloat16's; halfway, the even one's.
+    last = (bits >> np.uint32(16)) & np.uint32(1)
+    return np.uint32(bits + np.uint32(0x7FFF) + last)
+
+
 def wide(x):
     """The float32 of a number as it is stored. Compiled code alone can call it."""
 
@@ -40,12 +47,7 @@ def _narrow(x, out):
     if not isinstance(out.dtype, types.Integer):
         return lambda x, out: x
 
-    def rounded(x, out):
-        bits = np.float32(x).view(np.uint32)
-        last = (bits >> np.uint32(16)) & np.uint32(1)
-        return np.uint16(np.uint32(bits + np.uint32(0x7FFF) + last) >> np.uint32(16))
-
-    return rounded
+    return lambda x, out: np.uint16(_to_nearest(np.float32(x).view(np.uint32)) >> np.uint32(16))
 
 
 # e^x is 2^n · e^r: `+ _WHOLE` leaves n in a number's lowest bits, and |r| ≤ ½ ln 2 takes eight
@@ -77,9 +79,7 @@ def round_off(x):
     bits = x.view(np.uint32)
     for i in range(bits.shape[0]):
         for j in range(bits.shape[1]):
-            last = (bits[i, j] >> np.uint32(16)) & np.uint32(1)
-            whole = np.uint32(bits[i, j] + np.uint32(0x7FFF) + last)
-            bits[i, j] = whole & np.uint32(0xFFFF0000)
+            bits[i, j] = _to_nearest(bits[i, j]) & np.uint32(0xFFFF0000)
 
 
 @_exact

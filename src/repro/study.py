@@ -493,10 +493,10 @@ class Study:
             StoreError: there is no record yet.
         """
         folder = (folder or store.results_dir()) / self.model.name / self.profile.name
-        records = [r for r in (t.record() for t in self._all_tasks()) if r]
-        if not records:
+        finished = [r for r in (t.record() for t in self._all_tasks()) if r]
+        if not finished:
             raise StoreError(f"nothing to export: run {self.model.name} {self.profile.name} first")
-        return store.export(records, folder)
+        return store.export(finished, folder)
 
     def _all_tasks(self) -> list[Task]:
         # What comes after mastery depends on it: to look at records must not compute it.
