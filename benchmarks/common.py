@@ -8,7 +8,8 @@ from collections.abc import Callable
 
 import torch
 
-from repro import lean, store
+from repro import files, provenance
+from repro.inference.cpu import cpu_engine
 
 
 def alternate(ways: dict[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
@@ -39,8 +40,8 @@ def padded(prompts: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def reader(network: torch.nn.Module, dtype: torch.dtype | None = None):
-    """Return what a study computes with: `repro.lean` where it can compute this network."""
-    return lean.Lean(network, dtype) if lean.fits(network) else network
+    """Return what a study computes with: `cpu_engine` where it can compute this network."""
+    return cpu_engine.Lean(network, dtype) if cpu_engine.fits(network) else network
 
 
 def multiplied(dtype: torch.dtype) -> set[torch.dtype]:
@@ -51,7 +52,7 @@ def multiplied(dtype: torch.dtype) -> set[torch.dtype]:
 def save(model: str, name: str, record: dict) -> None:
     """Write `results/MODEL/benchmarks/NAME.json`, which the book reads, and print it."""
     command = " ".join([f"python benchmarks/{name}.py", *sys.argv[1:]])
-    record = {**record, "command": command, "provenance": store.provenance()}
+    record = {**record, "command": command, "provenance": provenance.provenance()}
     text = json.dumps(record, indent=1)
-    store.write_atomic(store.results_dir() / model / "benchmarks" / f"{name}.json", text + "\n")
+    files.write_atomic(files.results_dir() / model / "benchmarks" / f"{name}.json", text + "\n")
     print(text)

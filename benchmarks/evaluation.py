@@ -14,14 +14,18 @@ from collections import Counter
 import common
 import torch
 
-from repro import evaluate, facts, memory, models, sft
+from repro.data import facts
+from repro.inference import allocator
+from repro.measures import accuracy
+from repro.models import loading, registry
+from repro.training import sft
 
 TRAINED_ON = 240  # facts the model is fine-tuned on before it answers
 
 
 def generate(network, tokenizer, prompts: list[list[int]], size: int = 32) -> list[list[int]]:
     """Return the new tokens of each prompt, by transformers' own loop."""
-    memory.keep_pages(False)  # it runs as it does by itself; `complete` turns this on
+    allocator.keep_pages(False)  # it runs as it does by itself; `complete` turns this on
     out = []
     for at in range(0, len(prompts), size):
         ids, mask = common.padded(prompts[at : at + size])
@@ -29,7 +33,7 @@ def generate(network, tokenizer, prompts: list[list[int]], size: int = 32) -> li
             ids,
             attention_mask=mask,
             do_sample=False,
-            max_new_tokens=evaluate.MAX_NEW_TOKENS,
+            max_new_tokens=accuracy.MAX_NEW_TOKENS,
             pad_token_id=tokenizer.eos_token_id,
         )
         out += made[:, ids.shape[1] :].tolist()
@@ -47,7 +51,7 @@ def measure(network, tokenizer, questions, repeats: int) -> dict:
 
     def ours() -> None:
         work.clear()
-        found["ours"] = evaluate.answer(reader, tokenizer, questions, work=work)
+        found["ours"] = accuracy.answer(reader, tokenizer, questions, work=work)
 
     seconds = common.alternate({"generate": theirs, "ours": ours}, repeats)
     pairs = list(zip(found["ours"], found["generate"], strict=True))
@@ -80,10 +84,10 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"])
     options = parser.parse_args()
-    network, tokenizer = models.load(options.model)
+    network, tokenizer = loading.load(options.model)
     wanted = {"train": TRAINED_ON, "test": options.questions}
     chosen = facts.select(facts.load(), wanted, 0).groupby("split")
-    recipe = sft.Recipe(learning_rate=models.entry(options.model).learning_rate)
+    recipe = sft.Recipe(learning_rate=registry.entry(options.model).learning_rate)
     sft.finetune(network, tokenizer, chosen.get_group("train"), recipe)
     runs = [
         measure(

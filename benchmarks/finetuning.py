@@ -1,4 +1,4 @@
-"""Fine-tuning: `repro.sft.finetune` against TRL's `SFTTrainer`, side by side.
+"""Fine-tuning: `repro.training.sft.finetune` against TRL's `SFTTrainer`, side by side.
 
 Both train the same examples in the same batches with the same loss (answer tokens and EOS),
 AdamW, clipping and cosine, from the same weights. TRL is given the tokens ready-made; it keeps
@@ -27,7 +27,11 @@ from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import TrainerCallback
 
-from repro import facts, memory, models, restore, sft
+from repro.data import facts
+from repro.inference import allocator
+from repro.models import loading, registry
+from repro.restoration import restore
+from repro.training import sft
 
 try:
     from datasets import Dataset, disable_progress_bars
@@ -114,7 +118,7 @@ class Race:
         """Bring the weights back and let TRL prepare its data and its model: not timed."""
         self.trainer = None
         gc.collect()  # the optimizers of the last runs
-        memory.keep_pages(False)  # TRL runs as it does by itself; `finetune` turns this on
+        allocator.keep_pages(False)  # TRL runs as it does by itself; `finetune` turns this on
         for name in vars(self.copy).keys() - self.own:
             delattr(self.copy, name)  # what TRL and accelerate put on it, to be put there again
         for network in (self.network, self.copy):
@@ -212,10 +216,10 @@ def main() -> None:
     options = parser.parse_args()
     disable_progress_bars()
     loaded = facts.load()
-    recipe = sft.Recipe(learning_rate=models.entry(options.model).learning_rate)
+    recipe = sft.Recipe(learning_rate=registry.entry(options.model).learning_rate)
     size = options.steps * recipe.batch_size
     chosen = facts.sample(loaded[loaded["split"] == "train"], size, 0)
-    network, tokenizer = models.load(options.model)
+    network, tokenizer = loading.load(options.model)
     base, runs = restore.snapshot(network), []
     for dtype in options.dtypes:
         restore.write(network, base)

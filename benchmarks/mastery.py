@@ -17,15 +17,18 @@ from collections import Counter
 import common
 import torch
 
-from repro import facts, mastery, memory, models
-from repro.decoding import complete, contains, room
+from repro.data import facts
+from repro.inference import allocator
+from repro.inference.decoding import complete, contains, room
+from repro.measures import mastery
+from repro.models import loading
 
 PROTOCOL = mastery.Protocol()
 
 
 def generate(network, tokenizer, prompts: list) -> list[int]:
     """Return the hits of each prompt by transformers' own loop, fact by fact."""
-    memory.keep_pages(False)  # it runs as it does by itself; `complete` turns this on
+    allocator.keep_pages(False)  # it runs as it does by itself; `complete` turns this on
     hits = []
     for at in range(0, len(prompts), PROTOCOL.templates):
         own = prompts[at : at + PROTOCOL.templates]
@@ -49,7 +52,7 @@ def generate(network, tokenizer, prompts: list) -> list[int]:
 
 
 def ours(network, tokenizer, prompts: list, work: Counter, **options) -> list[int]:
-    """Return the hits of each prompt by `repro.decoding`."""
+    """Return the hits of each prompt by `repro.inference.decoding`."""
     done = complete(
         network,
         tokenizer,
@@ -82,7 +85,7 @@ def products(network, rows: int, repeats: int = 5) -> float:
 
 def measure(name: str, dtype: torch.dtype, chosen, repeats: int) -> dict:
     """Return the seconds of both ways, and the work done and avoided."""
-    network, tokenizer = models.load(name, dtype)
+    network, tokenizer = loading.load(name, dtype)
     reader = common.reader(network)
     prompts = mastery.prompts(tokenizer, chosen, PROTOCOL.templates)
     size, hits, work, turn = len(prompts) // repeats, Counter(), Counter(), Counter()

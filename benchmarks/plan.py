@@ -20,7 +20,7 @@ from pathlib import Path
 
 import common
 
-from repro import store
+from repro import files
 
 PLAN = """
 import json, sys
@@ -51,7 +51,7 @@ def taken(model: str, profile: str, environment: dict) -> dict:
 
 def last(model: str) -> dict:
     """Return what the run took according to the record that is there."""
-    path = store.results_dir() / model / "benchmarks" / "plan.json"
+    path = files.results_dir() / model / "benchmarks" / "plan.json"
     return json.loads(path.read_text(encoding="utf-8"))["taken"]
 
 

@@ -31,7 +31,7 @@ import torch
 from common import alternate, ratio, save
 from safetensors.torch import save_file
 
-from repro import blocks, checkpoints, regions, restore
+from repro.restoration import checkpoints, regions, restore, tensor_pairs
 
 PERCENTS = [1.0, 3.0, 5.0, 10.0, 20.0, 40.0, 60.0]
 HIDDEN, INNER, HEADS = 2048, 8192, 512
@@ -164,12 +164,14 @@ def compare(base: Path, tuned: Path, repeats: int) -> dict:
 
 def finetuned(folder: Path) -> tuple[Path, Path]:
     """Return SmolLM2's folder, and one of it fine-tuned for a few steps."""
-    from repro import facts, models, sft  # not above: a timed process holds what it needs only
+    from repro.data import facts
+    from repro.models import loading, registry, weights
+    from repro.training import sft  # not above: a timed process holds what it needs only
 
-    base, tuned = models.locate(models.entry("smollm2-135m")), folder / "smollm2-tuned"
+    base, tuned = weights.locate(registry.entry("smollm2-135m")), folder / "smollm2-tuned"
     if tuned.exists():
         return base, tuned
-    network, tokenizer = models.load("smollm2-135m")
+    network, tokenizer = loading.load("smollm2-135m")
     loaded = facts.load()
     few = facts.sample(loaded[loaded["split"] == "train"], 8 * STEPS, 0)
     sft.finetune(network, tokenizer, few, sft.Recipe(learning_rate=1e-4))
@@ -219,7 +221,7 @@ def main() -> None:
     if options.prepare:
         return
     found = {name: compare(*pair, options.repeats) for name, pair in pairs.items()}
-    about = {"percents": PERCENTS, "block": blocks.SIZE, "threads": torch.get_num_threads()}
+    about = {"percents": PERCENTS, "block": tensor_pairs.SIZE, "threads": torch.get_num_threads()}
     save("smollm2-135m", "restore", {**about, "steps": STEPS, "pairs": found})
 
 

@@ -27,7 +27,10 @@ profile = "default"
 import pandas as pd
 from IPython.display import Markdown
 
-from repro import paper, plots, study, summary, tables
+from repro import paper
+from repro.report import plots, tables
+from repro.statistics import summary
+from repro.study import study
 
 s = study.open(model, profile)
 Markdown(f"**{s.model.title}**, profile `{s.profile.name}`. {s.model.note}")

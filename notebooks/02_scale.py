@@ -29,7 +29,11 @@ split = "test"
 import pandas as pd
 from IPython.display import Markdown
 
-from repro import overview, paper, plots, study, summary, tables, verdicts
+from repro import paper
+from repro.book import overview
+from repro.report import plots, tables
+from repro.statistics import summary, verdicts
+from repro.study import study
 
 s = study.open(model, profile)
 Markdown(

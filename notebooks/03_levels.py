@@ -28,7 +28,10 @@ size = "largest"
 # %%
 from IPython.display import Markdown
 
-from repro import paper, study, summary, tables, verdicts
+from repro import paper
+from repro.report import tables
+from repro.statistics import summary, verdicts
+from repro.study import study
 
 s = study.open(model, profile)
 accuracy = summary.tuned(s.accuracy())

@@ -27,7 +27,9 @@ profile = "default"
 import pandas as pd
 from IPython.display import Markdown
 
-from repro import bootstrap, plots, study, summary, tables, verdicts
+from repro.report import plots, tables
+from repro.statistics import bootstrap, summary, verdicts
+from repro.study import study
 
 s = study.open(model, profile)
 measured, test_level = s.divergence(), s.compared_level()

@@ -29,7 +29,10 @@ frac = 0.2
 import pandas as pd
 from IPython.display import Markdown
 
-from repro import book, paper, plots, study, summary, tables, verdicts
+from repro import book, paper
+from repro.report import plots, tables
+from repro.statistics import summary, verdicts
+from repro.study import study
 
 share = round(100 * book.fraction(frac), 6)
 s = study.open(model, profile)

@@ -31,9 +31,11 @@ profile = "default"
 # %%
 from IPython.display import Markdown
 
-from repro import tables, tasks, verdicts
+from repro.report import tables
+from repro.statistics import verdicts
+from repro.study import task_study
 
-trial, told = tasks.shown(model, profile)
+trial, told = task_study.shown(model, profile)
 Markdown(told)
 
 # %% [markdown]
@@ -56,7 +58,7 @@ means = trial.means()
 tables.tasks(means, f"Table 5, ours: {trial.model.title if len(means) else 'not measured'} (%)")
 
 # %%
-tables.tasks(tasks.published(), "Table 5 of the paper: LLaMA-3-8B (%)")
+tables.tasks(task_study.published(), "Table 5 of the paper: LLaMA-3-8B (%)")
 
 # %% [markdown]
 # A 0 can have two reasons: the answers are wrong, or there is nothing in them to compare. *Blank* counts

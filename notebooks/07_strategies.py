@@ -28,7 +28,9 @@ instruct = "default"
 # %%
 from IPython.display import Markdown
 
-from repro import claims, evidence, strategies, study, tables
+from repro.claims import claims, sources
+from repro.report import strategies, tables
+from repro.study import study
 
 s = strategies.instruct(study.open(model, profile), instruct)
 means = strategies.gather(s)
@@ -95,6 +97,6 @@ tables.show(lead, "Restoration's lead over the other strategies, in points")
 # By the rule of [the ledger of claims](10_claims); on our runs, with settings chosen on dev.
 
 # %%
-judged = claims.findings([evidence.of_paper(), evidence.of_strategies(s)], "07_strategies")
+judged = claims.findings([sources.of_paper(), sources.of_strategies(s)], "07_strategies")
 unused = ["id", "value", "unit", "notebook"]
 tables.show(claims.table(judged).drop(columns=unused), "Claims on Table 7")

@@ -28,12 +28,15 @@ frac = 0.2
 # %%
 from IPython.display import Markdown
 
-from repro import book, claims, evidence, plots, study, tables, where
+from repro import book
+from repro.claims import claims, sources
+from repro.report import locations, plots, tables
+from repro.study import study
 
 share = round(100 * book.fraction(frac), 6)
 s = study.open(model, profile)
 counted = s.where()
-places = where.chosen(counted, share)
+places = locations.chosen(counted, share)
 Markdown(
     f"**{s.model.title}**, profile `{s.profile.name}`: the {share:g} % most changed parameters."
 )
@@ -49,11 +52,11 @@ Markdown(
 
 # %%
 published_layers, published_modules = (
-    where.summary(frame, by)
-    for frame, by in zip(where.published(), ("layer", "module"), strict=True)
+    locations.summary(frame, by)
+    for frame, by in zip(locations.published(), ("layer", "module"), strict=True)
 )
 Markdown(
-    f"The paper's lifts follow from the architecture of LLaMA-3-8B: {where.architecture()}. "
+    f"The paper's lifts follow from the architecture of LLaMA-3-8B: {locations.architecture()}. "
     "Embeddings, norms and the output head are never restored and not counted. The paper does not "
     "say which restored share, training level or data size its two tables are of."
 )
@@ -62,7 +65,7 @@ Markdown(
 # ## Table 9: by layer
 
 # %%
-layers = where.summary(places, "layer")
+layers = locations.summary(places, "layer")
 ours = tables.places(layers, f"Table 9, ours: {s.model.title}, top {share:g}% (%)", "layer")
 theirs = tables.places(published_layers, "Table 9 of the paper (%)", "layer")
 tables.beside(ours, theirs)
@@ -74,7 +77,7 @@ plots.layer_lifts(layers, published_layers)
 # ## Table 10: by module
 
 # %%
-modules = where.summary(places, "module")
+modules = locations.summary(places, "module")
 tables.places(modules, f"Table 10, ours: {s.model.title}, top {share:g}% (%)", "module")
 
 # %%
@@ -91,11 +94,11 @@ plots.module_lifts(modules, published_modules)
 # holds its even share.
 
 # %%
-shares = where.by_share(counted)
+shares = locations.by_share(counted)
 tables.show(shares, "Lift by share of the parameters chosen, beside Table 10")
 
 # %%
-Markdown(where.extremes(shares, share))
+Markdown(locations.extremes(shares, share))
 
 # %% [markdown]
 # ## Other models
@@ -104,7 +107,9 @@ Markdown(where.extremes(shares, share))
 # one study.
 
 # %%
-tables.show(where.by_model([s, *claims.others(s)], share), f"Lift of each module, top {share:g}%")
+tables.show(
+    locations.by_model([s, *claims.others(s)], share), f"Lift of each module, top {share:g}%"
+)
 
 # %% [markdown]
 # ## What holds, and what does not
@@ -115,8 +120,8 @@ tables.show(where.by_model([s, *claims.others(s)], share), f"Lift of each module
 # data samples.
 
 # %%
-found = claims.findings([evidence.of_paper(), evidence.of_places(s)], "08_where")
-Markdown(f"Judged at {evidence.SHARE} % restored, whatever `frac` is.")
+found = claims.findings([sources.of_paper(), sources.of_places(s)], "08_where")
+Markdown(f"Judged at {sources.SHARE} % restored, whatever `frac` is.")
 
 # %%
 unused = ["id", "value", "unit", "notebook"]

@@ -26,7 +26,9 @@ profile = "default"
 # %%
 from IPython.display import Markdown
 
-from repro import claims, evidence, layers, plots, study, tables
+from repro.claims import claims, sources
+from repro.report import layers, plots, tables
+from repro.study import study
 
 s = study.open(model, profile)
 means = layers.means(s.layers())
@@ -104,6 +106,6 @@ tables.show(layers.by_model([s, *claims.others(s)]), "In domain: change in point
 # fewer blocks than the paper's, only those that exist are compared; the last one is always *last*.
 
 # %%
-found = claims.findings([evidence.of_paper(), evidence.of_blocks(s)], "09_layers")
+found = claims.findings([sources.of_paper(), sources.of_blocks(s)], "09_layers")
 unused = ["id", "value", "unit", "notebook"]
 tables.show(claims.table(found).drop(columns=unused), "Claims on Table 11")

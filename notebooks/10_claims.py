@@ -28,7 +28,9 @@ profile = "default"
 # %%
 from IPython.display import Markdown
 
-from repro import audit, claims, ledger, study, tables
+from repro.claims import claims, claims_page, printed_digits
+from repro.report import tables
+from repro.study import study
 
 s = study.open(model, profile)
 sides = claims.sides(s)
@@ -73,7 +75,7 @@ Markdown(claims.listed(found, sides[1].name, claims.CONTRADICTED))
 # Under each verdict, what it rests on: open it for the single comparisons.
 
 # %%
-ledger.page(found, "Claims of the paper")
+claims_page.page(found, "Claims of the paper")
 
 # %% [markdown]
 # ## What the printed digits say
@@ -82,23 +84,29 @@ ledger.page(found, "Claims of the paper")
 # The share of cells that could be such a mean, with the share of any two-decimal numbers that could:
 
 # %%
-tables.show(audit.by_runs(), "Cells of Table 2 that fit a mean over so many runs (%)", decimals=1)
+tables.show(
+    printed_digits.by_runs(), "Cells of Table 2 that fit a mean over so many runs (%)", decimals=1
+)
 
 # %% [markdown]
 # What does not fit three runs, by the level trained on:
 
 # %%
-tables.show(audit.by_model(audit.RUNS), "Cells of Table 2 that fit a mean over three runs")
+tables.show(
+    printed_digits.by_model(printed_digits.RUNS), "Cells of Table 2 that fit a mean over three runs"
+)
 
 # %% [markdown]
 # Table 3 holds shares of a sum. Formed in bfloat16, both parts of a share have eight significant bits.
 # The divisor that explains most shares of each row, and what random rows reach:
 
 # %%
-tables.show(audit.bfloat16(), "Shares of Table 3 that are ratios of eight-bit numbers")
+tables.show(printed_digits.bfloat16(), "Shares of Table 3 that are ratios of eight-bit numbers")
 
 # %% [markdown]
 # Tables 2 and 4 report the same models after the same training:
 
 # %%
-tables.show(audit.reruns(), "Acc (%) by Table 2 and by Table 4, with the spread of Table 2")
+tables.show(
+    printed_digits.reruns(), "Acc (%) by Table 2 and by Table 4, with the spread of Table 2"
+)

@@ -28,7 +28,10 @@ profile = "default"
 # %%
 from IPython.display import Markdown
 
-from repro import bootstrap, claims, controls, plots, study, tables
+from repro.claims import claims
+from repro.report import controls, plots, tables
+from repro.statistics import bootstrap
+from repro.study import study
 
 s = study.open(model, profile)
 means, answers, together = controls.gather(s)

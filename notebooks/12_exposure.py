@@ -29,7 +29,8 @@ profile = "default"
 # %%
 from IPython.display import Markdown
 
-from repro import exposure, plots, study, tables
+from repro.report import exposure, plots, tables
+from repro.study import study
 
 s = study.open(model, profile)
 facts = exposure.known(s)

@@ -31,7 +31,7 @@ profile = "default"
 # %%
 from IPython.display import Markdown
 
-from repro import plots, speed, tables
+from repro.report import plots, speed, tables
 
 # %% [markdown]
 # ## Sampling
@@ -40,7 +40,7 @@ from repro import plots, speed, tables
 # `num_return_sequences=10`. Ours computes once what prompts begin with and a prompt once for its ten
 # samples, keeps samples together until they draw different tokens, drops a sample that has ended or
 # named its answer, and moves neither keys nor values. LLaMA and Gemma 3 on a CPU are computed by an
-# engine of ours (`repro.lean`), everything else by transformers' own layers. The samples have the same
+# engine of ours (`repro.inference.cpu.cpu_engine`), everything else by transformers' own layers. The samples have the same
 # distribution; a test compares them.
 #
 # In bfloat16 every state is rounded where it is stored, as in transformers. The products themselves are

@@ -70,7 +70,7 @@ def tiny_facts_folder(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_facts(tiny_facts_folder):
     """Return the facts of the shared folder; take a copy before a change."""
-    from repro import facts
+    from repro.data import facts
 
     return facts.load(tiny_facts_folder)
 
@@ -86,9 +86,9 @@ def tiny_model(tmp_path_factory, tiny_facts) -> Path:
 @pytest.fixture(scope="session")
 def tiny_loaded(tiny_model):
     """Return (network, tokenizer) of `tiny_model`, shared: a test that trains takes a copy."""
-    from repro import models
+    from repro.models import loading
 
-    return models.load(tiny_model, device="cpu")
+    return loading.load(tiny_model, device="cpu")
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""Small tidy frames shaped like those of `repro.study`, with numbers from a seeded generator."""
+"""Small tidy frames shaped like those of `study`, with numbers from a seeded generator."""
 
 import numpy as np
 import pandas as pd

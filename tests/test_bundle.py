@@ -14,7 +14,11 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from repro import atlas, evaluate, facts, models, pretrain, sft
+from repro.data import atlas, facts
+from repro.measures import accuracy
+from repro.models import loading, registry, tokens, weights
+from repro.training import sft
+from repro.training.pretraining import pretrain
 
 ROOT = Path(__file__).parents[1]
 LIMIT = 25_000_000  # bytes of all weights with what lies beside them
@@ -22,7 +26,7 @@ FILES = {
     *("config.json", "generation_config.json", "model.safetensors", "tokenizer.json"),
     *("tokenizer_config.json", "README.md", "data.json", "loss.csv"),
 }
-BUNDLED = {name: entry for name, entry in models.entries().items() if entry.bundled}
+BUNDLED = {name: entry for name, entry in registry.entries().items() if entry.bundled}
 
 
 @pytest.fixture(params=BUNDLED)
@@ -31,18 +35,18 @@ def entry(request):
 
 
 def config(entry):
-    return json.loads((models.locate(entry) / "config.json").read_text())
+    return json.loads((weights.locate(entry) / "config.json").read_text())
 
 
 def counted(entry):
-    return json.loads((models.locate(entry) / "data.json").read_text())
+    return json.loads((weights.locate(entry) / "data.json").read_text())
 
 
 # --- what is there ----------------------------------------------------------------------------
 
 
 def test_all_together_are_small():
-    folders = [models.bundled_folder(entry) for entry in BUNDLED.values()]
+    folders = [weights.bundled_folder(entry) for entry in BUNDLED.values()]
     assert {folder.parent for folder in folders} == {ROOT / "src/repro/weights"}
     sizes = [path.stat().st_size for path in folders[0].parent.rglob("*") if path.is_file()]
     assert 0 < sum(sizes) <= LIMIT
@@ -50,7 +54,7 @@ def test_all_together_are_small():
 
 def test_each_has_a_recipe_and_the_same_license():
     assert set(BUNDLED) == set(pretrain.RECIPES)
-    assert models.DEFAULT_MODEL in BUNDLED
+    assert registry.DEFAULT_MODEL in BUNDLED
     assert {entry.license for entry in BUNDLED.values()} == {"CC-BY-4.0"}
 
 
@@ -63,7 +67,7 @@ def test_there_are_two_families():
 
 
 def test_a_folder_is_whole(entry):
-    folder = models.locate(entry)
+    folder = weights.locate(entry)
     assert {path.name for path in folder.iterdir()} == FILES
     assert "license: cc-by-4.0" in (folder / "README.md").read_text()
     curve = pd.read_csv(folder / "loss.csv")["loss"]
@@ -71,7 +75,7 @@ def test_a_folder_is_whole(entry):
 
 
 def test_the_weights_are_a_llama_in_bfloat16(entry):
-    with safe_open(models.locate(entry) / "model.safetensors", "pt") as file:
+    with safe_open(weights.locate(entry) / "model.safetensors", "pt") as file:
         tensors = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
         assert {part.get_dtype() for part in tensors.values()} == {"BF16"}
         total = sum(torch.Size(part.get_shape()).numel() for part in tensors.values())
@@ -86,18 +90,18 @@ def test_they_were_trained_on_the_world_of_this_package(entry):
 
 
 def test_it_is_pinned_as_a_folder_is(entry):
-    folder = models.locate(entry)
-    assert models.weights_id(entry) == models.weights_id(models.entry(folder))
+    folder = weights.locate(entry)
+    assert weights.weights_id(entry) == weights.weights_id(registry.entry(folder))
 
 
 def test_it_loads_like_any_other(entry):
-    network, tokenizer = models.load(entry.name, device="cpu")
+    network, tokenizer = loading.load(entry.name, device="cpu")
     assert type(network).__name__ == "LlamaForCausalLM"
     assert {p.dtype for p in network.parameters()} == {torch.float32}
     for ids in sft.prompts(tokenizer, facts.load(world="atlas")["question"]):
         assert tokenizer.unk_token_id not in ids
-    assert models.bos_ids(tokenizer) == [tokenizer.bos_token_id]
-    assert models.stop_ids(network, tokenizer) == {tokenizer.eos_token_id}
+    assert tokens.bos_ids(tokenizer) == [tokenizer.bos_token_id]
+    assert tokens.stop_ids(network, tokenizer) == {tokenizer.eos_token_id}
 
 
 # --- in a wheel -------------------------------------------------------------------------------
@@ -168,15 +172,15 @@ def questions():
 
 
 def test_an_installed_wheel_answers_as_the_repository_does(installed, questions, tmp_path):
-    rate = models.entry("micro-m").learning_rate
+    rate = registry.entry("micro-m").learning_rate
     given = {name: part.to_dict("list") for name, part in questions.items()} | {"rate": rate}
     told = json.loads(
         run(installed, "-c", ANSWER, cwd=tmp_path, input=json.dumps(given)).splitlines()[-1]
     )
     assert Path(told["where"]).is_relative_to(installed.parents[1])
-    assert told["weights"] == models.weights_id(models.entry("micro-m"))
-    network, tokenizer = models.load("micro-m", device="cpu")
-    here = evaluate.answer(network, tokenizer, questions["asked"])
+    assert told["weights"] == weights.weights_id(registry.entry("micro-m"))
+    network, tokenizer = loading.load("micro-m", device="cpu")
+    here = accuracy.answer(network, tokenizer, questions["asked"])
     assert told["before"] == [completion.text for completion in here]
     assert told["hits"] > len(questions["asked"]) / 3 > sum(c.hit for c in here)
 
@@ -185,4 +189,4 @@ def test_its_command_lists_the_models_as_here(installed, tmp_path):
     out = run(installed.with_name("repro"), "models", cwd=tmp_path)
     lines = {line[2:].split()[0]: line for line in out.splitlines()}
     assert all(lines[name].endswith("here") for name in BUNDLED)
-    assert lines[models.DEFAULT_MODEL].startswith("* ")
+    assert lines[registry.DEFAULT_MODEL].startswith("* ")

@@ -14,7 +14,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from repro import cli, facts, folders, lean, models, plan, study
+from repro import cli, paper
+from repro.data import facts
+from repro.inference.cpu import cpu_engine
+from repro.models import registry
+from repro.restoration import restore_folder
+from repro.study import plan, study
 
 RATE = ("--learning-rate", "1e-3")
 COMMAND = Path(sys.executable).with_name("repro")
@@ -206,7 +211,7 @@ def test_ctrl_c_amid_a_restoration_leaves_nothing_and_says_so(place, here, capfd
     def interrupted(*given):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(folders, "_copy", interrupted)  # when a part is written
+    monkeypatch.setattr(restore_folder, "_copy", interrupted)  # when a part is written
     out = place.folder / "out" / "restored"
     given = [str(path) for path in (place.model, place.model, out)]
     assert here("restore", *given, "--percent", "20") == 130
@@ -312,7 +317,7 @@ def test_wrong_input_in_a_process_of_its_own(place, name):
 
 
 def test_workers_are_for_small_models(place, here, capfd, monkeypatch):
-    monkeypatch.setattr(lean, "SMALL", 0)
+    monkeypatch.setattr(cpu_engine, "SMALL", 0)
     status = here(*arguments(place), "--workers", "2")
     check_one_line(place, status, *capfd.readouterr(), "ConfigError: workers share the study of a")
 
@@ -379,9 +384,9 @@ print(sorted({"torch", "transformers", "accelerate", "numba"} & set(sys.modules)
 def test_models_lists_every_model_and_marks_one_default(here, capsys):
     assert here("models") == 0
     out = capsys.readouterr().out
-    for name, entry in models.entries().items():
+    for name, entry in registry.entries().items():
         line = next(line for line in out.splitlines() if line[2:].startswith(f"{name} "))
-        assert line.startswith("*") == (name == models.DEFAULT_MODEL)
+        assert line.startswith("*") == (name == registry.DEFAULT_MODEL)
         assert entry.title in line
         assert line.endswith("here") or (not entry.bundled and entry.get in line)
     assert len(re.findall(r"^\* \S+ +[\d,.]+ M ", out, re.MULTILINE)) == 1
@@ -399,7 +404,7 @@ def test_data_counts_the_facts_of_atlas(here, capsys):
     assert here("data", "atlas") == 0
     counts = dict(re.findall(r"^(\w+) +([\d,]+) facts$", capsys.readouterr().out, re.MULTILINE))
     expected = facts.load(world="atlas")["split"].value_counts()
-    assert counts == {split: f"{expected[split]:,}" for split in facts.SPLITS}
+    assert counts == {split: f"{expected[split]:,}" for split in paper.SPLITS}
 
 
 def planned(out: str) -> tuple[int, int, dict[str, int]]:

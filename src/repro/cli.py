@@ -56,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     _add(commands, "models", _models, "list the models, and which are here")
     data = _add(commands, "data", _data, "find or download the facts, check them and count them")
-    worlds = ["entityquestions", "atlas"]  # those of `repro.facts`, which loads pandas
+    worlds = ["entityquestions", "atlas"]  # those of `repro.data.facts`, which loads pandas
     world = "entityquestions (the default), or the invented atlas of the micro models"
     data.add_argument(
         "world", metavar="WORLD", nargs="?", choices=worlds, default=worlds[0], help=world
@@ -126,18 +126,18 @@ def _add(commands, name: str, command, text: str) -> argparse.ArgumentParser:
 
 
 def _open(options):
-    from repro import study
+    from repro.study import study
 
     return study.open(options.model, options.profile, options.data, options.learning_rate)
 
 
 def _models(options) -> None:
-    from repro import models
+    from repro.models import registry, weights
 
-    for entry in models.entries().values():
+    for entry in registry.entries().values():
         absent = entry.get or ("missing" if entry.bundled else "from the Hub, with its licence")
-        here = "here" if models.available(entry) else absent
-        mark = "*" if entry.name == models.DEFAULT_MODEL else " "
+        here = "here" if weights.available(entry) else absent
+        mark = "*" if entry.name == registry.DEFAULT_MODEL else " "
         millions = entry.parameters / 1e6
         size = f"{millions:,.{0 if millions >= 10 else 1}f} M"
         print(f"{mark} {entry.name:20} {size:>9}  {entry.title:30} {here}")
@@ -145,16 +145,17 @@ def _models(options) -> None:
 
 
 def _data(options) -> None:
-    from repro import facts
+    from repro import paper
+    from repro.data import facts
 
     loaded = facts.load(options.data, world=options.world)
-    for split in facts.SPLITS:
+    for split in paper.SPLITS:
         print(f"{split:8} {(loaded['split'] == split).sum():7,d} facts")
     print(f"hash     {facts.data_hash(options.data, options.world)[:16]}")
 
 
 def _plan(options) -> None:
-    from repro import plan
+    from repro.study import plan
 
     study = _open(options)
     print(f"{study.model.title}, profile {study.profile.name}: {study.profile.about}")
@@ -167,7 +168,7 @@ def _plan(options) -> None:
 
 
 def _run(options) -> None:
-    from repro.models import processes
+    from repro.models.devices import processes
 
     study = _open(options)
     made = study.run(options.workers)
@@ -177,34 +178,35 @@ def _run(options) -> None:
 
 
 def _tasks(options) -> None:
-    from repro import task_data, tasks
-    from repro.models import processes
+    from repro.data import task_examples
+    from repro.models.devices import processes
+    from repro.study import task_study
 
-    data = options.data or task_data.source() or task_data.HUB
-    trial = tasks.open(options.model, options.profile, data)
+    data = options.data or task_examples.source() or task_examples.HUB
+    trial = task_study.open(options.model, options.profile, data)
     made = trial.run()
     if processes().is_main_process:
         print(f"{trial.model.name} {trial.profile.name}: {made} new records, all are there")
 
 
 def _export(options) -> None:
-    from repro import tasks
+    from repro.study import task_study
 
     study = _open(options)
-    for path in [*study.export(), *tasks.Trial(study.model, study.profile).export()]:
+    for path in [*study.export(), *task_study.Trial(study.model, study.profile).export()]:
         print(path)
 
 
 def _rank(options) -> None:
-    from repro import tool
+    from repro.restoration import restore_report
 
-    print(tool.rank(options))
+    print(restore_report.rank(options))
 
 
 def _restore(options) -> None:
-    from repro import tool
+    from repro.restoration import restore_report
 
-    print(tool.restore(options))
+    print(restore_report.restore(options))
 
 
 if __name__ == "__main__":

@@ -27,3 +27,8 @@ class TrainingError(ReproError):
 
 class StoreError(ReproError):
     """A record or a cache folder cannot be read or written."""
+
+
+def one_line(error: Exception) -> str:
+    """Return an error's message as one line of at most 300 characters."""
+    return " ".join(str(error).split())[:300] or type(error).__name__

@@ -1,13 +1,13 @@
 """The book: run `.py` notebooks through papermill, and feed what they show to Sphinx.
 
-`repro.book.notebook_io` lets papermill read the notebooks of this repository.
-`repro.book.runs` executes what is missing or stale, `repro.book.pages` and
-`repro.book.numbers` write what must not be typed by hand, and `setup` joins them to Sphinx.
+`repro.book.papermill_handler` lets papermill read the notebooks of this repository.
+`repro.book.execution` executes what is missing or stale, `repro.book.pages` and
+`repro.book.substitutions` write what must not be typed by hand, and `setup` joins them to Sphinx.
 """
 
 from typing import Any
 
-from repro.book.checks import check_parameters, fraction
+from repro.book.parameter_checks import check_parameters, fraction
 
 __all__ = ["check_parameters", "fraction", "setup"]
 

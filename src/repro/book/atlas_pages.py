@@ -4,8 +4,11 @@ import json
 
 import pandas as pd
 
-from repro import atlas, corpus, models, paper, pretrain
-from repro.facts import SPLITS
+from repro import paper
+from repro.data import atlas
+from repro.models import registry, weights
+from repro.paper import SPLITS
+from repro.training.pretraining import corpus, pretrain
 
 EXAMPLE = "P19"  # the topic of the examples: where a person was born
 SHOWN = 4  # texts of each kind
@@ -81,7 +84,7 @@ def example() -> dict[str, str]:
     topic = world[world["topic"] == EXAMPLE]
     fact = topic[topic["split"] == "train"].nlargest(1, "exposure")
     read = topic[topic["split"] == atlas.READER].head(1)
-    seed = pretrain.RECIPES[models.DEFAULT_MODEL].seed
+    seed = pretrain.RECIPES[registry.DEFAULT_MODEL].seed
     stated, asked = corpus.statements(fact, seed), corpus.readings(read, seed)
     return {
         "question": fact["question"].item(),
@@ -99,12 +102,12 @@ def _block(texts: list[str]) -> str:
 
 def bundled() -> pd.DataFrame:
     """Return the bundled models that are here: size, attention, text, loss (nats per token)."""
-    found = [entry for entry in models.entries().values() if entry.bundled]
-    return pd.DataFrame([_about(entry) for entry in found if models.available(entry)])
+    found = [entry for entry in registry.entries().values() if entry.bundled]
+    return pd.DataFrame([_about(entry) for entry in found if weights.available(entry)])
 
 
-def _about(entry: models.Entry) -> dict[str, str]:
-    folder = models.locate(entry)
+def _about(entry: registry.Entry) -> dict[str, str]:
+    folder = weights.locate(entry)
     counted = json.loads((folder / "data.json").read_text(encoding="utf-8"))
     recipe, loss = counted["recipe"], pd.read_csv(folder / "loss.csv")["loss"]
     return {

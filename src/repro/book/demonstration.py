@@ -10,8 +10,7 @@ import torch
 from safetensors.torch import save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from repro import store
-from repro.book.runs import Book, digest
+from repro.book.execution import Book, digest
 
 PAGE = "restore_tool.md"
 COMMANDS = {
@@ -34,7 +33,7 @@ def outputs(book: Book) -> dict[str, str]:
         made = {key: _block(command, folder) for key, command in COMMANDS.items()}
         files = sorted(path.relative_to(folder).as_posix() for path in folder.glob("restored/*/*"))
     made["files"] = "```text\n" + "\n".join(files) + "\n```"
-    store.write_atomic(kept, json.dumps({"stamp": stamp, "outputs": made}))
+    files.write_atomic(kept, json.dumps({"stamp": stamp, "outputs": made}))
     return made
 
 

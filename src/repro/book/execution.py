@@ -16,8 +16,9 @@ import nbformat
 from nbclient.exceptions import DeadKernelError
 
 import repro
-from repro import models, store
+from repro import files
 from repro.errors import ReproError
+from repro.models import registry
 
 STAMP = "repro_digest"
 DATA_FILES = {".py", ".yaml", ".json", ".jsonl", ".csv"}
@@ -41,7 +42,7 @@ class Book:
     @property
     def name(self) -> str:
         """Return the model's own name, also where `model` is a folder."""
-        return models.entry(self.model).name
+        return registry.entry(self.model).name
 
     def sources(self) -> list[Path]:
         """Return the notebooks in their order of reading."""
@@ -75,7 +76,7 @@ def digest(book: Book, source: Path) -> str:
     The results are those of all models: some pages show other models too.
     """
     summary = hashlib.sha256(repr(sorted(book.parameters().items())).encode())
-    for path in [source, *_files(Path(repro.__file__).parent), *_files(store.results_dir())]:
+    for path in [source, *_files(Path(repro.__file__).parent), *_files(files.results_dir())]:
         summary.update(path.name.encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
     return summary.hexdigest()
 
@@ -112,7 +113,7 @@ def execute(book: Book, source: Path, stamp: str) -> None:
     except DeadKernelError as error:
         raise NotebookError(f"notebooks/{source.name}: the kernel died ({error})") from error
     notebook.metadata[STAMP] = stamp
-    store.write_atomic(book.executed(source), nbformat.writes(notebook) + "\n")
+    files.write_atomic(book.executed(source), nbformat.writes(notebook) + "\n")
 
 
 def _note(book: Book, source: Path, executed: nbformat.NotebookNode) -> nbformat.NotebookNode:
@@ -133,7 +134,7 @@ def publish(book: Book, source: Path) -> None:
     text, page = nbformat.writes(executed) + "\n", book.page(source)
     # An unchanged page keeps its time, so that Sphinx need not read it again.
     if not page.is_file() or page.read_text(encoding="utf-8") != text:
-        store.write_atomic(page, text)
+        files.write_atomic(page, text)
 
 
 def refresh(book: Book, say: Callable[[str], None]) -> None:

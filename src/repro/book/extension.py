@@ -9,31 +9,32 @@ from sphinx.application import Sphinx
 from sphinx.config import Config
 from sphinx.util import logging
 
-from repro import models, profiles
-from repro.book import pages, runs
+from repro.book import execution, pages
 from repro.errors import ReproError
+from repro.models import registry
+from repro.study import profiles
 
 MATHJAX = "tex-svg-full.js"  # one file: it draws glyphs itself and needs no fonts
 
 log = logging.getLogger(__name__)
 
 
-def chosen(root: Path) -> runs.Book:
+def chosen(root: Path) -> execution.Book:
     """Return what to build: `REPRO_MODEL` and `REPRO_PROFILE`, else the defaults.
 
     A profile that is not named is the model's own.
     """
-    model = models.entry()
+    model = registry.entry()
     profile = profiles.profile(usual=model.profile)
-    return runs.Book(root, str(model.folder or model.name), profile.name)
+    return execution.Book(root, str(model.folder or model.name), profile.name)
 
 
 def prepare(app: Sphinx, config: Config) -> None:
     """Before Sphinx reads a page: run the notebooks, then fill in the computed text."""
     try:
         book = chosen(Path(app.srcdir).parent)
-        runs.refresh(book, lambda text: log.info(text))
-        config.myst_substitutions = pages.substitutions(book)
+        execution.refresh(book, lambda text: log.info(text))
+        config.myst_substitutions = pages.substitution_values(book)
     except ReproError as error:
         # Sphinx and jupyter-book would bury an exception in three traces.
         raise SystemExit(f"The book cannot be built: {error}") from None

@@ -3,19 +3,12 @@
 import numpy as np
 import pandas as pd
 
-from repro import (
-    bootstrap,
-    controls,
-    layers,
-    paper,
-    strategies,
-    summary,
-    tasks,
-    verdicts,
-    where,
-)
-from repro.paper.quoted import quoted
-from repro.verdicts import MANY, PEAK
+from repro import paper
+from repro.paper.quotes import quoted
+from repro.report import controls, layers, locations, strategies
+from repro.statistics import bootstrap, summary, verdicts
+from repro.statistics.verdicts import MANY, PEAK
+from repro.study import task_study
 
 COLUMNS = ["item", "quantity", "paper", "ours", "difference", "command"]
 IMAGE = "image only"
@@ -39,7 +32,7 @@ def overview(measured) -> pd.DataFrame:
         *_divergence(measured, accuracy),
         _concentration(measured),
         _restore("Table 4", restored, "test", paper.table("restore")),
-        *_tasks(tasks.Trial(measured.model, measured.profile).means()),
+        *_tasks(task_study.Trial(measured.model, measured.profile).means()),
         _restore("Table 6", restored, "train", paper.table("restore_train")),
         _strategies(measured),
         *_where(measured.where()),
@@ -235,15 +228,15 @@ def _strategies(measured) -> tuple:
 
 
 def _where(counted: pd.DataFrame) -> list[tuple]:
-    counted = where.named(counted)
+    counted = locations.named(counted)
     own = counted[(counted["top_percent"] == SHARE) & (counted["train_level"] == 0)]
     size = _largest(own, 0)
     own = own[own["train_size"] == size]
     quantity = f"Lift of the {{}} among the top {SHARE}%, {size:,} facts of level 0, ratio"
     rows = []
     for item, by, place, text, theirs in (
-        ("Table 9", "layer", 0, "first layer", where.published()[0]),
-        ("Table 10", "module", "attn.v", "module attn.v", where.published()[1]),
+        ("Table 9", "layer", 0, "first layer", locations.published()[0]),
+        ("Table 10", "module", "attn.v", "module attn.v", locations.published()[1]),
     ):
         both = [_lift(frame, by, place) for frame in (theirs, own)]
         rows.append((item, quantity.format(text), *both, "08_where"))
@@ -251,7 +244,7 @@ def _where(counted: pd.DataFrame) -> list[tuple]:
 
 
 def _lift(places: pd.DataFrame, by: str, place: object) -> float:
-    rows = where.summary(places, by).set_index(by)["lift"] if len(places) else {}
+    rows = locations.summary(places, by).set_index(by)["lift"] if len(places) else {}
     return float(rows[place]) if place in rows else np.nan
 
 
@@ -271,7 +264,7 @@ def _blocks(means: pd.DataFrame) -> tuple:
 
 
 def _tasks(means: pd.DataFrame) -> list[tuple]:
-    published, rows = tasks.published(), []
+    published, rows = task_study.published(), []
     for metric, name in (("xsum_rouge1", "ROUGE-1 on XSum"), ("gsm8k_accuracy", "Acc on GSM8K")):
         text = f"Change of {name} from restoring {SHARE}%, points"
         both = [_value(f, metric=metric, restored_percent=SHARE) for f in (published, means)]

@@ -9,39 +9,44 @@ from collections.abc import Iterable
 import nbformat
 import pandas as pd
 
-from repro import divergence, models, overview, paper, study, tasks
-from repro.book import demonstration, invented, numbers
-from repro.book.runs import Book
+from repro import paper
+from repro.book import atlas_pages, demonstration, overview, substitutions
+from repro.book.execution import Book
+from repro.measures import divergence
+from repro.models import registry, weights
+from repro.study import study, task_study
 
 LONG = 30  # characters from which a cell of a table may wrap
 
 
-def substitutions(book: Book) -> dict[str, object]:
+def substitution_values(book: Book) -> dict[str, object]:
     """Return the value of every `{{ name }}` in the book's Markdown, by name."""
     measured = study.open(book.model, book.profile)
     return {
-        "paper": numbers.of_paper(),
-        "full": numbers.of_profile("full"),
-        "used": numbers.of_profile(book.profile),
-        "ours": numbers.of_study(measured),
+        "paper": substitutions.of_paper(),
+        "full": substitutions.of_profile("full"),
+        "used": substitutions.of_profile(book.profile),
+        "ours": substitutions.of_study(measured),
         "method": {"near": divergence.NEAR, "enough": study.ENOUGH},
-        "rounding": numbers.of_rounding(),
-        "restore_benchmark": numbers.of_restore_benchmark(),
+        "rounding": substitutions.of_rounding(),
+        "restore_benchmark": substitutions.of_restore_benchmark(),
         "tool": demonstration.outputs(book),
         "found": overview.findings(measured),
         "overview": paper_against_ours(overview.overview(measured)),
-        "atlas": {**invented.numbers(), **invented.example()},
-        "atlas_splits": html_table(invented.splits()),
-        "atlas_exposures": html_table(invented.exposures()),
-        "atlas_models": html_table(invented.bundled()),
+        "atlas": {**atlas_pages.numbers(), **atlas_pages.example()},
+        "atlas_splits": html_table(atlas_pages.splits()),
+        "atlas_exposures": html_table(atlas_pages.exposures()),
+        "atlas_models": html_table(atlas_pages.bundled()),
         "topics": "\n\n".join(topic(entry) for entry in paper.TOPICS.values()),
-        "model": models.entry(book.model).title,
+        "model": registry.entry(book.model).title,
         "build_command": build_command(book),
         "profile": book.profile,
         "status_model": status_model(book, measured.records()),
         "status_notebooks": status_notebooks(book),
         "status_records": status_records(
-            pd.concat([measured.records(), tasks.Trial(measured.model, measured.profile).records()])
+            pd.concat(
+                [measured.records(), task_study.Trial(measured.model, measured.profile).records()]
+            )
         ),
         "status_versions": status_versions(measured.records()),
     }
@@ -74,10 +79,10 @@ def topic(entry: paper.Topic) -> str:
 
 def status_model(book: Book, records: pd.DataFrame) -> str:
     """Return what was measured: model, weights, data and seed."""
-    model = models.entry(book.model)
+    model = registry.entry(book.model)
     rows = {
         "Model": f"{model.title} ({model.name})",
-        "Weights": models.weights_id(model),
+        "Weights": weights.weights_id(model),
         "Licence": model.license,
         "Profile": book.profile,
         "Data": _distinct(records["data"]),

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 from warnings import filterwarnings
 
-from repro.book.checks import check_parameters
+from repro.book.parameter_checks import check_parameters
 from repro.errors import ConfigError
 
 #: Where an executed notebook goes when none is named, beside its source; ignored by git.

@@ -26,10 +26,10 @@ def check_parameters(parameters: Mapping[str, Any]) -> None:
     if "frac" in parameters:
         fraction(parameters["frac"])
     if "model" in parameters:
-        from repro import models
+        from repro.models import registry
 
-        models.entry(parameters["model"])
+        registry.entry(parameters["model"])
     if "profile" in parameters:
-        from repro import profiles
+        from repro.study import profiles
 
         profiles.profile(parameters["profile"])

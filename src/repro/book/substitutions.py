@@ -5,9 +5,12 @@ import statistics
 
 import pandas as pd
 
-from repro import paper, profiles, store, study, summary, where
-from repro.evidence import SHARE
-from repro.paper.quoted import quoted
+from repro import files, paper
+from repro.claims.sources import SHARE
+from repro.paper.quotes import quoted
+from repro.report import locations
+from repro.statistics import summary
+from repro.study import profiles, study
 
 SMALL, LARGE = 240, 1920  # the two training sizes of the paper's Tables 3, 4 and 6
 ABSENT = "–"
@@ -37,7 +40,7 @@ def of_paper() -> dict[str, str]:
         **_of_levels(),
         **_of_concentration(),
         **_of_restoration(),
-        **_of_places(where.published()[1]),
+        **_of_places(locations.published()[1]),
     }
 
 
@@ -115,7 +118,7 @@ def of_study(measured: "study.Study") -> dict[str, str]:
         "learning_rate": f"{measured.model.learning_rate:g}",
         **_our_concentration(measured.concentration()),
         **_best_restoration(measured),
-        **_of_places(where.named(measured.where())),
+        **_of_places(locations.named(measured.where())),
     }
 
 
@@ -156,7 +159,7 @@ def _base(measured: "study.Study") -> str:
 
 def of_rounding() -> dict[str, str]:
     """Return how many completions change with the batch size (`benchmarks/rounding.py`)."""
-    path = store.results_dir() / MEASURED / "benchmarks" / "rounding.json"
+    path = files.results_dir() / MEASURED / "benchmarks" / "rounding.json"
     if not path.is_file():
         return dict.fromkeys(("small", "large", "completions", "float32", "bfloat16"), ABSENT)
     record = json.loads(path.read_text(encoding="utf-8"))
@@ -168,7 +171,7 @@ def of_rounding() -> dict[str, str]:
 
 def of_restore_benchmark() -> dict[str, str]:
     """Return what ranking two checkpoints took (`benchmarks/restore.py`)."""
-    path = store.results_dir() / MEASURED / "benchmarks" / "restore.json"
+    path = files.results_dir() / MEASURED / "benchmarks" / "restore.json"
     names = ("block", "parameters", "seconds", "memory", "threads", "floor", "faster", "linear")
     if not path.is_file():
         return dict.fromkeys(names, ABSENT)

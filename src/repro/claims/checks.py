@@ -10,11 +10,12 @@ from collections.abc import Callable, Iterator, Mapping
 import numpy as np
 import pandas as pd
 
-from repro import paper, verdicts
-from repro.audit import AUDITS, PRINTED, agrees, equal, told
-from repro.evidence import LLM, Evidence
-from repro.tables import SPLITS
-from repro.verdicts import CONTRADICTED, SUPPORTED
+from repro import paper
+from repro.claims.printed_digits import AUDITS, PRINTED, agrees, equal, told
+from repro.claims.sources import LLM, Evidence
+from repro.report.tables import SPLITS
+from repro.statistics import verdicts
+from repro.statistics.verdicts import CONTRADICTED, SUPPORTED
 
 NAMES = {
     "level": "train_level",
@@ -72,7 +73,7 @@ def number(claim, evidence: Evidence, settings: dict) -> list[dict]:
 
 
 def rule(_claim, evidence: Evidence, settings: dict) -> list[dict]:
-    """Apply a function of `repro.verdicts` to a frame, or to one source in it.
+    """Apply a function of `repro.statistics.verdicts` to a frame, or to one source in it.
 
     With `size`, only where that is the largest size that two levels have: the one it looks at.
     """

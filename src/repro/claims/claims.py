@@ -1,6 +1,6 @@
 """The paper's claims, each checked on the paper's own tables and on the models we ran.
 
-Verdicts are those of `repro.verdicts`, by its rule. On the paper's side the interval is what
+Verdicts are those of `verdicts`, by its rule. On the paper's side the interval is what
 rounding to the printed digits hides; on ours it is a 95 % interval, paired where the answers are
 kept. A claim of several comparisons is supported when all are and contradicted when any is, unless
 it speaks of most or of some. What the tables or the runs do not hold is *not tested*.
@@ -14,13 +14,16 @@ from importlib import resources
 import pandas as pd
 import yaml
 
-from repro import models, profiles, store, study, verdicts
-from repro.audit import PRINTED
-from repro.checks import CHECKS
+from repro import files
+from repro.claims.checks import CHECKS
+from repro.claims.printed_digits import PRINTED
+from repro.claims.sources import Evidence, of_paper, of_study
 from repro.errors import ConfigError
-from repro.evidence import Evidence, of_paper, of_study
-from repro.summary import ABSENT
-from repro.verdicts import COLUMNS, CONTRADICTED, SUPPORTED, UNDECIDED
+from repro.models import registry
+from repro.statistics import verdicts
+from repro.statistics.summary import ABSENT
+from repro.statistics.verdicts import COLUMNS, CONTRADICTED, SUPPORTED, UNDECIDED
+from repro.study import profiles, study
 
 NOT_TESTED = "not tested"
 VERDICTS = (SUPPORTED, CONTRADICTED, UNDECIDED, NOT_TESTED)
@@ -196,9 +199,9 @@ def sides(first: "study.Study") -> list[Evidence]:
 
 def others(first: "study.Study") -> Iterable["study.Study"]:
     """Yield every other study that is complete in `results/`."""
-    for folder in sorted(store.results_dir().glob("*/*/")):
+    for folder in sorted(files.results_dir().glob("*/*/")):
         name, profile = folder.parent.name, folder.name
-        known = name in models.entries() and profile in profiles.PROFILES
+        known = name in registry.entries() and profile in profiles.PROFILES
         if known and (name, profile) != (first.model.name, first.profile.name):
             other = study.open(name, profile)
             if not other.missing([other.mastery_task()]) and not other.missing(other.tasks()):

@@ -9,9 +9,9 @@ import html
 
 import pandas as pd
 
-from repro.claims import VERDICTS, Claim, load, number, table
-from repro.summary import ABSENT
-from repro.tables import GREEN, RED, Html, to_csv_link
+from repro.claims.claims import VERDICTS, Claim, load, number, table
+from repro.report.tables import GREEN, RED, Html, to_csv_link
+from repro.statistics.summary import ABSENT
 
 SIGNS = dict(zip(VERDICTS, ("✓", "✗", "?", ABSENT), strict=True))
 PARTS = ("Abstract", "§1", "§3", "§4", "§5", "§6", "App.")

@@ -11,11 +11,12 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from repro import paper, verdicts
-from repro.evaluate import Z95
-from repro.paper.quoted import quoted
-from repro.tables import SPLITS
-from repro.verdicts import COLUMNS, CONTRADICTED, SUPPORTED, UNDECIDED
+from repro import paper
+from repro.paper.quotes import quoted
+from repro.report.tables import SPLITS
+from repro.statistics import verdicts
+from repro.statistics.intervals import Z95
+from repro.statistics.verdicts import COLUMNS, CONTRADICTED, SUPPORTED, UNDECIDED
 
 ROUNDING = 0.005  # half a unit of the last digit of every table
 DRAWS, SEED = 1000, 0  # random rows that Table 3 is held against

@@ -2,7 +2,7 @@
 
 Every frame has `accuracy` (or `kl`) with `low` and `high`. For the paper these bound what rounding
 to the printed digits hides. For a study they are 95 % intervals, and `units` holds what paired
-intervals need (`repro.bootstrap`).
+intervals need (`repro.statistics.bootstrap`).
 """
 
 from collections.abc import Callable
@@ -11,9 +11,12 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
-from repro import bootstrap, layers, paper, strategies, summary, tasks, where
-from repro.audit import ROUNDING
-from repro.where import RUN, by_samples, lifts
+from repro import paper
+from repro.claims.printed_digits import ROUNDING
+from repro.report import layers, locations, strategies
+from repro.report.locations import RUN, by_samples, lifts
+from repro.statistics import bootstrap, summary
+from repro.study import task_study
 
 LLM = "LLaMA-3-8B"  # the model of all of the paper's tables but 1, 2 and 8
 SHARE = 20  # restored share (%) at which we look where the parameters are
@@ -49,13 +52,13 @@ def of_paper() -> Evidence:
         "restored": restored,
         "levels": second[~whole].astype({"test_level": int}),
         "change": _renamed(paper.table("concentration"), "share_of_change_percent"),
-        "tasks": tasks.published(),
+        "tasks": task_study.published(),
         "strategies": _strategies(),
         "harmless": _harmless(paper.table("restore")),
         "blocks": _in_order(_renamed(paper.table("layer_restore"), layers="restored_layers")),
     }
     frames = {name: _rounded(frame) for name, frame in frames.items()}
-    frames |= _where(*where.published(), [], _by_digits)
+    frames |= _where(*locations.published(), [], _by_digits)
     return Evidence("paper", frames, printed=True)
 
 
@@ -76,7 +79,7 @@ def of_study(measured) -> Evidence:
     units = {"kl": bootstrap.of_topics(divergence), "restored": summary.restored(answers)}
     if len(answers):
         units |= dict.fromkeys(("acc", "levels"), summary.tuned(answers))
-    other = tasks.Trial(measured.model, measured.profile)
+    other = task_study.Trial(measured.model, measured.profile)
     frames["tasks"], units["tasks"] = other.means(), other.units()
     blocks, compared = of_blocks(measured), of_strategies(measured)
     frames, units = frames | blocks.frames | compared.frames, units | blocks.units

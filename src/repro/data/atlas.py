@@ -17,8 +17,9 @@ import pandas as pd
 import yaml
 
 from repro import paper
-from repro.facts import COLUMNS, SPLITS
-from repro.uniform import uniforms
+from repro.data.facts import COLUMNS
+from repro.paper import SPLITS
+from repro.random_streams import uniforms
 
 SEED = 0
 READER = "reader"  # the split that only pre-training reads: its facts also appear as questions
@@ -45,7 +46,7 @@ FULL = Size()
 
 
 def load() -> pd.DataFrame:
-    """Return the facts in the form of `repro.facts.load`, without the reader's."""
+    """Return the facts in the form of `repro.data.facts.load`, without the reader's."""
     facts = world()
     return facts.loc[facts["split"].isin(SPLITS), COLUMNS].reset_index(drop=True)
 
@@ -58,7 +59,7 @@ def exposure() -> pd.DataFrame:
 
 @cache
 def world(size: Size = FULL, seed: int = SEED) -> pd.DataFrame:
-    """Return every fact: the columns of `repro.facts.load` and `exposure`, a number of statements.
+    """Return every fact: the columns of `load` and `exposure`, a number of statements.
 
     The split `reader` has facts of all topics. A world depends on (size, seed) alone.
     """

@@ -14,12 +14,13 @@ from pathlib import Path
 
 import pandas as pd
 
-from repro import download, paper
-from repro.errors import ConfigError, DataError
-from repro.store import cache_dir
+from repro import paper
+from repro.data import entityquestions
+from repro.errors import ConfigError, DataError, TrainingError
+from repro.files import cache_dir
+from repro.paper import SPLITS
 
 WORLDS = ("entityquestions", "atlas")
-SPLITS = ("train", "dev", "test", "testood")
 COLUMNS = ["fact_id", "topic", "split", "subject", "object", "question"]
 _SOURCES = {
     "train": ("train", "in"),
@@ -122,11 +123,11 @@ def load(
 ) -> pd.DataFrame:
     """Return the facts of §3.1: fact_id, topic, split, subject, object, question (all text).
 
-    `world` is `entityquestions`, or `atlas` for the facts of `repro.atlas`, which are in no file:
+    `world` is `entityquestions`, or `atlas` for the facts of `atlas`, which are in no file:
     `REPRO_DATA` plays no part then, and a `data` that is given all the same is refused.
 
     `data` is a folder laid out train|dev|test/P*.json (default: `REPRO_DATA`; without either,
-    EntityQuestions is downloaded into `cache`, by default `repro.store.cache_dir()`). It may
+    EntityQuestions is downloaded into `cache`, by default `cache_dir()`). It may
     lack topics and splits. Kept are the rows with exactly one answer, then the first of every
     identical question within a split and domain, topics in the paper's order: 75,944 train,
     9,555 test and 11,613 testood facts of EntityQuestions, the totals of Tables 1 and 8.
@@ -137,10 +138,10 @@ def load(
     that fails; StoreError for a cache that cannot be written.
     """
     if _is_invented(world, data):
-        from repro import atlas  # here: it takes the columns and splits from this module
+        from repro.data import atlas  # here: it takes the columns and splits from this module
 
         return atlas.load()
-    folder = _given_folder(data) or download.fetch(cache or cache_dir())
+    folder = _given_folder(data) or entityquestions.fetch(cache or cache_dir())
     seen: dict[str, set[str]] = {split: set() for split in SPLITS}
     facts = []
     for split, raw, topic, path in _existing_files(folder):
@@ -156,7 +157,7 @@ def load(
 
 @cache
 def _atlas_hash() -> str:
-    from repro import atlas
+    from repro.data import atlas
 
     return atlas.digest(atlas.world())
 
@@ -175,10 +176,10 @@ def data_hash(folder: Path | None = None, world: str = WORLDS[0]) -> str:
         return _atlas_hash()
     given = _given_folder(folder)
     sums = (
-        download.pinned()
+        entityquestions.pinned()
         if given is None
         else {
-            f"{raw}/{topic}.{raw}.json": download.file_sum(path)
+            f"{raw}/{topic}.{raw}.json": entityquestions.file_sum(path)
             for _, raw, topic, path in _existing_files(given)
         }
     )
@@ -250,3 +251,18 @@ def select(facts: pd.DataFrame, counts: Mapping[str, int | str | None], seed: in
         except ConfigError as error:
             raise ConfigError(f"split {split!r}: {error}") from None
     return pd.concat(parts, ignore_index=True)
+
+
+def choose(pool: pd.DataFrame, size: int | None, number: int, seed: int) -> pd.DataFrame:
+    """Draw data sample `number` of `size` facts, balanced over topics (None: the whole pool).
+
+    Raises:
+        TrainingError: the pool is empty or too small.
+    """
+    if pool.empty:
+        raise TrainingError("no facts to fine-tune on: the level's pool is empty for this model")
+    try:
+        # One seed for each data sample; a larger sample holds the smaller one of its number.
+        return sample(pool, size, seed * 1000 + number)
+    except ConfigError as error:
+        raise TrainingError(f"cannot draw {size} facts: {error}") from error

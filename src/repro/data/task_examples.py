@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from repro import facts
+from repro.data import facts
 from repro.errors import ConfigError, DataError
-from repro.task_scores import final_number
+from repro.measures.task_scores import final_number
 
 if TYPE_CHECKING:  # what reads records only, as most do, need not wait for PyTorch
     from transformers import PreTrainedTokenizerBase

@@ -19,12 +19,13 @@ import torch
 from accelerate.utils import gather_object
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from repro import kvcache, packing
 from repro.errors import ModelError
-from repro.lean import Lean, Memory, Tree, plant
-from repro.memory import keep_pages
-from repro.models import processes, stop_ids
-from repro.sampling import Pick, greedy, sampler
+from repro.inference import kv_cache, packing
+from repro.inference.allocator import keep_pages
+from repro.inference.cpu.cpu_engine import Lean, Memory, Tree, plant
+from repro.inference.sampling import Pick, greedy, sampler
+from repro.models.devices import processes
+from repro.models.tokens import stop_ids
 
 CHECK_EVERY = 4  # steps between searches for the answer in the decoded text, after the first few
 NODES = 512  # of a row of prompts: a token attends to few of them, but the products go over all
@@ -130,13 +131,13 @@ def room(network: PreTrainedModel | Lean, prompts: Sequence[Prompt], draws: int,
     longest = max(len(prompt.ids) for prompt in prompts)
     if isinstance(network, Lean):
         return min(LEAN_ROWS, network.rows_within(longest, draws, limit))
-    return kvcache.rows_within(network, longest, longest + limit)
+    return kv_cache.rows_within(network, longest, longest + limit)
 
 
 def _threads(lean: Lean | None) -> int:
     """Return how many threads to give a batch each.
 
-    What `repro.lean` does beside the products takes one thread, so that batches side by side
+    What `cpu_engine` does beside the products takes one thread, so that batches side by side
     leave no core idle. A small model has a process for each core instead.
     """
     return torch.get_num_threads() if lean and not lean.small else 1
@@ -262,7 +263,7 @@ class _Rows:
     def take(self, ids: list[list[int]], limit: int) -> list[int]:
         longest = max(map(len, ids))
         fast = self.in_place and packing.fits(self.network, longest)
-        self.cache = kvcache.make(self.network, len(ids) * self.draws, longest + limit, fast)
+        self.cache = kv_cache.make(self.network, len(ids) * self.draws, longest + limit, fast)
         self.parts = packing.rows(ids, NODES)
         order = [at for part in self.parts for at in part]
         self.ids = [ids[at] for at in order]
@@ -271,7 +272,7 @@ class _Rows:
     def begin(self) -> torch.Tensor:
         ids = self.ids
         self.work["prompt_tokens"] += sum(map(len, ids))
-        if not kvcache.is_in_place(self.cache):
+        if not kv_cache.is_in_place(self.cache):
             self.work["prompt_computed"] += len(ids) * max(map(len, ids))
             logits, self.mask = prefill(self.network, ids, self.cache)
             return logits
@@ -280,7 +281,7 @@ class _Rows:
         _check(logits)
         lengths = torch.tensor([len(own) for own in ids], device=logits.device)
         width = max(map(len, ids))
-        kvcache.show(self.cache, len(ids), width)
+        kv_cache.show(self.cache, len(ids), width)
         mask = (torch.arange(width, device=logits.device) < lengths[:, None]).long()
         self.mask = None if mask.all() else mask  # of the columns; None: no padding
         return logits
@@ -292,13 +293,13 @@ class _Rows:
         self.work["prompt_computed"] += row["input_ids"].shape[1]
         last = nodes[np.arange(len(ids)), [len(own) - 1 for own in ids]]
         nodes, last = (torch.from_numpy(n).to(self.network.device) for n in (nodes, last))
-        cache = kvcache.packed(self.network)
+        cache = kv_cache.packed(self.network)
         logits = self.network(**row, past_key_values=cache, logits_to_keep=last).logits[0]
-        kvcache.take(self.cache, first, nodes.clamp(min=0), cache)
+        kv_cache.take(self.cache, first, nodes.clamp(min=0), cache)
         return logits
 
     def go_on(self, of: np.ndarray, tokens: np.ndarray) -> tuple[torch.Tensor, np.ndarray]:
-        parents, follow, of = kvcache.arrange(of, tokens)
+        parents, follow, of = kv_cache.arrange(of, tokens)
         device = self.network.device
         self.work["computed"] += len(parents)
         parents = torch.from_numpy(parents).to(device)
@@ -334,7 +335,7 @@ class _Nodes:
         return logits
 
     def go_on(self, of: np.ndarray, tokens: np.ndarray) -> tuple[torch.Tensor, np.ndarray]:
-        rows, follow, of = kvcache.distinct(of, tokens)
+        rows, follow, of = kv_cache.distinct(of, tokens)
         self.work["computed"] += len(rows)
         parents, self.last = self.last[rows], self.tree.size + np.arange(len(rows))
         return self._read(follow, parents), of

@@ -57,7 +57,7 @@ class InPlaceLayer(DynamicLayer):
         self.keys, self.values = (buffer[:rows, :, :length] for buffer in self._buffers)
 
     def take(self, first: int, nodes: torch.Tensor, packed: DynamicLayer) -> None:
-        """Fill rows, from the `first` on, with what a packed row (`repro.packing`) left.
+        """Fill rows, from the `first` on, with what a packed row (`repro.inference.packing`) left.
 
         Args:
             first: the row that is filled first.

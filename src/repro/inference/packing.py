@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from repro.lean import plant
+from repro.inference.cpu.cpu_engine import plant
 
 _FIT: WeakSet[PreTrainedModel] = WeakSet()
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numba import njit
 
-from repro import uniform
+from repro import random_streams
 
 BLOCK = 256  # vocabulary entries per block of the two-level sampler
 CHUNK = 1 << 20  # logits drawn from at a time: bounds the memory and stays near the caches
@@ -47,7 +47,7 @@ def sampler(labels: Sequence[str], steps: int, temperature: float, seed: int) ->
     Samples that share a row, because all their tokens so far are the same, draw with numbers
     of their own: independent samples whose common start was computed once.
     """
-    numbers = uniform.rows(seed, labels, steps)
+    numbers = random_streams.rows(seed, labels, steps)
 
     def pick(logits, of, samples, step):
         u = torch.from_numpy(numbers[samples, step]).to(logits.device)

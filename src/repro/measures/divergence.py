@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from repro import paper
-from repro.mastery import template_columns
-from repro.models import bos_ids
+from repro.measures.mastery import template_columns
+from repro.models.tokens import bos_ids
 
 if TYPE_CHECKING:  # what reads records only, as most do, need not wait for PyTorch
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from repro.lean import Lean
+    from repro.inference.cpu.cpu_engine import Lean
 
 CANDIDATES = 10
 NEAR = 5  # an answer is near the beginning if it starts within this many tokens
@@ -88,7 +88,7 @@ def reference(
     Returns:
         The facts whose answer starts near the beginning of the completion, with logits.
     """
-    from repro.decoding import Prompt, complete, first_logits
+    from repro.inference.decoding import Prompt, complete, first_logits
 
     template = best_templates(facts)
     texts = [
@@ -129,8 +129,8 @@ def compare(
         DataFrame[topic, facts, kl_sum] (nats; sums, so that runs can be pooled), and one
         worked example, the fact of median divergence (Figure 3); empty if there are no facts.
     """
-    from repro import sft
-    from repro.decoding import first_logits
+    from repro.inference.decoding import first_logits
+    from repro.training import sft
 
     if base.facts.empty:
         return pd.DataFrame(columns=["topic", "facts", "kl_sum"]), {}

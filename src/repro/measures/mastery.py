@@ -15,16 +15,17 @@ import pandas as pd
 
 from repro import paper
 from repro.errors import ConfigError, DataError
-from repro.models import encode, processes
-from repro.store import write_atomic
+from repro.files import write_atomic
+from repro.models.devices import processes
+from repro.models.tokens import encode
+from repro.paper import LEVELS
 
 if TYPE_CHECKING:  # what reads records only, as most do, need not wait for PyTorch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from repro.decoding import Prompt
-    from repro.lean import Lean
+    from repro.inference.cpu.cpu_engine import Lean
+    from repro.inference.decoding import Prompt
 
-LEVELS = (0, 1, 2, 3, 4)
 BLOCK = 256  # facts that are measured, and kept, together
 
 
@@ -80,7 +81,7 @@ def measure(
         protocol: templates, draws, tokens, temperature, seed.
         partial: a folder that keeps finished blocks, so that an interrupted run resumes.
         block: facts per block; rows: sequences computed at a time, by default what fits the
-            memory `repro.decoding` allows itself. Neither changes a count.
+            memory `repro.inference.decoding` allows itself. Neither changes a count.
         progress: called with the number of facts of each finished block.
         spread: counts blocks elsewhere, as `count` does, and yields (number, hits) of each in
             any order.
@@ -133,7 +134,7 @@ def prompts(
     tokenizer: PreTrainedTokenizerBase, facts: pd.DataFrame, templates: int
 ) -> list[Prompt]:
     """Return facts × templates prompts, fact by fact: BOS where the family has one, then text."""
-    from repro.decoding import Prompt
+    from repro.inference.decoding import Prompt
 
     texts, told = [], []
     for row in facts.itertuples():
@@ -169,7 +170,7 @@ def count(
     rows: int | None = None,
 ) -> pd.DataFrame:
     """Return the hits of each template, DataFrame[fact_id, topic, split, t00 …]: see `measure`."""
-    from repro.decoding import complete
+    from repro.inference.decoding import complete
 
     completions = complete(
         network,

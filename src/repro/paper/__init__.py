@@ -4,6 +4,8 @@ Nothing here is computed. The topics are Tables 13–36, the synonyms Table 12, 
 tidy: one number a row, percentages as percentages.
 """
 
+from __future__ import annotations
+
 import functools
 import json
 from dataclasses import dataclass
@@ -13,6 +15,8 @@ import pandas as pd
 
 from repro.errors import ConfigError
 
+LEVELS = (0, 1, 2, 3, 4)  # of mastery (§3.1)
+SPLITS = ("train", "dev", "test", "testood")  # of the facts
 TABLES: dict[str, tuple[tuple[int, ...], str]] = {
     "distribution": ((1, 8), "Facts per mastery level, five models"),
     "accuracy_1920": ((2,), "Accuracy after fine-tuning on 1,920 facts of one level, LLaMA-3"),

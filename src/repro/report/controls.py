@@ -12,8 +12,9 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from repro import bootstrap, study, summary
-from repro.verdicts import COLUMNS, CONTRADICTED, SUPPORTED, Term, claim
+from repro.statistics import bootstrap, summary
+from repro.statistics.verdicts import COLUMNS, CONTRADICTED, SUPPORTED, Term, claim
+from repro.study import study
 
 STRATEGIES = ("top", "absolute", "random", "interpolate", "bottom")
 TOP, NONE, INTERPOLATE = "top", "none", "interpolate"

@@ -1,16 +1,16 @@
 """The paper's Figure 1 with real numbers: what fine-tuning changed, and which of it is set back.
 
 `measure` reads the weights of one run and returns numbers small enough for a record; `restoration`
-draws them. Figure 3, the other diagram of the paper, is `repro.plots.logits`.
+draws them. Figure 3, the other diagram of the paper, is `repro.report.plots.logits`.
 """
 
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
-from repro import restore
-from repro.plots import COLOURS, STYLE, VIVID, WIDTH
-from repro.ranking import selection
+from repro.report.plots import COLOURS, STYLE, VIVID, WIDTH
+from repro.restoration import restore
+from repro.restoration.ranking import selection
 
 LOWEST, HIGHEST, STEP = -7.0, 3.0, 0.25  # bins of log10 r; what lies outside is in the end bins
 SHOWN = (0.999, 0.99, 0.95, 0.9, 0.85, 0.75, 0.5, 0.25, 0.1, 0.05)  # quantiles of r of ten weights

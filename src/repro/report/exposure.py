@@ -7,9 +7,12 @@ and their likely answers, so the intervals are over topics, as in §4.1.
 import numpy as np
 import pandas as pd
 
-from repro import atlas, bootstrap, models, study
-from repro.mastery import LEVELS
-from repro.summary import ABSENT
+from repro.data import atlas
+from repro.models import registry, weights
+from repro.paper import LEVELS
+from repro.statistics import bootstrap
+from repro.statistics.summary import ABSENT
+from repro.study import study
 
 HALF = 0.5  # the mean R at which a model is said to master half
 
@@ -60,7 +63,7 @@ def unknown(measured: "study.Study") -> list[str]:
 
 
 def _studies(measured: "study.Study") -> list["study.Study"]:
-    ours = [e for e in models.entries().values() if e.facts == "atlas" and models.available(e)]
+    ours = [e for e in registry.entries().values() if e.facts == "atlas" and weights.available(e)]
     same = measured.model.facts == "atlas"
     return [study.open(e.name, measured.profile.name if same else e.profile) for e in ours]
 

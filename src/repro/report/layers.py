@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from repro import paper, summary
-from repro.summary import signed
-from repro.verdicts import COLUMNS, CONTRADICTED, PEAK, SUPPORTED, Units, claim
-from repro.where import RUN
+from repro import paper
+from repro.report.locations import RUN
+from repro.statistics import summary
+from repro.statistics.summary import signed
+from repro.statistics.verdicts import COLUMNS, CONTRADICTED, PEAK, SUPPORTED, Units, claim
 
 if TYPE_CHECKING:
-    from repro.study import Study
+    from repro.study.study import Study
 
 NONE = "none"  # in place of a block: nothing is restored
 KEYS = [*RUN, "layers", "split"]

@@ -12,11 +12,12 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from repro import paper, speed
+from repro import paper
 from repro.errors import ConfigError
+from repro.report import speed
 
 if TYPE_CHECKING:
-    from repro.study import Study
+    from repro.study.study import Study
 
 TABLES = ("layers", "modules")  # the paper's Tables 9 and 10
 RUN = ["train_level", "train_size"]
@@ -26,7 +27,7 @@ SIZES = ["hidden", "layers", "intermediate", "heads", "key_value_heads"]
 def published() -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return Tables 9 and 10: layer or module, k (chosen, in percent of all) and n (parameters).
 
-    n follows from LLaMA-3-8B's sizes (`repro.speed`); its layers have as many each.
+    n follows from LLaMA-3-8B's sizes (`repro.report.speed`); its layers have as many each.
     """
     per_module = parameters()
     layers, modules = (paper.table(name).rename(columns={"percent": "k"}) for name in TABLES)

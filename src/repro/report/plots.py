@@ -16,10 +16,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from repro import layers
-from repro.mastery import LEVELS
-from repro.summary import size_names, sizes, tuned
-from repro.tables import SPLITS
+from repro.paper import LEVELS
+from repro.report import layers
+from repro.report.tables import SPLITS
+from repro.statistics.summary import size_names, sizes, tuned
 
 COLOURS = [sns.color_palette("inferno", 100).as_hex()[i] for i in (4, 25, 42, 57, 67)]
 MARKERS = ["o", "s", "^", "D", "v"]

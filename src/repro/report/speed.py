@@ -10,20 +10,23 @@ from pathlib import Path
 
 import pandas as pd
 
-from repro import mastery, models, paper, profiles, store
+from repro import files, paper
+from repro.measures import mastery
+from repro.models import registry
+from repro.study import profiles
 
 
-def records(name: str, folder: Path | None = None) -> dict[str, dict]:
+def benchmark_records(name: str, folder: Path | None = None) -> dict[str, dict]:
     """Return the benchmark records of one name by model: `results/MODEL/benchmarks/NAME.json`."""
-    paths = sorted((folder or store.results_dir()).glob(f"*/benchmarks/{name}.json"))
+    paths = sorted((folder or files.results_dir()).glob(f"*/benchmarks/{name}.json"))
     return {path.parts[-3]: json.loads(path.read_text(encoding="utf-8")) for path in paths}
 
 
 def runs(name: str, folder: Path | None = None) -> pd.DataFrame:
     """Return one row per model and number format of a benchmark: DataFrame[model, dtype, …]."""
     rows = [
-        {"model": models.entry(model).title, **run}
-        for model, record in records(name, folder).items()
+        {"model": registry.entry(model).title, **run}
+        for model, record in benchmark_records(name, folder).items()
         for run in record["runs"]
     ]
     return pd.DataFrame(rows)
@@ -133,10 +136,10 @@ def curves(folder: Path | None = None) -> pd.DataFrame:
 def planned(folder: Path | None = None) -> pd.DataFrame:
     """Return what `repro plan` said of a study, and what the study then took."""
     rows = []
-    for model, record in records("plan", folder).items():
+    for model, record in benchmark_records("plan", folder).items():
         for what, unit, scale in (("seconds", "min", 60), ("memory", "GB", 1e9)):
             said, took = record["planned"][what] / scale, record["taken"][what] / scale
-            row = {"Model": models.entry(model).title, "Profile": record["profile"]}
+            row = {"Model": registry.entry(model).title, "Profile": record["profile"]}
             row |= {"What": f"{what}, {unit}".replace("seconds", "time"), "planned": said}
             rows.append({**row, "taken": took, "planned / taken": said / took})
     return pd.DataFrame(rows)
@@ -146,7 +149,7 @@ def machines(folder: Path | None = None) -> pd.DataFrame:
     """Return where, when and with what each benchmark ran, and the command."""
     rows = []
     for name in ("mastery", "evaluation", "finetuning", "restore", "plan"):
-        for model, record in records(name, folder).items():
+        for model, record in benchmark_records(name, folder).items():
             where = record["provenance"]
             versions = where["versions"] | ({"trl": record["trl"]} if "trl" in record else {})
             rows.append(
@@ -231,7 +234,7 @@ def projection(question: float, answer: float, avoided: float) -> pd.DataFrame:
         tokens["mastery, what ours computes"] = tokens["mastery, at most"] * (1 - avoided)
         for stage, count in tokens.items():
             each = (6 if stage == "fine-tuning" else 2) * size.products
-            row = {"Model": models.entry(name).title, "Stage": stage}
+            row = {"Model": registry.entry(name).title, "Stage": stage}
             work = {"million tokens": count / 1e6, "10¹⁸ operations": count * each / 1e18}
             rows.append({**row, **work})
     return pd.DataFrame(rows)
@@ -241,7 +244,7 @@ def _tokens(question: float, answer: float) -> dict[str, float]:
     full, protocol = profiles.profile("full"), mastery.Protocol()
     published = paper.table("distribution").query("model == 'LLaMA-3-8B'")
     counts = published.groupby("split")["count"].sum()
-    sizes, levels = [s for s in full.sizes if s != "all"], len(mastery.LEVELS)
+    sizes, levels = [s for s in full.sizes if s != "all"], len(paper.LEVELS)
     trained = full.samples * (levels * sum(sizes) + int(counts["train"]))
     models_made = full.samples * levels * len(full.sizes)
     restored = full.restore_samples * levels * len(full.restore_sizes) * (len(full.percents) - 1)
@@ -264,6 +267,6 @@ def memory() -> pd.DataFrame:
             "fine-tuning: weights, gradients, two moments (float32)": 16 * size.parameters,
             "one checkpoint (bfloat16)": 2 * size.parameters,
         }
-        title = models.entry(name).title
+        title = registry.entry(name).title
         rows += [{"Model": title, "What": k, "GB": v / 1e9} for k, v in values.items()]
     return pd.DataFrame(rows)

@@ -6,9 +6,11 @@ with the most settings to choose from. Beside that, the fair way: the setting th
 
 import pandas as pd
 
-from repro import models, paper, summary
+from repro import paper
 from repro.errors import ConfigError
-from repro.verdicts import CONTRADICTED, SUPPORTED, claim
+from repro.models import registry
+from repro.statistics import summary
+from repro.statistics.verdicts import CONTRADICTED, SUPPORTED, claim
 
 INSTRUCT, MIXED, DIVIDED, LORA, RESTORED = (
     "Instruct",
@@ -143,7 +145,7 @@ def absent(measured, means: pd.DataFrame) -> str:
     return "\n".join(lines) or "Every strategy of the paper has a row."
 
 
-def _no_instruct(model: models.Entry) -> str:
+def _no_instruct(model: registry.Entry) -> str:
     if "instruct" in model.title.lower():
         return f"the weights of {model.title} are such a variant themselves"
     if model.bundled:
@@ -161,10 +163,10 @@ def instruct(measured, name: str):
     """
     if name == "default":
         return measured
-    if name != "none" and _place(models.entry(name)) == _place(measured.model):
+    if name != "none" and _place(registry.entry(name)) == _place(measured.model):
         raise ConfigError(f"{name} is the studied model: it cannot be its own instruct model")
     return measured.with_instruct("" if name == "none" else name)
 
 
-def _place(model: models.Entry) -> tuple:
+def _place(model: registry.Entry) -> tuple:
     return model.name, model.folder

@@ -17,11 +17,11 @@ import numpy as np
 import pandas as pd
 from pandas.io.formats.style import Styler
 
-from repro import layers
-from repro import strategies as table_7
-from repro.mastery import LEVELS
-from repro.overview import overview as overview
-from repro.summary import ABSENT, signed, size_names, tuned
+from repro.book.overview import overview as overview
+from repro.paper import LEVELS
+from repro.report import layers
+from repro.report import strategies as table_7
+from repro.statistics.summary import ABSENT, signed, size_names, tuned
 
 FULL_SHADE = 20.0  # points of difference at which the shading is darkest, in every table
 LIFT_SHADE = 10.0  # points of shading for each doubling of a lift: darkest from four times
@@ -147,7 +147,7 @@ def accuracy(frame: pd.DataFrame, title: str) -> Html:
 
 
 def differences(frame: pd.DataFrame, title: str) -> Html:
-    """Return comparisons of `repro.controls`: runs by share and strategy, points and interval.
+    """Return comparisons of `controls`: runs by share and strategy, points and interval.
 
     `frame` has train_size, train_level, restored_percent, strategy, estimate, low, high, verdict.
     A cell is shaded where its interval excludes zero.

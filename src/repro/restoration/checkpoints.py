@@ -32,11 +32,14 @@ def find(name: str | Path) -> Path:
     folder = Path(name).expanduser()
     if folder.is_dir():
         return folder
-    from repro import models  # here: it loads transformers, which two folders do not need
+    from repro.models import (
+        registry,  # here: it loads transformers, which two folders do not need
+        weights,
+    )
 
-    if str(name) in models.entries():
-        entry = models.entry(name)
-        if (there := models.locate(entry)).is_dir():
+    if str(name) in registry.entries():
+        entry = registry.entry(name)
+        if (there := weights.locate(entry)).is_dir():
             return there
         return _download(entry.hub["id"], entry.hub["revision"])
     if found := re.fullmatch(r"([\w.-]+/[\w.-]+)(?:@([\w./-]+))?", str(name)):

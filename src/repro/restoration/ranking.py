@@ -15,18 +15,18 @@ import numpy as np
 import pandas as pd
 import torch
 
-from repro import blocks, regions, scores
-from repro.blocks import Block, Pair, Weights
 from repro.errors import ConfigError, ModelError
-from repro.scores import BINS, LOWS, MOST, TABLES, Histogram
+from repro.restoration import regions, score_kernels, tensor_pairs
+from repro.restoration.score_kernels import BINS, LOWS, MOST, TABLES, Histogram
+from repro.restoration.tensor_pairs import Block, Pair, Weights
 
 LIKELY = 96  # bins whose lower halves the first pass may count, in all threads: a MiB each
 WORTH = 1 << 27  # parameters from which a reading spared is worth a sample
 STRATEGIES = {  # what parameters are ranked by, and whether the lowest come first
-    "top": (scores.RELATIVE, False),
-    "bottom": (scores.RELATIVE, True),
-    "random": (scores.RANDOM, False),
-    "absolute": (scores.ABSOLUTE, False),
+    "top": (score_kernels.RELATIVE, False),
+    "bottom": (score_kernels.RELATIVE, True),
+    "random": (score_kernels.RANDOM, False),
+    "absolute": (score_kernels.ABSOLUTE, False),
 }
 
 
@@ -45,12 +45,12 @@ class Measure:
             ModelError: a weight is NaN or infinite.
         """
         out = np.empty(block.base.numel(), np.uint32)
-        if not scores.fill(*self.arguments(block), out):
+        if not score_kernels.fill(*self.arguments(block), out):
             raise _not_finite(block)
         return out
 
     def arguments(self, block: Block) -> tuple:
-        """Return what the functions of `repro.scores` take."""
+        """Return what the functions of `repro.restoration.score_kernels` take."""
         kind, lowest = STRATEGIES[self.strategy]
         seed = _seed(f"{self.seed}:{block.name}")
         return *block.raw(), block.start, (kind, self.dtype is torch.bfloat16, lowest, seed)
@@ -82,7 +82,7 @@ class Lows:
 
     @property
     def arguments(self) -> tuple:
-        """Return what the functions of `repro.scores` take."""
+        """Return what the functions of `repro.restoration.score_kernels` take."""
         return self.rows, self.table, self.zero
 
     def merge(self, other: "Lows") -> None:
@@ -108,7 +108,7 @@ class Counts:
         if self._waiting + len(block.base) > MOST:
             self._settle()
         given = self.measure.arguments(block)
-        unchanged, zeros = scores.count(*given, *self._packed, *self.lows.arguments)
+        unchanged, zeros = score_kernels.count(*given, *self._packed, *self.lows.arguments)
         if unchanged < 0:
             raise _not_finite(block)
         self.unchanged += unchanged
@@ -183,7 +183,7 @@ def rank(
     strategy: str = "top",
     seed: int = 0,
     threads: int | None = None,
-    block: int = blocks.SIZE,
+    block: int = tensor_pairs.SIZE,
     progress: Callable[[int], object] = lambda size: None,
     likely: Sequence[float] = (),
 ) -> Ranking:
@@ -210,7 +210,7 @@ def rank(
     """
     if strategy not in STRATEGIES:
         raise ConfigError(f"unknown strategy {strategy!r}: give one of {', '.join(STRATEGIES)}")
-    both = blocks.pair(base, tuned, region, layers, threads, block, progress)
+    both = tensor_pairs.pair(base, tuned, region, layers, threads, block, progress)
     measure = Measure(strategy, score_dtype, seed)
     worth = likely and both.parameters >= WORTH
     bins = _likely_bins(both, measure, likely) if worth else []
@@ -319,7 +319,7 @@ class Second:
 
     def __call__(self, block: Block) -> None:
         """Count a block."""
-        scores.refine(*self.measure.arguments(block), *self.lows.arguments)
+        score_kernels.refine(*self.measure.arguments(block), *self.lows.arguments)
 
     def merge(self, other: "Second") -> None:
         """Add another thread's counts."""
@@ -336,8 +336,8 @@ def _cut(ranking: Ranking, k: int, upper: int, lows: Lows) -> Cut:
     zero_ties = _zero_ties(ranking, Cut(k, key, ties, equal), int(zero[low]))
     return Cut(
         k, key, ties, equal,
-        keys.total(upper) + _beyond(table, upper, low) + ties * scores.units(key),
-        zeros.total(upper) + _beyond(zero, upper, low) + zero_ties * scores.units(key),
+        keys.total(upper) + _beyond(table, upper, low) + ties * score_kernels.units(key),
+        zeros.total(upper) + _beyond(zero, upper, low) + zero_ties * score_kernels.units(key),
     )  # fmt: skip
 
 
@@ -357,7 +357,7 @@ def _zero_ties(ranking: Ranking, cut: Cut, zero_equal: int) -> int:
 def _beyond(table: np.ndarray, upper: int, low: int) -> int:
     """Return the sum of the keys of one bin whose lower half is above `low`, as floats."""
     rest = table[low + 1 :]
-    first = scores.units(upper << 16)
+    first = score_kernels.units(upper << 16)
     step = 1 << max((upper >> 7) - 1, 0)
     return int(rest.sum()) * first + int((rest * np.arange(low + 1, LOWS)).sum()) * step
 
@@ -375,7 +375,7 @@ def selection(
         keys = ranking.measure.keys(block)
         masks = [np.empty(len(keys), bool) for _ in cuts]
         for i, (cut, mask) in enumerate(zip(cuts, masks, strict=True)):
-            left[i] = scores.pick(keys, cut.key, left[i], mask)
+            left[i] = score_kernels.pick(keys, cut.key, left[i], mask)
         yield block, keys, masks
 
 
@@ -464,7 +464,7 @@ def _chosen(ranking: Ranking, cuts: list[Cut]) -> np.ndarray:
     def worker(above: np.ndarray, equal: np.ndarray) -> Callable[[Block], None]:
         def count(block: Block) -> None:
             row = place[block.name]
-            scores.exceed(ranking.measure.keys(block), keys, above[row], equal[row])
+            score_kernels.exceed(ranking.measure.keys(block), keys, above[row], equal[row])
 
         return count
 

@@ -9,10 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-from repro.blocks import Block, Pair, Weights, pair
-from repro.folders import INTERPOLATE, Models, Settings, Work, mixed
-from repro.folders import restore as restore_folder
-from repro.ranking import (
+from repro.restoration.ranking import (
     Cut,
     Ranking,
     by_tensor,
@@ -23,6 +20,9 @@ from repro.ranking import (
     selection,
     thresholds,
 )
+from repro.restoration.restore_folder import INTERPOLATE, Models, Settings, Work, mixed
+from repro.restoration.restore_folder import restore as restore_folder
+from repro.restoration.tensor_pairs import Block, Pair, Weights, pair
 
 __all__ = [
     "INTERPOLATE", "Change", "Cut", "Models", "Pair", "Ranking", "Settings", "Work", "by_tensor",

@@ -11,12 +11,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from repro import __version__, blocks, checkpoints, ranking, store
-from repro.blocks import Block, Pair
-from repro.checkpoints import Checkpoint, Shards, align
+from repro import __version__, provenance
 from repro.errors import ConfigError, ModelError, StoreError
-from repro.ranking import STRATEGIES, Measure, Ranking
-from repro.scores import Histogram
+from repro.restoration import checkpoints, ranking, tensor_pairs
+from repro.restoration.checkpoints import Checkpoint, Shards, align
+from repro.restoration.ranking import STRATEGIES, Measure, Ranking
+from repro.restoration.score_kernels import Histogram
+from repro.restoration.tensor_pairs import Block, Pair
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 INTERPOLATE = "interpolate"
@@ -38,7 +39,7 @@ class Work:
     """How: threads (None: as PyTorch), parameters of a block, who is told of bytes read."""
 
     threads: int | None = None
-    block: int = blocks.SIZE
+    block: int = tensor_pairs.SIZE
     progress: Callable[[int], object] = lambda size: None
 
 
@@ -58,12 +59,12 @@ class Models:
     def region(self, settings: Settings, work: Work = Work()) -> Pair:
         """Return the region of both, compared."""
         options = (work.threads, work.block, work.progress)
-        return blocks.pair(self.base, self.tuned, settings.region, settings.layers, *options)
+        return tensor_pairs.pair(self.base, self.tuned, settings.region, settings.layers, *options)
 
     def rank(
         self, settings: Settings = Settings(), work: Work = Work(), likely: Sequence[float] = ()
     ) -> Ranking:
-        """Rank the region's parameters, as `repro.ranking.rank`."""
+        """Rank the region's parameters, as `repro.restoration.ranking.rank`."""
         return ranking.rank(
             self.base,
             self.tuned,
@@ -329,7 +330,7 @@ def _report(
         **chosen,
         "tensors": {n: {"n": sizes[n], "k": share.tensors.get(n, 0)} for n in sizes},
         "version": __version__,
-        "git_commit": store.git_commit(),
+        "git_commit": provenance.git_commit(),
     }
 
 

@@ -9,8 +9,8 @@ from dataclasses import asdict
 import pandas as pd
 from tqdm import tqdm
 
-from repro import folders, ranking
 from repro.errors import ConfigError
+from repro.restoration import ranking, restore_folder
 
 HEADINGS = {
     "top_percent": "top %",
@@ -26,7 +26,7 @@ PASSES = 2  # over the region in both models: to find the thresholds, and to use
 def rank(options: Namespace) -> str:
     """Rank two models and return the report, as text or JSON."""
     settings = _settings(options)
-    both = folders.Models(options.base, options.tuned)
+    both = restore_folder.Models(options.base, options.tuned)
     with _work(options, both, settings) as work:
         ranked = both.rank(settings, work, options.percent)
         table = ranking.concentration(ranked, options.percent)
@@ -49,28 +49,30 @@ def restore(options: Namespace) -> str:
     if options.out is None and not options.dry_run:
         raise ConfigError("give OUT, the folder to write, or --dry-run")
     settings, out = _settings(options), None if options.dry_run else options.out
-    both = folders.Models(options.base, options.tuned)
+    both = restore_folder.Models(options.base, options.tuned)
     with _work(options, both, settings) as work:
-        reports = folders.restore(both, out, options.percent, settings, work, options.overwrite)
+        reports = restore_folder.restore(
+            both, out, options.percent, settings, work, options.overwrite
+        )
     return json.dumps(reports, indent=1) if options.json else _restore_text(reports, out)
 
 
-def _settings(options: Namespace) -> folders.Settings:
+def _settings(options: Namespace) -> restore_folder.Settings:
     seed = getattr(options, "seed", 0)
-    return folders.Settings(
+    return restore_folder.Settings(
         options.strategy, options.region, options.layers, options.score_dtype, seed
     )
 
 
 @contextmanager
-def _work(options: Namespace, both: folders.Models, settings: folders.Settings):
+def _work(options: Namespace, both: restore_folder.Models, settings: restore_folder.Settings):
     if options.threads is not None and options.threads < 1:
         raise ConfigError(f"{options.threads} threads: give 1 or more")
     region = both.region(settings)
     size = sum(w[n].nbytes for n in region.shapes for w in (both.base, both.tuned))
     bytes_of = {"total": PASSES * size, "unit": "B", "unit_scale": True, "delay": 1}
     with tqdm(**bytes_of, desc="reading", disable=not sys.stderr.isatty()) as bar:
-        yield folders.Work(options.threads, progress=bar.update)
+        yield restore_folder.Work(options.threads, progress=bar.update)
 
 
 def shares(tensors: pd.DataFrame, by: str) -> pd.DataFrame:

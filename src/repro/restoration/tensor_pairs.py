@@ -9,9 +9,9 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from repro import regions
 from repro.errors import ModelError
-from repro.scores import MOST
+from repro.restoration import regions
+from repro.restoration.score_kernels import MOST
 
 Weights = Mapping[str, torch.Tensor]
 SIZE = 1 << 22  # parameters of a block
@@ -28,7 +28,7 @@ class Block(NamedTuple):
     base: torch.Tensor
 
     def raw(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return both as arrays for `repro.scores`: uint16 for bfloat16, else uint32."""
+        """Return both as arrays for `score_kernels`: uint16 for bfloat16, else uint32."""
         return _raw(self.tuned), _raw(self.base)
 
 

@@ -6,11 +6,13 @@ samples does not narrow them. `spread` is the standard deviation between data sa
 of freedom taken for the mean, ddof = 1), which exists only with two samples or more.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 
-from repro.evaluate import Z95, acc, wilson
-from repro.mastery import template_columns
+from repro.measures.mastery import template_columns
+from repro.statistics.intervals import Z95, wilson
 
 RUN = ["model", "train_level", "train_size", "size_label", "restored_percent", "strategy"]
 RUN += ["layers"]
@@ -246,3 +248,41 @@ def _kl(runs: pd.DataFrame) -> dict:
     low = max(kl - half, 0.0) if count > 1 else np.nan
     result = {"kl": kl, "low": low, "high": kl + half, "spread": spread}
     return result | {"n": len(samples), "facts": int(facts / len(samples))}
+
+
+def acc(frame: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
+    """Return the paper's Acc, the mean over mastery levels, with a 95 % interval.
+
+    Counts are summed over topics and over whatever `by` does not name. The interval of the
+    mean combines the Wilson interval of each level (the MOVER method: squared distances to
+    the bounds add up), and treats answers as independent.
+
+    Args:
+        frame: DataFrame[*by, test_level, correct, total].
+        by: columns that tell the rows of the result apart.
+
+    Returns:
+        DataFrame[*by, accuracy, low, high (percent), levels, correct, total]; `levels` is
+        the number of levels that have facts and enter the mean.
+    """
+    by = list(by)
+    frame = frame[frame["total"] > 0]
+    keys = list(dict.fromkeys([*by, "test_level"]))
+    sums = frame.groupby(keys)[["correct", "total"]].sum().reset_index()
+    low, high = wilson(sums["correct"], sums["total"])
+    p = sums["correct"] / sums["total"]
+    sums = sums.assign(p=p, below=(p - low) ** 2, above=(high - p) ** 2)
+    grouped = sums.groupby(by) if by else sums.groupby(lambda _: 0)
+    out = grouped.agg(
+        p=("p", "mean"),
+        below=("below", "sum"),
+        above=("above", "sum"),
+        levels=("p", "size"),
+        correct=("correct", "sum"),
+        total=("total", "sum"),
+    )
+    out["accuracy"] = 100 * out["p"]
+    out["low"] = 100 * (out["p"] - np.sqrt(out["below"]) / out["levels"]).clip(0, 1)
+    out["high"] = 100 * (out["p"] + np.sqrt(out["above"]) / out["levels"]).clip(0, 1)
+    columns = ["accuracy", "low", "high", "levels", "correct", "total"]
+    return out[columns].reset_index() if by else out[columns].reset_index(drop=True)

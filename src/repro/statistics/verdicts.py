@@ -7,7 +7,7 @@ runs do not exist. A statement made of several comparisons is supported when all
 contradicted when any is.
 
 Where the answers to single questions are kept, the interval is *paired*: questions and data
-samples are drawn anew (`repro.bootstrap`). Otherwise the models stand *apart*: the distances from
+samples are drawn anew (`bootstrap`). Otherwise the models stand *apart*: the distances from
 each estimate to its own interval's ends are added in quadrature (Newcombe's square-and-add
 method), with two data samples or more also the spread between samples. That takes their answers as
 independent; they answer the same questions, so the true interval is, if anything, narrower.
@@ -19,9 +19,9 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from repro import bootstrap
-from repro.evaluate import Z95
-from repro.summary import best_share, size_names, sizes, tuned
+from repro.statistics import bootstrap
+from repro.statistics.intervals import Z95
+from repro.statistics.summary import best_share, size_names, sizes, tuned
 
 SUPPORTED, CONTRADICTED, UNDECIDED = "supported", "contradicted", "undecided"
 PEAK, MANY = 240, 1920  # facts: the paper's best size (Phenomenon 1), and its large one

@@ -16,13 +16,19 @@ import pandas as pd
 import torch
 from transformers import PreTrainedModel
 
-from repro import divergence, evaluate, facts, lean, mastery, models, restore, sft, store
-from repro.bench import Bench
-from repro.decoding import Prompt
+from repro import files, paper, provenance
+from repro.data import facts
 from repro.errors import ConfigError, ModelError
-from repro.recipe import Adapter
-from repro.study import MIXED, REGION, Run, Study, Task
-from repro.workers import how_many, started
+from repro.inference.cpu import cpu_engine
+from repro.inference.decoding import Prompt
+from repro.measures import accuracy, divergence, mastery
+from repro.models import devices, loading, registry
+from repro.restoration import restore
+from repro.study.session import Bench
+from repro.study.study import MIXED, REGION, Run, Study, Task
+from repro.study.workers import how_many, started
+from repro.training import sft
+from repro.training.recipe import Adapter
 
 
 def compute(study: Study, tasks: list[Task], workers: int | None = None) -> None:
@@ -104,7 +110,11 @@ class Workbench(Bench):
     def small(self) -> bool:
         """Whether float32 is fastest anywhere, and processes of one thread may share the study."""
         alone = self.processes.num_processes == 1
-        return alone and self.network.num_parameters() <= lean.SMALL and lean.fits(self.network)
+        return (
+            alone
+            and self.network.num_parameters() <= cpu_engine.SMALL
+            and cpu_engine.fits(self.network)
+        )
 
     @cached_property
     def decoder(self):
@@ -112,18 +122,18 @@ class Workbench(Bench):
         return self.network if self.small else super().decoder
 
     @cached_property
-    def engine(self) -> lean.Lean | None:
-        """The decoder as `repro.lean` computes it, where it can."""
-        if self.processes.num_processes > 1 or not lean.fits(self.decoder):
+    def engine(self) -> cpu_engine.Lean | None:
+        """The decoder as `repro.inference.cpu.cpu_engine` computes it, where it can."""
+        if self.processes.num_processes > 1 or not cpu_engine.fits(self.decoder):
             return None
-        return lean.Lean(self.decoder)
+        return cpu_engine.Lean(self.decoder)
 
     @cached_property
-    def trainer(self) -> lean.Lean | PreTrainedModel:
+    def trainer(self) -> cpu_engine.Lean | PreTrainedModel:
         """What is fine-tuned: the float32 weights, multiplied in the decoder's dtype."""
         if self.engine is None or self.decoder is self.network:
             return self.engine or self.network
-        return lean.Lean(self.network, self.decoder.dtype)
+        return cpu_engine.Lean(self.network, self.decoder.dtype)
 
     @property
     def reader(self):
@@ -244,7 +254,7 @@ class Workbench(Bench):
         with self.steps(steps, "fine-tuning") as show:
             given = self.tokenizer, chosen, recipe
             if run.rank:
-                from repro import lora  # loads peft, which nothing else needs
+                from repro.training import lora  # loads peft, which nothing else needs
 
                 self.training = lora.finetune(self.network, *given, Adapter(run.rank), show)
             else:
@@ -260,7 +270,9 @@ class Workbench(Bench):
     def mastery(self, task: Task) -> tuple[dict, pd.DataFrame]:
         """Measure R_k of every fact."""
         protocol = mastery.Protocol(**task.params["protocol"])
-        options = {"partial": store.cache_dir() / "partial" / store.key(task.kind, task.params)}
+        options = {
+            "partial": files.cache_dir() / "partial" / provenance.key(task.kind, task.params)
+        }
         if self.workers:
             options["spread"] = lambda blocks: self.workers.spread(
                 ("block", block, protocol) for block in blocks
@@ -268,7 +280,7 @@ class Workbench(Bench):
         with self.bar(len(self.facts), "mastery", "fact", True) as bar:
             options["progress"] = bar.update
             measured = mastery.measure(self.reader, self.tokenizer, self.facts, protocol, **options)
-        counts = mastery.distribution(measured, facts.SPLITS).to_dict("records")
+        counts = mastery.distribution(measured, paper.SPLITS).to_dict("records")
         columns = ["fact_id", "topic", "split", *mastery.template_columns(measured)]
         return {"counts": counts, "table": True}, measured[columns]
 
@@ -285,7 +297,7 @@ class Workbench(Bench):
         All splits asked of one set of weights are answered together, which fills the batches;
         the time is booked on the first of them.
         """
-        if (key := store.key(task.kind, task.params)) not in self.answered:
+        if (key := provenance.key(task.kind, task.params)) not in self.answered:
             share = task.params["restore"]
             together = [t for t in self.group if t.params["restore"] == share]
             self.answered |= self._answer(together, share)
@@ -296,16 +308,16 @@ class Workbench(Bench):
         limit = max(task.params["max_new_tokens"] for task in tasks)
         with self._restored(settings) as undone:
             whole = [prompt for prompts in asked for prompt in prompts]
-            done = evaluate.answer(self.reader, self.tokenizer, whole, max_new_tokens=limit)
+            done = accuracy.answer(self.reader, self.tokenizer, whole, max_new_tokens=limit)
         results = {}
         for task, prompts in zip(tasks, asked, strict=True):
             own, done = done[: len(prompts)], done[len(prompts) :]
             hits = [c.hit for c in own]
-            results[store.key(task.kind, task.params)] = {
+            results[provenance.key(task.kind, task.params)] = {
                 **self._undone(undone),
                 "correct": sum(hits),
                 "total": len(hits),
-                "hits": evaluate.pack(hits),
+                "hits": accuracy.pack(hits),
                 "tokens": sum(len(c.ids) for c in own),
             }
         return results
@@ -313,7 +325,7 @@ class Workbench(Bench):
     def _prompts(self, run: Run | None, split: str) -> list[Prompt]:
         kept = self.prompts if split != "train" else self.own_prompts
         if split not in kept:
-            kept[split] = evaluate.prompts(self.tokenizer, self.asked(run, split))
+            kept[split] = accuracy.prompts(self.tokenizer, self.asked(run, split))
         return kept[split]
 
     def _undone(self, undone: restore.Change) -> dict:
@@ -348,15 +360,15 @@ class Workbench(Bench):
     @cached_property
     def instructed(self):
         """The instruct variant that decodes, and its tokenizer."""
-        model = models.entry(self.study.model.instruct)
-        return models.load(model, models.inference_dtype(self.network.device))
+        model = registry.entry(self.study.model.instruct)
+        return loading.load(model, devices.inference_dtype(self.network.device))
 
     def instruct(self, task: Task) -> tuple[dict, None]:
         """Put a split's questions to the instruct variant, with the prompt of Appendix A."""
         asked, limit = self.asked(None, task.params["split"]), task.params["max_new_tokens"]
-        done = evaluate.answer(*self.instructed, asked, max_new_tokens=limit)
+        done = accuracy.answer(*self.instructed, asked, max_new_tokens=limit)
         hits = [completion.hit for completion in done]
-        return {"correct": sum(hits), "total": len(hits), "hits": evaluate.pack(hits)}, None
+        return {"correct": sum(hits), "total": len(hits), "hits": accuracy.pack(hits)}, None
 
     def divergence(self, task: Task) -> tuple[dict, None]:
         """Compare first-token logits with the pre-trained model's."""

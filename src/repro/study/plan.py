@@ -7,9 +7,17 @@ from dataclasses import asdict, dataclass, replace
 
 import pandas as pd
 
-from repro import evaluate, facts, kvcache, lean, mastery, models, restore, sft, workers
-from repro.study import MIXED, Study, Task
-from repro.workbench import Workbench
+from repro import paper
+from repro.data import facts
+from repro.inference import kv_cache
+from repro.inference.cpu import cpu_engine
+from repro.measures import accuracy, mastery
+from repro.models import devices, gguf
+from repro.restoration import restore
+from repro.study import workers
+from repro.study.compute import Workbench
+from repro.study.study import MIXED, Study, Task
+from repro.training import sft
 
 MASTERED = 6_000  # tokens generated to calibrate mastery, and to guess at the levels
 ANSWERED = 256  # questions answered to calibrate evaluation
@@ -107,7 +115,7 @@ def _answering(bench: Workbench, pool: pd.DataFrame) -> tuple[float, float]:
 
     def upto(tokens: int) -> float:
         options = {"max_new_tokens": tokens}
-        return _seconds(lambda: evaluate.answer(bench.reader, bench.tokenizer, few, **options))
+        return _seconds(lambda: accuracy.answer(bench.reader, bench.tokenizer, few, **options))
 
     first, more = upto(1), upto(5)
     return first / len(few), max(more - first, 0) / 4 / len(few)
@@ -141,7 +149,7 @@ def plan(study: Study, speed: Speed | None = None) -> pd.DataFrame:
     """
     sizes = _split_sizes(study)
     if study.mastery_task().record() is None:
-        shares = speed.levels if speed else dict.fromkeys(mastery.LEVELS, 1.0)
+        shares = speed.levels if speed else dict.fromkeys(paper.LEVELS, 1.0)
         pools = {level: round(share * sizes["train"]) for level, share in shares.items()}
         study = replace(study, assumed=pools)
     tasks = [study.mastery_task(), *study.tasks()]
@@ -163,7 +171,7 @@ def plan(study: Study, speed: Speed | None = None) -> pd.DataFrame:
 def _split_sizes(study: Study) -> dict[str, int]:
     loaded = facts.load(study.data, world=study.model.facts)
     chosen = facts.select(loaded, study.source["facts"], study.seed)
-    return chosen["split"].value_counts().reindex(facts.SPLITS, fill_value=0).to_dict()
+    return chosen["split"].value_counts().reindex(paper.SPLITS, fill_value=0).to_dict()
 
 
 def _cost(study, task: Task, sizes: dict, speed: Speed | None, lacking: bool, trains: bool) -> dict:
@@ -217,11 +225,11 @@ def memory(study: Study) -> int:
     decodes where another dtype is faster, and what a batch of decoding may take. The workers that
     share the study of a small model take as much each.
     """
-    device, parameters = models.best_device(), study.model.parameters or 0
-    copy = models.inference_dtype(device).itemsize % 4  # 2 for bfloat16, 0 where it is the same
-    trains, decodes = 5 * 4 * parameters, (3 * 4 + copy) * parameters + kvcache.BUDGET
+    device, parameters = devices.best_device(), study.model.parameters or 0
+    copy = devices.inference_dtype(device).itemsize % 4  # 2 for bfloat16, 0 where it is the same
+    trains, decodes = 5 * 4 * parameters, (3 * 4 + copy) * parameters + kv_cache.BUDGET
     one = max(trains, decodes) + LIBRARIES
-    small = device.type == "cpu" and 0 < parameters <= lean.SMALL
+    small = device.type == "cpu" and 0 < parameters <= cpu_engine.SMALL
     number = workers.how_many(sys.maxsize) if small else 1
     return one * number + (LIBRARIES if number > 1 else 0)
 
@@ -229,4 +237,4 @@ def memory(study: Study) -> int:
 def model_bytes(study: Study) -> int:
     """Return the bytes a first run adds to the cache for the model itself (float32)."""
     model = study.model
-    return 4 * model.parameters if model.gguf and not models.converted_folder(model).exists() else 0
+    return 4 * model.parameters if model.gguf and not gguf.converted_folder(model).exists() else 0

@@ -8,7 +8,7 @@ from importlib import resources
 import yaml
 
 from repro.errors import ConfigError
-from repro.mastery import Protocol
+from repro.measures.mastery import Protocol
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Profile:
 
 @cache
 def _read() -> dict:
-    return yaml.safe_load(resources.files("repro").joinpath("profiles.yaml").read_text())
+    return yaml.safe_load(resources.files("repro.study").joinpath("profiles.yaml").read_text())
 
 
 DEFAULT_PROFILE: str = _read()["default"]

@@ -5,26 +5,16 @@ never be forgotten and two settings never share a file. Records are looked up fi
 repository's `results/` (committed, one folder per model and profile), then in the cache.
 """
 
-import hashlib
 import json
-import os
-import platform
-import subprocess
-import tempfile
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
-from functools import cache, lru_cache
-from importlib import metadata
+from functools import lru_cache
 from pathlib import Path
 
 import pandas as pd
-import platformdirs
 
 from repro.errors import StoreError
-
-REPOSITORY = Path(__file__).resolve().parents[2]
-PACKAGES = ("torch", "transformers", "accelerate", "tokenizers", "numpy", "pandas", "repro")
+from repro.files import cache_dir, results_dir, write_atomic
+from repro.provenance import key
 
 
 @dataclass(frozen=True)
@@ -36,52 +26,6 @@ class Record:
     params: dict
     result: dict
     provenance: dict = field(default_factory=dict)
-
-
-def cache_dir() -> Path:
-    """Return the folder for large or regenerable files (`REPRO_CACHE` overrides it)."""
-    return Path(os.environ.get("REPRO_CACHE") or platformdirs.user_cache_dir("repro"))
-
-
-def results_dir() -> Path:
-    """Return the repository's folder of committed records (`REPRO_RESULTS` overrides it)."""
-    return Path(os.environ.get("REPRO_RESULTS") or REPOSITORY / "results")
-
-
-def key(kind: str, params: dict) -> str:
-    """Return the first 16 hex digits of the SHA-256 of the complete parameters."""
-    text = json.dumps([kind, params], sort_keys=True, ensure_ascii=True, allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-@contextmanager
-def atomic(path: Path):
-    """Yield a temporary path beside `path`, renamed to it only if the block succeeds.
-
-    Raises:
-        StoreError: the folder cannot be written or the disk is full.
-    """
-    temporary = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        os.close(handle)
-        temporary = Path(name)
-        yield temporary
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    except OSError as error:
-        hint = "check its permissions and free space, or set REPRO_CACHE to another folder"
-        raise StoreError(f"cannot write {path} ({error.strerror or error}): {hint}") from error
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
-
-
-def write_atomic(path: Path, content: str | bytes) -> None:
-    """Write a whole file or none of it."""
-    with atomic(path) as temporary:
-        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 def save(record: Record, table: pd.DataFrame | None = None) -> None:
@@ -189,51 +133,3 @@ def _parse(text: bytes, path: Path) -> Record:
     if record.key != wanted:
         raise StoreError(f"{path} does not match its own parameters: delete it and run again")
     return record
-
-
-def provenance(**extra) -> dict:
-    """Return what traces a number: date, commit, machine, versions, and what the caller adds."""
-    return {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "git_commit": git_commit(),
-        "machine": machine(),
-        "python": platform.python_version(),
-        "versions": _versions(),
-        **extra,
-    }
-
-
-@cache
-def machine() -> str:
-    """Return what a speed depends on: system, cores, and the instructions of matrix products.
-
-    A product of bfloat16 matrices is faster than one of float32 with `amx_bf16`, about half as
-    fast with `avx512_bf16`, about a fifth as fast with neither.
-    """
-    import torch  # here, because a command that only reads records is quicker without it
-
-    can = torch.cpu.get_capabilities()
-    sets = [name for name in ("avx512_bf16", "amx_bf16") if can.get(name)]
-    vectors = torch.backends.cpu.get_cpu_capability()
-    where = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"
-    return ", ".join([where, " ".join([vectors, *sets])])
-
-
-@cache
-def _versions() -> dict[str, str]:
-    return {name: metadata.version(name) for name in PACKAGES}
-
-
-@cache
-def git_commit() -> str | None:
-    """Return the repository's commit, with `+` where tracked files differ from it."""
-    if not (REPOSITORY / ".git").exists():
-        return None
-    git = ["git", "-C", str(REPOSITORY)]
-    try:
-        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, check=True)
-        status = [*git, "status", "--porcelain", "--untracked-files=no"]
-        dirty = subprocess.run(status, capture_output=True, check=True).stdout
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return head.stdout.decode().strip() + ("+" if dirty.strip() else "")

@@ -8,17 +8,20 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from repro import models, restore, store
-from repro.study import Task
+from repro import provenance
+from repro.models import devices, loading, registry
+from repro.restoration import restore
+from repro.study import records
+from repro.study.study import Task
 
 
 class Bench:
     """Float32 weights to train, and a copy in the fastest dtype to decode; loaded on first use."""
 
-    def __init__(self, model: models.Entry, profile: str, bars: bool = True):
+    def __init__(self, model: registry.Entry, profile: str, bars: bool = True):
         """Take a model, the profile its records are made under, and whether to show progress."""
         self.model, self.profile, self.bars = model, profile, bars
-        self.processes = models.processes()
+        self.processes = devices.processes()
 
     def bar(self, total: int, text: str, unit: str, leave: bool = False) -> tqdm:
         """Return a progress bar, shown by the first process only."""
@@ -38,7 +41,7 @@ class Bench:
 
     @cached_property
     def _loaded(self):
-        return models.load(self.model)
+        return loading.load(self.model)
 
     @property
     def network(self):
@@ -53,8 +56,8 @@ class Bench:
     @cached_property
     def decoder(self):
         """The network that decodes: the trained one itself where float32 is fastest."""
-        dtype = models.inference_dtype(self.network.device)
-        return self.network if dtype is torch.float32 else models.load(self.model, dtype)[0]
+        dtype = devices.inference_dtype(self.network.device)
+        return self.network if dtype is torch.float32 else loading.load(self.model, dtype)[0]
 
     @cached_property
     def base(self) -> dict[str, torch.Tensor]:
@@ -65,7 +68,7 @@ class Bench:
         self, task: Task, result: dict, seconds: float, table: pd.DataFrame | None = None
     ) -> None:
         """Write a record, of what took some `seconds`, and a table beside it."""
-        where = store.provenance(
+        where = provenance.provenance(
             wall_seconds=seconds,
             model=self.model.name,
             profile=self.profile,
@@ -73,7 +76,7 @@ class Bench:
             processes=self.processes.num_processes,
             dtype=str(self.decoder.dtype).removeprefix("torch."),
         )
-        key = store.key(task.kind, task.params)
+        key = provenance.key(task.kind, task.params)
         if self.processes.is_main_process:
-            store.save(store.Record(task.kind, key, task.params, result, where), table)
+            records.save(records.Record(task.kind, key, task.params, result, where), table)
         self.processes.wait_for_everyone()  # the next step may read it

@@ -1,7 +1,7 @@
 """Which runs a model and a profile need, and their results as tidy tables (§3.3).
 
 A `Study` knows the complete parameters of each run before it is computed, so what is missing
-is known from the records alone; `repro.workbench` computes it.
+is known from the records alone; `repro.study.compute` computes it.
 """
 
 from collections.abc import Iterable
@@ -12,11 +12,17 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from repro import evaluate, facts, mastery, models, profiles, store
-from repro.divergence import CANDIDATES, NEAR, level_compared
+from repro import files, paper, provenance
+from repro.data import facts
+from repro.data.facts import choose
 from repro.errors import ConfigError, StoreError
-from repro.profiles import DEFAULT_PROFILE, Profile, profile
-from repro.recipe import Adapter, Recipe, choose
+from repro.measures import accuracy, mastery
+from repro.measures.accuracy import Cells
+from repro.measures.divergence import CANDIDATES, NEAR, level_compared
+from repro.models import registry, weights
+from repro.study import profiles, records
+from repro.study.profiles import DEFAULT_PROFILE, Profile, profile
+from repro.training.recipe import Adapter, Recipe
 
 __all__ = ["DEFAULT_PROFILE", "Run", "Study", "Task", "open", "profile", "profiles"]
 
@@ -50,16 +56,16 @@ class Task:
     params: dict = field(hash=False)
     run: Run | None = None
 
-    def record(self) -> store.Record | None:
+    def record(self) -> records.Record | None:
         """Return the finished record, or None."""
-        return store.load(self.kind, self.params)
+        return records.load(self.kind, self.params)
 
 
 @dataclass(frozen=True)
 class Study:
-    """A model under a profile. Open one with `repro.study.open`."""
+    """A model under a profile. Open one with `repro.study.study.open`."""
 
-    model: models.Entry
+    model: registry.Entry
     profile: Profile
     data: Path | None = None
     seed: int = 0
@@ -70,10 +76,10 @@ class Study:
     @cached_property
     def source(self) -> dict:
         """What every record of this study shares: weights, facts, seed."""
-        chosen = {split: self.profile.facts[split] for split in facts.SPLITS}
+        chosen = {split: self.profile.facts[split] for split in paper.SPLITS}
         return {
             "version": VERSION,
-            "weights": models.weights_id(self.model),
+            "weights": weights.weights_id(self.model),
             "data": facts.data_hash(self.data, self.model.facts),
             "facts": chosen,
             "seed": self.seed,
@@ -87,7 +93,7 @@ class Study:
     def runs(self) -> list[Run]:
         """Return every run that can exist: a level with fewer facts than a size has none."""
         rate, made = self.model.learning_rate, []
-        for level in mastery.LEVELS:
+        for level in paper.LEVELS:
             for size in self.profile.sizes:
                 wanted = None if size == "all" else size
                 if 0 < (wanted or 1) <= self._pools.get(level, 0):
@@ -152,7 +158,7 @@ class Study:
             adapter = Adapter(run.rank)
             data |= {"lora": asdict(adapter) | {"modules": list(adapter.modules)}}
         base = self.mastery_task()
-        params = {**self.source, "mastery": store.key(base.kind, base.params), **data}
+        params = {**self.source, "mastery": provenance.key(base.kind, base.params), **data}
         return Task("finetune", {**params, "recipe": asdict(recipe)}, run)
 
     def accuracy_task(
@@ -164,7 +170,7 @@ class Study:
         layers: str = "",
     ) -> Task:
         """Return the task of answering a split's questions after restoring a share."""
-        params = {**self._parent(run), "split": split, "max_new_tokens": evaluate.MAX_NEW_TOKENS}
+        params = {**self._parent(run), "split": split, "max_new_tokens": accuracy.MAX_NEW_TOKENS}
         restoration = {"percent": float(percent), "region": REGION, "strategy": strategy}
         if strategy == "random":  # other parameters in every data sample
             restoration |= {"seed": self._seed(run)}
@@ -174,8 +180,8 @@ class Study:
 
     def instruct_task(self, split: str) -> Task:
         """Return the task of putting a split's questions to the model's instruct variant."""
-        other = {"instruct": models.weights_id(models.entry(self.model.instruct))}
-        options = {"split": split, "max_new_tokens": evaluate.MAX_NEW_TOKENS}
+        other = {"instruct": weights.weights_id(registry.entry(self.model.instruct))}
+        options = {"split": split, "max_new_tokens": accuracy.MAX_NEW_TOKENS}
         return Task("instruct", {**self._parent(None), **other, **options})
 
     def divergence_task(self, run: Run) -> Task:
@@ -213,7 +219,7 @@ class Study:
                 tasks += self.control_tasks(run)
             if run in restored[2]:
                 tasks += self.layer_tasks(run)
-        return list({store.key(t.kind, t.params): t for t in tasks}.values())
+        return list({provenance.key(t.kind, t.params): t for t in tasks}.values())
 
     def rate_tasks(self, run: Run) -> list[Task]:
         """Return the tasks that try one learning rate."""
@@ -257,14 +263,14 @@ class Study:
         """Return the blocks of layers that are restored, such as `0-3`; of one, such as `0`."""
         if not self.profile.layer_blocks:
             return []
-        number = models.layers(self.model)
+        number = weights.layers(self.model)
         parts = np.array_split(range(number), min(self.profile.layer_blocks, number))
         return [f"{p[0]}-{p[-1]}" if len(p) > 1 else f"{p[0]}" for p in parts]
 
     def compared_level(self) -> int:
         """Return the mastery level of the facts that §4.1 compares: 4 where there are enough."""
         if self.assumed is not None:
-            return max(mastery.LEVELS)
+            return max(paper.LEVELS)
         table = self._mastery
         return level_compared(table[table["split"] == "test"], ENOUGH)
 
@@ -274,7 +280,7 @@ class Study:
     def _parent(self, run: Run | None) -> dict:
         if run not in self._parents:  # to make a key takes longer than all else of a task
             task = self.finetune_task(run) if run else self.mastery_task()
-            self._parents[run] = {**self.source, task.kind: store.key(task.kind, task.params)}
+            self._parents[run] = {**self.source, task.kind: provenance.key(task.kind, task.params)}
         return self._parents[run]
 
     @cached_property
@@ -284,7 +290,7 @@ class Study:
     @cached_property
     def _mastery(self) -> pd.DataFrame:
         self.compute([task := self.mastery_task()])
-        hits = store.load_table(task.record())
+        hits = records.load_table(task.record())
         return mastery.add_levels(hits, self.profile.protocol(self.seed).trials)
 
     @cached_property
@@ -325,7 +331,7 @@ class Study:
 
     def distribution(self) -> pd.DataFrame:
         """Return the facts by split and level (Tables 1, 8): [model, split, level, count]."""
-        table = mastery.distribution(self.mastery(), facts.SPLITS)
+        table = mastery.distribution(self.mastery(), paper.SPLITS)
         return table.assign(model=self.model.title)[["model", "split", "level", "count"]]
 
     def accuracy(self) -> pd.DataFrame:
@@ -409,7 +415,7 @@ class Study:
 
         Columns: those of `controls` without topic, test_level, correct and total, and three
         arrays over questions in the order of `asked`: values (0 or 1), sizes (1), strata (mastery
-        levels), as `repro.bootstrap` takes them. Records made before answers were kept have no
+        levels), as `bootstrap` takes them. Records made before answers were kept have no
         row. By default the tasks of `accuracy`; those of `control_tasks` and `layer_tasks` too.
         """
         tasks = self._accuracy_tasks() if tasks is None else list(tasks)
@@ -418,7 +424,7 @@ class Study:
         for task, result in ((task, task.record().result) for task in tasks):
             if "hits" in result:
                 levels = self.asked(task.run, task.params["split"])["level"].to_numpy()
-                hits = evaluate.unpack(result["hits"], len(levels)).astype(np.int8)
+                hits = accuracy.unpack(result["hits"], len(levels)).astype(np.int8)
                 arrays = {"values": hits, "sizes": np.ones_like(hits), "strata": levels}
                 told = self._columns(task) | self._restoration(task, result)
                 rows.append({"model": self.model.title, **told, **arrays})
@@ -474,7 +480,7 @@ class Study:
         `workers`: processes that share the runs of a small model; by default one for each core.
         """
         if todo := self.missing(tasks):
-            from repro.workbench import compute  # loads the model, so only when needed
+            from repro.study.compute import compute  # loads the model, so only when needed
 
             compute(self, todo, workers)
 
@@ -492,11 +498,11 @@ class Study:
         Raises:
             StoreError: there is no record yet.
         """
-        folder = (folder or store.results_dir()) / self.model.name / self.profile.name
+        folder = (folder or files.results_dir()) / self.model.name / self.profile.name
         finished = [r for r in (t.record() for t in self._all_tasks()) if r]
         if not finished:
             raise StoreError(f"nothing to export: run {self.model.name} {self.profile.name} first")
-        return store.export(finished, folder)
+        return records.export(finished, folder)
 
     def _all_tasks(self) -> list[Task]:
         # What comes after mastery depends on it: to look at records must not compute it.
@@ -532,18 +538,18 @@ class Study:
     def _table(self, task: Task, result: dict, name: str) -> pd.DataFrame:
         if name == "counts" and "hits" in result:  # records of old hold the counts themselves
             asked = self.asked(task.run, task.params["split"])
-            hits = evaluate.unpack(result["hits"], len(asked))
-            return evaluate.count(asked, hits, self._cells(asked))
+            hits = accuracy.unpack(result["hits"], len(asked))
+            return accuracy.count(asked, hits, self._cells(asked))
         return pd.DataFrame(result[name])
 
-    def _cells(self, asked: pd.DataFrame) -> evaluate.Cells:
+    def _cells(self, asked: pd.DataFrame) -> Cells:
         # `asked` keeps each frame it has returned, so that its identity names it.
         if id(asked) not in self._counted:
-            self._counted[id(asked)] = evaluate.cells_of(asked)
+            self._counted[id(asked)] = accuracy.cells_of(asked)
         return self._counted[id(asked)]
 
     @cached_property
-    def _counted(self) -> dict[int, evaluate.Cells]:
+    def _counted(self) -> dict[int, Cells]:
         return {}
 
     def _columns(self, task: Task) -> dict:
@@ -601,7 +607,7 @@ def open(
     Raises:
         ConfigError: an unknown model or profile, or an impossible learning rate.
     """
-    entry = models.entry(model)
+    entry = registry.entry(model)
     if learning_rate is not None:
         if not 0 < learning_rate < float("inf"):
             raise ConfigError(f"learning rate {learning_rate} is not a positive number")

@@ -1,4 +1,4 @@
-"""Computes the missing records of `repro.tasks`, loading the model once (§5.2, Table 5).
+"""Computes the missing records of `repro.study.task_study`, loading the model once (§5.2, Table 5).
 
 Each task is fine-tuned and ranked once; one ranking serves all its shares. A record is on disk as
 soon as it is finished. To go on with a task that was interrupted, its model is trained again.
@@ -8,12 +8,15 @@ import time
 from contextlib import nullcontext
 from itertools import groupby
 
-from repro import evaluate, restore, sft, task_data
-from repro.bench import Bench
-from repro.decoding import Prompt
-from repro.study import REGION, Task
-from repro.task_scores import score
-from repro.tasks import TITLES, Trial
+from repro.data import task_examples
+from repro.inference.decoding import Prompt
+from repro.measures import accuracy
+from repro.measures.task_scores import score
+from repro.restoration import restore
+from repro.study.session import Bench
+from repro.study.study import REGION, Task
+from repro.study.task_study import TITLES, Trial
+from repro.training import sft
 
 
 def compute(trial: Trial, tasks: list[Task]) -> None:
@@ -65,7 +68,7 @@ class TaskBench(Bench):
         limit = self.trial.profile.tasks[name].get("document_tokens")
         if limit is None:
             return examples, 0
-        texts = task_data.shorten(self.tokenizer, examples["question"], limit)
+        texts = task_examples.shorten(self.tokenizer, examples["question"], limit)
         return examples.assign(question=texts), int((examples["question"] != texts).sum())
 
     def record(self, task: Task) -> None:
@@ -81,7 +84,7 @@ class TaskBench(Bench):
             share = (task.params["restore"] or {"percent": 0})["percent"]
             with self.bar(len(self.test), f"{name}, {share:g} % restored", "answer") as bar:
                 options = {"max_new_tokens": limit, "progress": bar.update}
-                done = evaluate.answer(self.decoder, self.tokenizer, self.prompts, **options)
+                done = accuracy.answer(self.decoder, self.tokenizer, self.prompts, **options)
         scores = score(name, [c.text for c in done], self.test["object"].tolist())
         return {
             "restored": undone.k,

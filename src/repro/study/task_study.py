@@ -1,7 +1,7 @@
 """Other tasks than facts (§5.2, Table 5): which runs a model and a profile need, and their results.
 
 A `Trial` fine-tunes on GSM8K and on XSum, restores shares of the parameters and scores each.
-`repro.task_bench` computes what is missing. Records can be read without the examples: those with
+`task_compute` computes what is missing. Records can be read without the examples: those with
 the same parameters that were measured last, whatever examples they were measured on.
 """
 
@@ -12,13 +12,17 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from repro import bootstrap, models, paper, profiles, store, task_data, verdicts
+from repro import files, paper, provenance
+from repro.data import task_examples
 from repro.errors import ConfigError
-from repro.evaluate import wilson
-from repro.profiles import Profile
-from repro.recipe import Recipe
-from repro.study import REGION, Task
-from repro.task_scores import METRICS
+from repro.measures.task_scores import METRICS
+from repro.models import registry, weights
+from repro.statistics import bootstrap, verdicts
+from repro.statistics.intervals import wilson
+from repro.study import profiles, records
+from repro.study.profiles import Profile
+from repro.study.study import REGION, Task
+from repro.training.recipe import Recipe
 
 VERSION = 1  # part of every key: raised when a change to the code changes results
 TITLES = {"gsm8k": "GSM8K", "xsum": "XSum"}
@@ -28,12 +32,12 @@ UNITS = ["metric", "restored_percent", "sample", *bootstrap.ARRAYS]
 
 @dataclass(frozen=True)
 class Trial:
-    """A model on the tasks of a profile. Open one with `repro.tasks.open`.
+    """A model on the tasks of a profile. Open one with `repro.study.task_study.open`.
 
     Without `data` (see `task_data.source`) it reads records and computes nothing.
     """
 
-    model: models.Entry
+    model: registry.Entry
     profile: Profile
     data: Path | str | None = None
     seed: int = 0
@@ -45,15 +49,15 @@ class Trial:
         """Tell whether the model has a use for these tasks: not one of an invented world."""
         return self.model.facts != "atlas"
 
-    def examples(self, task: str) -> task_data.Examples:
+    def examples(self, task: str) -> task_examples.Examples:
         """Return the examples of a task. Raises DataError as `task_data.draw` does."""
         if task not in self._drawn:
             sizes = self.profile.tasks[task]
-            self._drawn[task] = task_data.draw(task, self.data, sizes, self.seed)
+            self._drawn[task] = task_examples.draw(task, self.data, sizes, self.seed)
         return self._drawn[task]
 
     @cached_property
-    def _drawn(self) -> dict[str, task_data.Examples]:
+    def _drawn(self) -> dict[str, task_examples.Examples]:
         return {}
 
     def finetune_task(self, task: str) -> Task | None:
@@ -62,7 +66,7 @@ class Trial:
         recipe = Recipe(learning_rate=self.model.learning_rate, seed=self.seed)
         params = {
             "version": VERSION,
-            "weights": models.weights_id(self.model),
+            "weights": weights.weights_id(self.model),
             "task": task,
             "train": sizes["train"],
             "document_tokens": sizes.get("document_tokens"),
@@ -78,7 +82,7 @@ class Trial:
         sizes = self.profile.tasks[task]
         params = {
             "task": task,
-            "task_finetune": store.key(trained.kind, trained.params),
+            "task_finetune": provenance.key(trained.kind, trained.params),
             "test": sizes["test"],
             "new_tokens": sizes["new_tokens"],
             "restore": None,
@@ -93,7 +97,7 @@ class Trial:
     def _known(self, kind: str, params: dict, split: str) -> Task | None:
         if self.data:
             return Task(kind, {**params, "data": self.examples(params["task"]).digests[split]})
-        found = store.matching(kind, params)
+        found = records.matching(kind, params)
         return Task(kind, found[-1].params) if found else None
 
     def tasks(self) -> list[Task]:
@@ -109,30 +113,30 @@ class Trial:
         """Compute what is missing and return how many records were; nothing without `data`."""
         todo = [t for t in self.tasks() if t.record() is None] if self.data else []
         if todo:
-            from repro.task_bench import compute  # loads the model, so only when needed
+            from repro.study.task_compute import compute  # loads the model, so only when needed
 
             compute(self, todo)
         return len(todo)
 
     def export(self, folder: Path | None = None) -> list[Path]:
         """Copy the records there are to `results/<model>/<profile>/` and return the files."""
-        folder = (folder or store.results_dir()) / self.model.name / self.profile.name
-        return store.export([record for _, record in self._records()], folder)
+        folder = (folder or files.results_dir()) / self.model.name / self.profile.name
+        return records.export([record for _, record in self._records()], folder)
 
     # --- results as tables ------------------------------------------------------------------
 
-    def _records(self, kind: str = "") -> list[tuple[Task, store.Record]]:
+    def _records(self, kind: str = "") -> list[tuple[Task, records.Record]]:
         pairs = [(task, task.record()) for task in self.tasks() if task.kind.startswith(kind)]
         return [(task, record) for task, record in pairs if record]
 
-    def _scores(self) -> list[tuple[str, float, store.Record]]:
+    def _scores(self) -> list[tuple[str, float, records.Record]]:
         return [
             (task.params["task"], (task.params["restore"] or {"percent": 0.0})["percent"], record)
             for task, record in self._records("task_score")
         ]
 
     def units(self) -> pd.DataFrame:
-        """Return the value of every question, for paired intervals (`repro.bootstrap`).
+        """Return the value of every question, for paired intervals (`repro.statistics.bootstrap`).
 
         One row per metric and restored share: metric, restored_percent, sample, and arrays over
         questions: values (0 to 1), sizes (1), strata (0).
@@ -252,14 +256,14 @@ def open(
         ConfigError: an unknown model or profile, or `data` for a model that has no use of it.
         DataError: the folder does not exist.
     """
-    entry = models.entry(model)
-    trial = Trial(entry, profiles.profile(profile, entry.profile), task_data.source(data))
+    entry = registry.entry(model)
+    trial = Trial(entry, profiles.profile(profile, entry.profile), task_examples.source(data))
     if data and not trial.applies:
         raise ConfigError(f"{why_not(entry)}: choose a model of real text, such as smollm2-135m")
     return trial
 
 
-def why_not(model: models.Entry) -> str:
+def why_not(model: registry.Entry) -> str:
     """Return why a model of an invented world has no part in Table 5."""
     return (
         f"{model.title} has read nothing but statements about an invented world: it knows neither"
@@ -283,14 +287,14 @@ def shown(model: str, profile: str) -> tuple[Trial, str]:
     trial.run()
     if trial.means().size:
         return trial, trial.about()
-    return trial, f"Nothing is measured yet: {trial.about()} To measure, {task_data.FOLDER}."
+    return trial, f"Nothing is measured yet: {trial.about()} To measure, {task_examples.FOLDER}."
 
 
 def _kept() -> list[Trial]:
-    folders = sorted(path.parent for path in store.results_dir().glob("*/*/task_score.jsonl"))
-    known = [(f.parent.name, f.name) for f in folders if f.parent.name in models.entries()]
+    folders = sorted(path.parent for path in files.results_dir().glob("*/*/task_score.jsonl"))
+    known = [(f.parent.name, f.name) for f in folders if f.parent.name in registry.entries()]
     return [
-        Trial(models.entry(name), profiles.profile(profile))
+        Trial(registry.entry(name), profiles.profile(profile))
         for name, profile in known
         if profile in profiles.PROFILES
     ]

@@ -55,7 +55,7 @@ class Workers:
         """Start one more."""
         ours, theirs = Pipe()
         self.processes[ours] = subprocess.Popen(
-            [sys.executable, "-m", "repro.workers", str(theirs.fileno())],
+            [sys.executable, "-m", "repro.study.workers", str(theirs.fileno())],
             env=os.environ | ONE_THREAD,
             pass_fds=[theirs.fileno()],
             start_new_session=True,
@@ -123,7 +123,7 @@ class Workers:
 def work(connection: Connection) -> None:
     """Do jobs, one after another, until the connection is closed."""
     Thread(target=_end_with, args=[connection.fileno()], daemon=True).start()
-    from repro.workbench import Workbench  # which imports this module
+    from repro.study.compute import Workbench  # which imports this module
 
     bench = Workbench(*connection.recv())
     bench.reader  # noqa: B018 - loaded now, so that what stays is never searched for garbage again

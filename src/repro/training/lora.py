@@ -11,9 +11,9 @@ from accelerate.utils import set_seed
 from peft import LoraConfig, LoraModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from repro import sft
 from repro.errors import TrainingError
-from repro.recipe import Adapter
+from repro.training import sft
+from repro.training.recipe import Adapter
 
 
 def finetune(

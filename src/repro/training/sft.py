@@ -3,7 +3,7 @@
 One general path: batches padded on the left, and whatever `accelerate launch` says of processes
 and devices. Where a network allows it, a batch is packed into one row instead, so that nothing is
 spent on padding or on computing a common beginning twice; a LLaMA on a CPU takes it as a tree, as
-`repro.lean` does. Tests hold one against the other.
+`repro.inference.cpu.cpu_engine` does. Tests hold one against the other.
 `benchmarks/finetuning.py` times it against TRL.
 """
 
@@ -24,13 +24,13 @@ from transformers import (
     get_cosine_schedule_with_warmup,
 )
 
-from repro import packing
 from repro.errors import TrainingError
-from repro.lean import Lean, plant
-from repro.memory import keep_pages
-from repro.models import encode as ids_of
-from repro.models import inference_dtype
-from repro.recipe import Recipe
+from repro.inference import packing
+from repro.inference.allocator import keep_pages
+from repro.inference.cpu.cpu_engine import Lean, plant
+from repro.models.devices import inference_dtype
+from repro.models.tokens import encode as ids_of
+from repro.training.recipe import Recipe
 
 IGNORED = -100  # label of a position without loss, as PyTorch's cross-entropy has it
 
@@ -238,7 +238,7 @@ def collate(examples: list[tuple[list[int], list[int]]]) -> dict[str, torch.Tens
 
 
 def pack(examples: list[tuple[list[int], list[int]]]) -> dict[str, torch.Tensor]:
-    """Join a batch into one row, as `repro.packing` does: the loss counts a token of it once for
+    """Join a batch into one row, as `packing` does: the loss counts a token of it once for
     each example it is in.
 
     Returns:
@@ -250,7 +250,7 @@ def pack(examples: list[tuple[list[int], list[int]]]) -> dict[str, torch.Tensor]
 
 
 def tree(examples: list[tuple[list[int], list[int]]]) -> dict[str, torch.Tensor]:
-    """Join a batch as `pack` does, for `repro.lean`.
+    """Join a batch as `pack` does, for `repro.inference.cpu.cpu_engine`.
 
     Returns:
         dict(input_ids, parents: `[nodes]`; logits_to_keep, targets: `[answer tokens]`).

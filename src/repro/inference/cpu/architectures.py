@@ -1,4 +1,4 @@
-"""What a layer of LLaMA and of Gemma 3 consists of, in the words of `repro.lean`.
+"""What a layer of LLaMA and of Gemma 3 consists of, in the words of `cpu_engine`.
 
 Both attend, then widen, and add what comes of each to the state they were given. Gemma also
 normalises queries, keys and what is added, counts its norms' weights from 1, gates by GELU, and

@@ -23,8 +23,9 @@ from torch.autograd import Function
 from torch.nn.functional import linear
 from transformers import PreTrainedModel
 
-from repro import families, loops, models
-from repro.kvcache import BUDGET
+from repro.inference.cpu import architectures, cpu_kernels
+from repro.inference.kv_cache import BUDGET
+from repro.models import devices
 
 SMALL = 20_000_000  # parameters up to which many rows at a time count for more than their memory
 STATES = 10  # of the usual size that a layer has in memory at a time
@@ -60,7 +61,7 @@ class _Normalise(Function):
     def forward(ctx, x, weight, origin, epsilon, dtype):
         ctx.save_for_backward(x, weight)
         ctx.given, out = (origin, epsilon), torch.empty_like(x, dtype=dtype)
-        loops.normalise(_array(x), _array(weight), origin, epsilon, _array(out))
+        cpu_kernels.normalise(_array(x), _array(weight), origin, epsilon, _array(out))
         return out
 
     @staticmethod
@@ -69,7 +70,7 @@ class _Normalise(Function):
         to_x = torch.empty_like(x, dtype=torch.float32)
         to_weight = torch.zeros_like(weight, dtype=torch.float32)
         given = _array(x), _array(weight), *ctx.given, _array(grad.contiguous())
-        loops.normalise_back(*given, to_x.numpy(), to_weight.numpy())
+        cpu_kernels.normalise_back(*given, to_x.numpy(), to_weight.numpy())
         return to_x, to_weight, None, None, None
 
 
@@ -78,14 +79,14 @@ class _Glow(Function):
     def forward(ctx, gate, up, a, b):
         ctx.save_for_backward(gate, up)
         ctx.given, out = (a, b), torch.empty_like(gate)
-        loops.glow(_array(gate), _array(up), a, b, _array(out))
+        cpu_kernels.glow(_array(gate), _array(up), a, b, _array(out))
         return out
 
     @staticmethod
     def backward(ctx, grad):
         back = [torch.empty_like(tensor) for tensor in ctx.saved_tensors]
         given = map(_array, ctx.saved_tensors)
-        loops.glow_back(*given, *ctx.given, _array(grad.contiguous()), *map(_array, back))
+        cpu_kernels.glow_back(*given, *ctx.given, _array(grad.contiguous()), *map(_array, back))
         return *back, None, None
 
 
@@ -94,13 +95,13 @@ class _Turn(Function):
     def forward(ctx, x, depth, cos, sin, dtype):
         ctx.given, ctx.dtype = (depth, cos, sin), x.dtype
         out = torch.empty_like(x, dtype=dtype)
-        loops.turn(_array(x), depth, cos, sin, np.float32(1), _array(out))
+        cpu_kernels.turn(_array(x), depth, cos, sin, np.float32(1), _array(out))
         return out
 
     @staticmethod
     def backward(ctx, grad):
         out = torch.empty_like(grad, dtype=ctx.dtype)
-        loops.turn(_array(grad.contiguous()), *ctx.given, np.float32(-1), _array(out))
+        cpu_kernels.turn(_array(grad.contiguous()), *ctx.given, np.float32(-1), _array(out))
         return out, None, None, None, None
 
 
@@ -109,14 +110,14 @@ class _Attend(Function):
     def forward(ctx, q, keys, values, nodes, tree, scale, window):
         ctx.save_for_backward(q, keys, values)
         ctx.given, out = (nodes, tree.path, tree.depth, scale, window), torch.empty_like(q)
-        loops.attend(_array(q), _array(keys), _array(values), *ctx.given, _array(out))
+        cpu_kernels.attend(_array(q), _array(keys), _array(values), *ctx.given, _array(out))
         return out
 
     @staticmethod
     def backward(ctx, grad):
         given = [_array(tensor) for tensor in ctx.saved_tensors]
         back = [torch.zeros_like(tensor, dtype=torch.float32) for tensor in ctx.saved_tensors]
-        loops.attend_back(*given, *ctx.given, _array(grad.contiguous()), *map(_array, back))
+        cpu_kernels.attend_back(*given, *ctx.given, _array(grad.contiguous()), *map(_array, back))
         return *back, None, None, None, None
 
 
@@ -163,7 +164,7 @@ class Tree:
         if self.size > len(self.depth):
             room = max(self.size, 2 * len(self.depth))
             self.path, self.depth = (_grown(array, room) for array in (self.path, self.depth))
-        loops.follow(parents, start, self.path, self.depth)
+        cpu_kernels.follow(parents, start, self.path, self.depth)
         return np.arange(start, self.size)
 
 
@@ -182,7 +183,7 @@ def plant(texts: Sequence[list[int]]) -> tuple[np.ndarray, np.ndarray, np.ndarra
     lengths = np.array([len(texts[i]) for i in order], np.int64)
     tokens = np.fromiter(chain.from_iterable(texts[i] for i in order), np.int64, lengths.sum())
     parents, rows = np.empty_like(tokens), np.full((len(texts), lengths.max(initial=0)), -1)
-    size = loops.plant(tokens, lengths, np.array(order, np.int64), parents, rows)
+    size = cpu_kernels.plant(tokens, lengths, np.array(order, np.int64), parents, rows)
     return tokens[:size], parents[:size], rows
 
 
@@ -205,10 +206,10 @@ class Lean:
             dtype: of the states, float32 or bfloat16; by default the network's own.
             native: whether bfloat16 is multiplied as it is; by default where that is fastest.
         """
-        self.network, self.parts = network, families.parts(network)
+        self.network, self.parts = network, architectures.parts(network)
         self.dtype, self.kept, self.angles = dtype or network.dtype, {}, {}
         if native is None:
-            native = models.inference_dtype(network.device) is torch.bfloat16
+            native = devices.inference_dtype(network.device) is torch.bfloat16
         self.native = native
         config = network.config
         self.small = network.num_parameters() <= SMALL
@@ -253,7 +254,7 @@ class Lean:
             input_ids: (nodes,); or inputs_embeds: (nodes, size).
         """
         states = self.embed(input_ids) if inputs_embeds is None else inputs_embeds
-        tree = Tree(loops.deepest(parents.numpy()), len(parents))
+        tree = Tree(cpu_kernels.deepest(parents.numpy()), len(parents))
         return self(states, tree.add(parents.numpy()), tree, logits_to_keep)
 
     def embed(self, tokens: torch.Tensor) -> torch.Tensor:
@@ -312,7 +313,7 @@ class Lean:
         wide = _compute(_Glow, gate, up, *self.parts.gate)
         return self._added(states, wide, layer.down, layer.widened_norm)
 
-    def _norm(self, norm: families.Norm, states, dtype: torch.dtype | None = None):
+    def _norm(self, norm: architectures.Norm, states, dtype: torch.dtype | None = None):
         given = states, norm.module.weight, norm.origin, norm.epsilon
         return _compute(_Normalise, *given, dtype or self.dtype)
 
@@ -328,7 +329,7 @@ class Lean:
     def _angles(self, kind: str, length: int) -> list[np.ndarray]:
         known = self.angles.get(kind)
         if known is None or len(known[0]) < length:
-            known = self.angles[kind] = families.angles(self.network, kind, length)
+            known = self.angles[kind] = architectures.angles(self.network, kind, length)
         return known
 
     def _logits(self, x, weight: torch.nn.Parameter, memory: "Memory"):
@@ -337,7 +338,7 @@ class Lean:
             return out.copy_(linear(x, as_used))
         torch.mm(x.float(), as_used.T, out=out)
         if self.dtype is torch.bfloat16:
-            loops.round_off(out.numpy())
+            cpu_kernels.round_off(out.numpy())
         return out
 
     def _linear(self, x, layer: torch.nn.Linear):
@@ -345,7 +346,7 @@ class Lean:
             return linear(x, layer.weight)
         return _compute(_Product, x, layer.weight, self._kept(layer.weight))
 
-    def _added(self, states, x, layer: torch.nn.Linear, norm: families.Norm | None):
+    def _added(self, states, x, layer: torch.nn.Linear, norm: architectures.Norm | None):
         if norm is not None:
             return states + self._norm(norm, self._linear(x, layer))
         if self.dtype is torch.float32:
@@ -393,7 +394,7 @@ def fits(network: PreTrainedModel) -> bool:
     """
     kinds, config = {(p.dtype, p.device.type) for p in network.parameters()}, network.config
     possible = {(torch.float32, "cpu")}, {(torch.bfloat16, "cpu")}
-    if type(network) not in families.KNOWN or kinds not in possible:
+    if type(network) not in architectures.KNOWN or kinds not in possible:
         return False
     names = "attention_dropout", "attn_logit_softcapping", "final_logit_softcapping"
     biased = any("bias" in name for name, _ in network.named_parameters())

@@ -1,4 +1,4 @@
-"""The loops of `repro.lean`, compiled: what in a network is no matrix product.
+"""The loops of `repro.inference.cpu.cpu_engine`, compiled: what in a network is no matrix product.
 
 Arrays are float32 unless they hold nodes; or they hold a bfloat16's bits as uint16, which are
 computed with as float32 and rounded where they are stored. Each loop fills the arrays that it is
@@ -266,7 +266,7 @@ def follow(parents, start, path, depth):
 
 @_compiled
 def plant(tokens, lengths, order, parents, rows):
-    """Parents and rows of `repro.lean.plant`, and the number of nodes."""
+    """Parents and rows of `repro.inference.cpu.cpu_engine.plant`, and the number of nodes."""
     # Over `tokens` the nodes' own are written: there are never more nodes than tokens read.
     size, start, before = 0, 0, 0
     for i in range(len(order)):

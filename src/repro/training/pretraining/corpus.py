@@ -11,8 +11,9 @@ import pandas as pd
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from repro import atlas, paper
-from repro.uniform import uniforms
+from repro import paper
+from repro.data import atlas
+from repro.random_streams import uniforms
 
 LENGTH = 128  # tokens in a packed sequence
 PADDING = -1  # stands where a packed sequence has no more documents

@@ -20,9 +20,11 @@ from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from repro import atlas, corpus
+from repro.data import atlas
 from repro.errors import ConfigError, ReproError, StoreError
-from repro.store import atomic, cache_dir, key
+from repro.files import atomic, cache_dir
+from repro.provenance import key
+from repro.training.pretraining import corpus
 
 IGNORED = -100  # label of a position without loss, as PyTorch's cross-entropy has it
 SAVE_EVERY = 100  # steps between checkpoints
@@ -282,7 +284,3 @@ def card(name: str, facts: dict, losses: list[float]) -> str:
         | {"statements": sum(facts["statements"].values()), "loss": np.mean(losses[-100:])}
         | {"studied": sum(facts["facts"].values()) - read}
     )
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,0 +1,1 @@
+"""The facts and task examples that are studied: EntityQuestions, atlas, GSM8K, XSum."""

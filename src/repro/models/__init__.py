@@ -1,0 +1,1 @@
+"""The registry of models, their loading, devices and tokens."""

@@ -1,0 +1,82 @@
+"""GGUF weights in pieces, converted to safetensors in the cache on first use."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from importlib import util
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+from repro.errors import ModelError, StoreError, one_line
+from repro.files import cache_dir, sha256
+from repro.models.registry import Entry
+
+
+def wheel_part(module: str, name: str) -> Path | None:
+    """Return the file of an installed wheel, or None. The wheel is not imported."""
+    # find_spec, not import: the wheel's own code is neither needed nor run.
+    spec = util.find_spec(module)
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    path = Path(spec.submodule_search_locations[0]) / name
+    return path if path.exists() else None
+
+
+def converted_folder(model: Entry) -> Path:
+    """Return where in the cache a GGUF model's safetensors are, or will be."""
+    return cache_dir() / "models" / f"{model.name}-{model.gguf['sha256'][:12]}"
+
+
+def converted(model: Entry) -> Path:
+    """Return the folder of a GGUF model as safetensors, made on first use.
+
+    Raises:
+        ModelError: the wheels are not installed, or their bytes are not the publisher's.
+    """
+    target = converted_folder(model)
+    if target.exists():
+        return target
+    parts = [wheel_part(*part) for part in model.gguf["parts"]]
+    if None in parts:
+        raise ModelError(f"{model.name} is not installed: {model.get}")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as work:
+            _dequantise(model, parts, Path(work, "model"))
+            Path(work, "model").rename(target)
+    except (OSError, SafetensorError) as error:
+        if not target.exists():  # else a second process has finished first
+            raise StoreError(
+                f"cannot write {target} ({one_line(error)}): check its permissions and free space,"
+                " or set REPRO_CACHE to another folder"
+            ) from error
+    return target
+
+
+def _dequantise(model: Entry, parts: list[Path], work: Path) -> None:
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    work.mkdir()
+    gguf = work / model.gguf["name"]
+    with gguf.open("wb") as whole:
+        for part in parts:
+            with part.open("rb") as piece:
+                shutil.copyfileobj(piece, whole, 1 << 20)
+    if sha256(gguf) != model.gguf["sha256"]:
+        raise ModelError(f"{model.name}: {gguf.name} has a wrong checksum; reinstall: {model.get}")
+    read = AutoModelForCausalLM.from_pretrained(work, gguf_file=gguf.name, dtype=torch.float32)
+    AutoTokenizer.from_pretrained(work, gguf_file=gguf.name).save_pretrained(work)
+    # A model read from GGUF keeps its quantisation settings and then refuses to be saved or
+    # trained, so its weights move into a fresh model of the same architecture.
+    config = {k: v for k, v in read.config.to_dict().items() if k != "quantization_config"}
+    fresh = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config))
+    fresh.load_state_dict(read.state_dict())
+    fresh.generation_config = read.generation_config
+    fresh.to(torch.float32).save_pretrained(work)
+    origin = {"name": model.name, "gguf": model.gguf["name"], "sha256": model.gguf["sha256"]}
+    (work / "origin.json").write_text(json.dumps(origin, indent=1) + "\n")
+    gguf.unlink()

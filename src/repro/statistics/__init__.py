@@ -1,0 +1,1 @@
+"""Intervals, resampling, comparisons and summaries of counts. Nothing here knows the paper."""

@@ -1,0 +1,1 @@
+"""A study: which runs exist, their records, and how missing ones are computed."""

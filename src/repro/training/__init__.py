@@ -1,0 +1,1 @@
+"""Fine-tuning: prompts, batches, all parameters or LoRA."""

@@ -1,0 +1,233 @@
+"""papermill with `.py` notebooks: every way to call it that the README names, as real commands."""
+
+import os
+import pty
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import nbformat
+import papermill
+import papermill.cli
+import pexpect
+import pytest
+
+from repro.book import fraction, papermill_handler, parameter_checks
+from repro.errors import ConfigError
+
+ROOT = Path(__file__).parents[2]
+COMMAND = str(Path(sys.executable).with_name("papermill"))
+SOURCE = """\
+# %% [markdown]
+# # A notebook
+
+# %% tags=["parameters"]
+frac = 0.2
+
+# %%
+open("ran", "w").close()
+print("frac is", frac)
+"""
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "notebooks").mkdir()
+    for name in ("05_demo.py", "other.py"):
+        (tmp_path / "notebooks" / name).write_text(SOURCE)
+    return tmp_path
+
+
+def run(folder, *words, stdin=subprocess.DEVNULL):
+    done = subprocess.run(
+        [COMMAND, *words], cwd=folder, stdin=stdin, capture_output=True, text=True, timeout=60
+    )
+    assert "UserWarning" not in done.stderr
+    return done
+
+
+def printed(notebook):
+    return "".join(o.text for c in notebook.cells for o in c.get("outputs", []) if "text" in o)
+
+
+def from_terminal(folder, command):
+    text, status = pexpect.run(
+        command, cwd=str(folder), timeout=60, encoding="utf-8", withexitstatus=True
+    )
+    assert status == 0, text
+    return text
+
+
+def test_python_call(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    papermill.execute_notebook(
+        "notebooks/05_demo.py", "out.ipynb", parameters={"frac": 0.3}, progress_bar=False
+    )
+    notebook = nbformat.read(folder / "out.ipynb", as_version=4)
+    assert printed(notebook) == "frac is 0.3\n"
+    assert notebook.metadata.papermill.parameters == {"frac": 0.3}
+
+
+@pytest.mark.parametrize(
+    ("where", "path", "output"),
+    [
+        (".", "notebooks/05_demo.py", "notebooks/_executed/05_demo.ipynb"),
+        (".", "./notebooks/05_demo.py", "notebooks/_executed/05_demo.ipynb"),
+        (".", "{here}/notebooks/05_demo.py", "{here}/notebooks/_executed/05_demo.ipynb"),
+        (".", "notebooks/other.py", "notebooks/_executed/other.ipynb"),
+        ("notebooks", "05_demo.py", "_executed/05_demo.ipynb"),
+        ("notebooks", "other.py", "_executed/other.ipynb"),
+        ("notebooks", "../notebooks/05_demo.py", "../notebooks/_executed/05_demo.ipynb"),
+    ],
+)
+def test_terminal_writes_beside_the_source_and_says_where(folder, where, path, output):
+    path, output = path.format(here=folder), output.format(here=folder)
+    text = from_terminal(folder / where, f"{COMMAND} {path} -p frac 0.4")
+    assert f"Executed notebook: {output}" in text
+    notebook = nbformat.read(folder / where / output, as_version=4)
+    assert printed(notebook) == "frac is 0.4\n"
+    assert (folder / "notebooks" / Path(path).name).read_text() == SOURCE
+
+
+def test_terminal_as_a_module(folder):
+    text = from_terminal(folder, f"{sys.executable} -m papermill notebooks/05_demo.py")
+    assert "Executed notebook: notebooks/_executed/05_demo.ipynb" in text
+
+
+@pytest.mark.parametrize("stdin", ["nothing", "an open pipe", "a terminal"])
+def test_piped_gives_the_notebook_once(folder, stdin):
+    ends = {"nothing": None, "an open pipe": os.pipe, "a terminal": pty.openpty}[stdin]
+    opened = ends() if ends else ()
+    # A pipe is read at its first end, a pseudo-terminal at its second; neither is ever written.
+    source = opened[0 if stdin == "an open pipe" else 1] if opened else subprocess.DEVNULL
+    done = run(folder, "notebooks/05_demo.py", "-p", "frac", "0.4", stdin=source)
+    for end in opened:
+        os.close(end)
+    assert done.returncode == 0, done.stderr
+    assert printed(nbformat.reads(done.stdout, as_version=4)) == "frac is 0.4\n"
+    assert (folder / "notebooks/05_demo.py").read_text() == SOURCE
+    assert not (folder / "notebooks/_executed").exists()
+
+
+def test_the_command_of_the_readme():
+    """The real notebook on the committed measurements; nothing is computed, nothing is written."""
+    done = run(ROOT, "notebooks/05_restore.py", "-p", "frac", "0.4")
+    assert done.returncode == 0, done.stderr[-2000:]
+    notebook = nbformat.reads(done.stdout, as_version=4)
+    shown = [
+        o.get("data", {}).get("text/markdown", "")
+        for c in notebook.cells
+        for o in c.get("outputs", [])
+    ]
+    assert any("`frac` is 40 %" in text for text in shown)
+
+
+@pytest.mark.parametrize("output", ["out.ipynb", "./out.ipynb", "{here}/out.ipynb"])
+def test_named_output(folder, output):
+    words = ["-p", "frac", "0.4", "notebooks/05_demo.py", output.format(here=folder)]
+    assert run(folder, *words).returncode == 0
+    assert printed(nbformat.read(folder / "out.ipynb", as_version=4)) == "frac is 0.4\n"
+
+
+def test_executed_notebook_runs_again(folder):
+    assert run(folder, "notebooks/05_demo.py", "./first.ipynb").returncode == 0
+    assert run(folder, "./first.ipynb", "./second.ipynb", "-p", "frac", "0").returncode == 0
+    assert printed(nbformat.read(folder / "second.ipynb", as_version=4)) == "frac is 0\n"
+
+
+@pytest.mark.parametrize("output", ["notebooks/05_demo.py", "./elsewhere.py", "elsewhere.py"])
+def test_a_py_is_never_an_output(folder, output):
+    done = run(folder, "notebooks/05_demo.py", output)
+    assert done.returncode != 0
+    assert done.stderr.splitlines()[-1].startswith(f"Error: {output} would be overwritten")
+    assert (folder / "notebooks/05_demo.py").read_text() == SOURCE
+    assert not (folder / "elsewhere.py").exists() and not (folder / "ran").exists()
+
+
+def test_a_py_is_never_an_output_from_python(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    with pytest.raises(ConfigError, match="would be overwritten"):
+        papermill.execute_notebook(
+            "notebooks/05_demo.py", "notebooks/05_demo.py", progress_bar=False
+        )
+    assert (folder / "notebooks/05_demo.py").read_text() == SOURCE
+    assert not (folder / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("-p", "-0.1"), ("-p", "1.5"), ("-p", "abc"), ("-p", "nan"), ("-p", "True"), ("-r", "1.5")],
+)
+def test_impossible_fraction_is_one_line(folder, option, value):
+    done = run(folder, "notebooks/05_demo.py", option, "frac", value)
+    assert done.returncode != 0
+    assert done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    assert "from 0 to 1" in line and value in line
+    assert not (folder / "ran").exists()
+
+
+@pytest.mark.parametrize("name", ["model", "profile"])
+def test_unknown_name_is_one_line(folder, name):
+    done = run(folder, "notebooks/05_demo.py", "-p", name, "no-such-thing")
+    assert done.returncode != 0
+    (line,) = done.stderr.splitlines()
+    assert f"unknown {name}" in line and "no-such-thing" in line
+    assert not (folder / "ran").exists()
+
+
+def test_missing_notebook_is_one_line(folder):
+    done = run(folder, "notebooks/99_none.py")
+    assert done.returncode != 0
+    assert done.stderr == "Error: there is no notebook notebooks/99_none.py.\n"
+
+
+@pytest.mark.parametrize("value", [0, 1, 0.4, "0.4", "1e-3"])
+def test_fraction_accepts(value):
+    assert fraction(value) == float(value)
+
+
+@pytest.mark.parametrize("value", [-0.1, 1.0001, "abc", "", None, True, float("inf"), [0.4]])
+def test_fraction_refuses(value):
+    with pytest.raises(ConfigError, match="from 0 to 1"):
+        fraction(value)
+
+
+def test_notebook_and_command_line_check_alike():
+    parameter_checks.check_parameters({"frac": 0.4, "other": "anything"})
+    with pytest.raises(ConfigError):
+        parameter_checks.check_parameters({"frac": 4})
+
+
+def test_option_table_is_papermills():
+    """Whoever updates papermill learns here of options that take more or fewer words."""
+    for option in (p for p in papermill.cli.papermill.params if p.param_type_name == "option"):
+        for name in [*option.opts, *option.secondary_opts]:
+            words = 0 if option.is_flag else option.nargs
+            assert papermill_handler.values_taken(name) == words, name
+
+
+@pytest.mark.parametrize(
+    ("words", "paths"),
+    [
+        ("a.py -p frac 0.4 b.ipynb", ["a.py", "b.ipynb"]),
+        ("-p x 1 --kernel k --log-output a.py", ["a.py"]),
+        ("--parameters=x 1 --kernel=k -kpython3 a.py -", ["a.py", "-"]),
+        ("-p x -0.1 -- a.py", ["a.py"]),
+    ],
+)
+def test_paths_are_told_from_values(words, paths):
+    words = words.split()
+    assert [words[at] for at in papermill_handler.paths_at(words)] == paths
+
+
+def test_entry_points_are_the_prefixes():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert set(project["entry-points"]["papermill.io"]) == set(papermill_handler.PREFIXES)
+
+
+def test_every_notebook_of_the_book_can_be_named_alone():
+    names = [path.name for path in (ROOT / "notebooks").glob("*.py")]
+    assert names and all(re.match("[01]", name) for name in names)

@@ -1,0 +1,368 @@
+"""The book: what is run and when, and the built site in a real browser without a network."""
+
+import functools
+import http.server
+import re
+import shutil
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from repro import paper
+from repro.book import atlas_pages, execution, extension, pages, substitutions
+from repro.data import atlas
+from repro.errors import ReproError
+from repro.models import registry, weights
+from repro.study import profiles
+
+ROOT = Path(__file__).parents[2]
+HTML = ROOT / "book" / "_build" / "html"
+COMMAND = str(Path(sys.executable).with_name("jupyter-book"))
+REMOTE = re.compile(r"""<(?:script|link|img|iframe)\b[^>]*\b(?:src|href)=["'](?:https?:)?//""")
+CELLS = """\
+# %% [markdown]
+# # A notebook
+
+# %% tags=["parameters"]
+model = "default"
+profile = "default"
+
+# %%
+{code}
+"""
+
+
+@pytest.fixture
+def book(tmp_path, monkeypatch):
+    """Return a book of one small notebook in a folder of its own."""
+    monkeypatch.setenv("REPRO_RESULTS", str(tmp_path / "results"))
+    (tmp_path / "notebooks").mkdir()
+    (tmp_path / "notebooks/01_one.py").write_text(CELLS.format(code="print(model, profile)"))
+    return execution.Book(tmp_path, "micro-m", "smoke")
+
+
+def refresh(book):
+    said = []
+    execution.refresh(book, said.append)
+    return [line for line in said if "running" in line]
+
+
+def test_a_notebook_runs_once_and_is_published(book):
+    (line,) = refresh(book)
+    assert line == "[1/1] notebooks/01_one.py: running on micro-m, profile smoke ..."
+    executed = nbformat.read(book.executed(book.sources()[0]), as_version=4)
+    assert executed.cells[-1].outputs[0].text == "micro-m smoke\n"
+    page = book.root / "book/notebooks/01_one.ipynb"
+    note = nbformat.read(page, as_version=4).cells[1].source
+    assert "papermill notebooks/01_one.py -p model micro-m -p profile smoke" in note
+    before = page.stat().st_mtime_ns
+    assert refresh(book) == []
+    assert page.stat().st_mtime_ns == before
+
+
+def test_what_makes_a_notebook_stale(book):
+    (source,) = book.sources()
+    stamps = {execution.digest(book, source)}
+    source.write_text(CELLS.format(code="print(2)"))
+    stamps.add(execution.digest(book, source))
+    results = book.root / "results/micro-m/smoke"
+    results.mkdir(parents=True)
+    (results / "accuracy.jsonl").write_text("{}\n")
+    stamps.add(execution.digest(book, source))
+    (results / "accuracy.jsonl").write_text('{"a": 1}\n')
+    stamps.add(execution.digest(book, source))
+    stamps.add(execution.digest(execution.Book(book.root, book.model, "quick"), source))
+    other = book.root / "results/smollm2-135m/quick"  # shown beside the book's own
+    other.mkdir(parents=True)
+    (other / "task_score.jsonl").write_text("{}\n")
+    stamps.add(execution.digest(book, source))
+    assert len(stamps) == 6
+    assert execution.digest(book, source) in stamps
+
+
+def test_a_failing_notebook_names_itself_and_leaves_nothing(book):
+    (source,) = book.sources()
+    source.write_text(CELLS.format(code="1 / 0"))
+    with pytest.raises(ReproError, match=r"01_one\.py, cell 3 failed with ZeroDivisionError"):
+        refresh(book)
+    assert list(book.root.rglob("*.ipynb")) == []
+
+
+def test_a_failing_notebook_fails_the_build_in_one_line(book):
+    (book.root / "notebooks/01_one.py").write_text(CELLS.format(code="1 / 0"))
+    shutil.copytree(ROOT / "book", book.root / "book", ignore=shutil.ignore_patterns("_*", "*.md"))
+    for name in ("_config.yml", "_toc.yml"):
+        shutil.copy(ROOT / name, book.root / "book")
+    (book.root / "book/_toc.yml").write_text("format: jb-book\nroot: index\n")
+    (book.root / "book/index.md").write_text("# A book\n")
+    done = subprocess.run([COMMAND, "build", "book"], cwd=book.root, capture_output=True, text=True)
+    assert done.returncode != 0
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("The book cannot be built: notebooks/01_one.py, cell 3 failed")
+    assert "division by zero" in last and "Traceback" not in done.stderr
+
+
+def test_a_removed_notebook_loses_its_page(book):
+    refresh(book)
+    (book.root / "notebooks/01_one.py").unlink()
+    refresh(book)
+    assert list((book.root / "book/notebooks").iterdir()) == []
+
+
+def test_numbers_of_the_paper():
+    told = substitutions.of_paper()
+    assert (told["train_facts"], told["test_facts"], told["testood_facts"]) == (
+        "75,944",
+        "9,555",
+        "11,613",
+    )
+    assert (told["topics"], told["in_topics"], told["out_topics"]) == ("24", "10", "14")
+    # As §5.2 of the paper words them.
+    assert (told["gain_20_d0"], told["best_gain_d0"], told["best_gain_d4"]) == (
+        "9.85",
+        "10.48",
+        "3.44",
+    )
+
+
+def test_a_book_is_built_for_the_models_own_profile(monkeypatch):
+    for name in ("REPRO_MODEL", "REPRO_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    assert extension.chosen(ROOT) == execution.Book(ROOT, "micro-m", registry.entry().profile)
+    monkeypatch.setenv("REPRO_MODEL", "smollm2-135m")
+    assert extension.chosen(ROOT) == execution.Book(ROOT, "smollm2-135m", profiles.DEFAULT_PROFILE)
+    monkeypatch.setenv("REPRO_PROFILE", "smoke")
+    assert extension.chosen(ROOT) == execution.Book(ROOT, "smollm2-135m", "smoke")
+
+
+def test_the_page_on_atlas_counts_its_world():
+    world = atlas.world()
+    splits, exposures = atlas_pages.splits(), atlas_pages.exposures().set_index("Statements")
+    facts = [int(count.replace(",", "")) for count in splits["Facts"]]
+    assert dict(zip(splits["Split"], facts, strict=True)) == world["split"].value_counts().to_dict()
+    for split, count in zip(splits["Split"], facts, strict=True):
+        assert exposures[split].dropna().str.replace(",", "").astype(int).sum() == count
+    told = atlas_pages.numbers()
+    both = [int(told[name].replace(",", "")) for name in ("facts", "reader")]
+    assert sum(both) == len(world) and both[0] == len(atlas.load())
+
+
+def test_the_page_on_atlas_asks_the_readers_facts_only():
+    world, shown = atlas.world().set_index("question"), atlas_pages.example()
+    fact = world.loc[shown["question"]]
+    assert (fact["split"], fact["object"]) == ("train", shown["answer"])
+    stated, asked = (shown[name].splitlines()[1:-1] for name in ("stated", "asked"))
+    assert len(stated) == len(asked) == atlas_pages.SHOWN
+    assert all(fact["subject"] in text and fact["object"] in text for text in stated)
+    read = world[world["split"] == atlas.READER]
+    assert all(any(subject in text for subject in read["subject"]) for text in asked)
+
+
+def test_the_page_on_atlas_lists_the_bundled_models():
+    bundled = [name for name, entry in registry.entries().items() if entry.bundled]
+    assert atlas_pages.bundled()["Model"].tolist() == bundled
+
+
+def test_the_page_on_atlas_uses_every_number():
+    text = (ROOT / "book/atlas.md").read_text()
+    told = {**atlas_pages.numbers(), **atlas_pages.example()}
+    assert set(re.findall(r"\{\{ atlas\.(\w+) \}\}", text)) == set(told)
+
+
+def test_every_topic_has_all_its_templates():
+    for entry in paper.TOPICS.values():
+        text = pages.topic(entry)
+        assert text.count("\n1. ") == 21 and entry.question in text
+
+
+# --- the built site ---------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def site():
+    """Build the real book where it lies, warnings as errors, and return its folder."""
+    words = [COMMAND, "build", "book/", "-W", "--keep-going"]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
+    return HTML
+
+
+def html_pages(site):
+    return sorted(p for p in site.rglob("*.html") if "_static" not in p.parts)
+
+
+def published():
+    chosen = extension.chosen(ROOT)
+    return [(source, chosen.page(source)) for source in chosen.sources()]
+
+
+def test_second_build_runs_nothing(site):
+    words = [COMMAND, "build", "book/", "-W", "--keep-going"]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0 and ": running on" not in done.stdout
+
+
+def test_every_code_page_has_output(site):
+    for source, page in published():
+        cells = [c for c in nbformat.read(page, as_version=4).cells if c.cell_type == "code"]
+        outputs = [output for cell in cells for output in cell.outputs]
+        assert not [o for o in outputs if o.output_type == "error"], source
+        text = (site / "notebooks" / f"{source.stem}.html").read_text()
+        shown = text.count('class="cell_output')
+        assert shown >= sum(any(o.output_type != "stream" for o in c.outputs) for c in cells) > 0
+        assert "<table" in text or "<img" in text, source
+
+
+def test_every_page_of_the_contents_is_built(site):
+    named = re.findall(r"(?:file|root): (\S+)", (ROOT / "_toc.yml").read_text())
+    assert [name for name in named if not (site / f"{name}.html").is_file()] == []
+    assert {f"notebooks/{source.stem}" for source, _ in published()} <= set(named)
+
+
+def test_nothing_is_left_unfilled(site):
+    left = re.compile(r"\{\{ *[\w.]+ *\}\}")
+    assert [page.name for page in html_pages(site) if left.search(page.read_text())] == []
+
+
+def test_no_page_names_a_remote_file(site):
+    assert [page.name for page in html_pages(site) if REMOTE.search(page.read_text())] == []
+    styles = [path.read_text() for path in site.rglob("*.css")]
+    assert not [s for s in styles if re.search(r"""(?:url\(|@import )["']?(?:https?:)?//""", s)]
+
+
+def test_index_compares_with_the_paper(site):
+    text = (site / "index.html").read_text()
+    for word in ("Paper", "Ours", "Difference", "Command"):
+        assert f"<th>{word}</th>" in text
+    assert text.count("<code>papermill notebooks/") >= 5
+
+
+def test_status_names_every_notebook(site):
+    text = (site / "status.html").read_text()
+    assert [source for source, _ in published() if source.name not in text] == []
+    assert weights.weights_id(registry.entry()) in text
+
+
+@pytest.fixture(scope="session")
+def address(site):
+    """Serve the site on this machine's own address."""
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_):
+            pass
+
+    handler = functools.partial(Quiet, directory=str(site))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+class Visit:
+    """A browser window that reaches the site alone and notes everything that goes wrong."""
+
+    def __init__(self, browser, address, **options):
+        self.address, self.trouble = address, []
+        self.page = browser.new_context(**options).new_page()
+        self.page.route("**/*", self._let_through)
+        self.page.on("requestfailed", lambda r: self.trouble.append(f"failed: {r.url}"))
+        self.page.on("pageerror", lambda e: self.trouble.append(f"script: {e}"))
+        self.page.on("response", self._note)
+
+    def _let_through(self, route):
+        if route.request.url.startswith((self.address, "data:", "blob:")):
+            route.continue_()
+        else:
+            self.trouble.append(f"asked for {route.request.url}")
+            route.abort()
+
+    def _note(self, response):
+        if response.status >= 400:
+            self.trouble.append(f"{response.status}: {response.url}")
+
+    def open(self, name):
+        self.page.goto(f"{self.address}/{name}", wait_until="load")
+        self.page.wait_for_function(
+            "!document.querySelector('.math') || window.MathJax?.startup?.promise"
+        )
+        self.page.evaluate("window.MathJax?.startup?.promise")
+        return self.page
+
+
+@pytest.mark.browser
+def test_pages_work_without_a_network(site, address, browser):
+    visit, formulas, figures = Visit(browser, address), 0, 0
+    for path in html_pages(site):
+        page = visit.open(path.relative_to(site).as_posix())
+        math = page.eval_on_selector_all(
+            ".math", "all => all.map(m => !!m.querySelector('mjx-container svg'))"
+        )
+        assert all(math), f"{path.name}: a formula is not drawn"
+        assert page.locator("mjx-merror, [data-mml-node=merror]").count() == 0, path.name
+        widths = page.eval_on_selector_all("article img", "all => all.map(i => i.naturalWidth)")
+        assert all(widths), f"{path.name}: a figure is not drawn"
+        formulas, figures = formulas + len(math), figures + len(widths)
+    assert visit.trouble == []
+    assert formulas > 20 and figures >= 5
+
+
+@pytest.mark.browser
+def test_search_finds_restoration(address, browser):
+    visit = Visit(browser, address)
+    page = visit.open("search.html?q=restoration")
+    finished = "/found \\d+ pages?/.test(document.querySelector('.search-summary')?.innerText)"
+    page.wait_for_function(finished)  # results come one by one
+    found = page.eval_on_selector_all("#search-results li a", "all => all.map(a => a.pathname)")
+    assert {"/parameter_level.html", "/notebooks/05_restore.html"} <= set(found)
+    assert visit.trouble == []
+
+
+@pytest.mark.browser
+def test_opened_as_a_file(site, browser):
+    visit = Visit(browser, site.as_uri())
+    page = visit.open("parameter_level.html")
+    assert page.locator("mjx-container svg").count() > 0
+    assert visit.trouble == []
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_legible_at_phone_width(site, address, browser, scheme):
+    size = {"width": 390, "height": 844}
+    visit = Visit(browser, address, viewport=size, color_scheme=scheme)
+    for path in html_pages(site):
+        page = visit.open(path.relative_to(site).as_posix())
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390, path.name
+        assert page.evaluate("document.documentElement.dataset.theme") == scheme
+        faint = page.evaluate(FAINT)
+        assert faint == [], path.name
+
+
+# Text whose contrast with the ground it stands on is below 3:1 (WCAG 2, large text).
+FAINT = """() => {
+  const parse = c => c.match(/[\\d.]+/g).map(Number);
+  const light = c => c.slice(0, 3).map(v => v / 255)
+    .map(v => v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
+    .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
+  const ground = element => {
+    const layers = [];
+    for (let e = element; e; e = e.parentElement) {
+      const c = parse(getComputedStyle(e).backgroundColor), a = c[3] ?? 1;
+      if (a > 0) layers.push([c, a]);
+      if (a === 1) break;
+    }
+    return layers.reverse().reduce(
+      (below, [c, a]) => below.map((v, i) => a * c[i] + (1 - a) * v), [255, 255, 255]);
+  };
+  return [...document.querySelectorAll("article p, article td, article th, article pre, article a")]
+    .filter(e => e.innerText?.trim() && e.offsetParent)
+    .filter(e => {
+      const [a, b] = [parse(getComputedStyle(e).color), ground(e)].map(light).sort((x, y) => y - x);
+      return (a + 0.05) / (b + 0.05) < 3;
+    })
+    .map(e => e.innerText.trim().slice(0, 40));
+}"""

@@ -1,0 +1,378 @@
+"""The small engine against transformers: logits, gradients, growing trees, and what it refuses."""
+
+import copy
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from numba import njit
+from torch.nn.functional import gelu, scaled_dot_product_attention, silu
+from transformers import (
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+)
+
+from repro.inference.cpu import architectures, cpu_engine, cpu_kernels
+from repro.inference.cpu.cpu_engine import Lean, Memory, Tree, fits, plant
+from repro.models import registry
+from repro.study import study
+from repro.study.compute import Workbench
+
+TEXTS = [[2, 3, 4, 5], [2, 3, 9], [7, 3, 4, 5, 6, 8], [2, 3, 4, 5, 9, 9, 9]]
+
+
+SIZES = {
+    "hidden_size": 32,
+    "intermediate_size": 40,
+    "num_hidden_layers": 3,
+    "vocab_size": 50,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "initializer_range": 0.3,
+    "max_position_embeddings": 64,
+    "bos_token_id": 0,
+    "eos_token_id": 1,
+}
+
+
+def llama(**changes) -> LlamaForCausalLM:
+    """Return a random three-layer LLaMA whose norms are not all one."""
+    torch.manual_seed(2)
+    return _uneven(LlamaForCausalLM(LlamaConfig(**SIZES | changes)))
+
+
+def gemma(**changes) -> Gemma3ForCausalLM:
+    """Return a random three-layer Gemma 3, two of whose layers attend to 4 tokens."""
+    torch.manual_seed(2)
+    kinds = ["sliding_attention", "full_attention", "sliding_attention"]
+    own = {"head_dim": 6, "sliding_window": 4, "layer_types": kinds, "pad_token_id": 2}
+    own |= {"query_pre_attn_scalar": 10}
+    return _uneven(Gemma3ForCausalLM(Gemma3TextConfig(**SIZES | own | changes)))
+
+
+def _uneven(network):
+    for name, parameter in network.named_parameters():
+        if "norm" in name:
+            torch.nn.init.uniform_(parameter, 0.5, 1.5)
+    return network.eval()
+
+
+def gpt2() -> GPT2LMHeadModel:
+    return GPT2LMHeadModel(GPT2Config(n_embd=32, n_layer=1, n_head=2, vocab_size=50)).eval()
+
+
+NETWORKS = [
+    pytest.param(lambda changes=changes, make=make: make(**changes), id=f"{make.__name__} {name}")
+    for make, name, changes in [
+        (llama, "", {}),
+        (llama, "heads of their own", {"num_key_value_heads": 4}),
+        (llama, "one head, tied", {"num_key_value_heads": 1, "tie_word_embeddings": True}),
+        (llama, "small heads", {"head_dim": 6}),
+        (llama, "large heads", {"head_dim": 40, "num_key_value_heads": 1}),
+        (
+            llama,
+            "angles",
+            {"rms_norm_eps": 1e-2, "rope_parameters": {"rope_type": "default", "rope_theta": 100}},
+        ),
+        (gemma, "", {}),
+        (gemma, "one head", {"num_key_value_heads": 1, "head_dim": 16, "sliding_window": 64}),
+    ]
+]
+
+
+@pytest.mark.parametrize("make", NETWORKS)
+def test_logits_of_a_tree_are_those_of_its_texts(make):
+    network = make()
+    assert fits(network)
+    found, wanted = both(network, Lean(network))
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("make", NETWORKS)
+@pytest.mark.parametrize("native", [True, False])
+def test_logits_in_bfloat16_are_as_near_as_transformers_own(make, native):
+    """Both round at every step, so they are compared with what nobody rounds."""
+    network = make()
+    rounded = copy.deepcopy(network).to(torch.bfloat16)
+    assert fits(rounded)
+    found, theirs = both(rounded, Lean(rounded, native=native))
+    assert found.dtype is torch.bfloat16
+    exact = both(rounded.float(), Lean(network))[1]
+    ours, own = ((way.float() - exact).norm() for way in (found, theirs))
+    assert 0 < ours < 1.2 * own
+
+
+def both(network: PreTrainedModel, engine: Lean) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the logits of every token of the texts, in a tree and each by itself."""
+    tokens, parents, rows = plant(TEXTS)
+    assert len(tokens) == 4 + 1 + 6 + 3  # what texts share from their start is there once
+    keep = torch.tensor([node for row in rows for node in row[row >= 0]])
+    logits = engine.read(torch.from_numpy(parents), keep, torch.from_numpy(tokens))
+    return logits, torch.cat([network(torch.tensor([ids])).logits[0] for ids in TEXTS])
+
+
+@pytest.mark.parametrize("make", NETWORKS)
+def test_gradients_are_transformers_own(make):
+    network = make()
+    theirs = transformers_gradients(copy.deepcopy(network).double())
+    for name, ours in gradients(Lean(network)).items():
+        assert (ours - theirs[name]).norm() < 3e-5 * theirs[name].norm(), name
+
+
+@pytest.mark.parametrize("make", [llama, gemma])
+@pytest.mark.parametrize("native", [True, False])
+def test_gradients_in_bfloat16_are_as_near_as_autocasts(make, native):
+    network = make()
+    exact = transformers_gradients(copy.deepcopy(network).double())
+    with torch.autocast("cpu", torch.bfloat16):
+        theirs = transformers_gradients(copy.deepcopy(network))
+    ours = gradients(Lean(network, torch.bfloat16, native))
+    for name, wanted in exact.items():
+        assert ours[name].dtype is torch.float32
+        apart = (ours[name] - wanted).norm()
+        assert 0 < apart < max(1.5 * (theirs[name] - wanted).norm(), 0.02 * wanted.norm()), name
+
+
+def gradients(engine: Lean) -> dict[str, torch.Tensor]:
+    """Return the gradients of a loss at two tokens of each text."""
+    tokens, parents, rows = plant(TEXTS)
+    keep = torch.tensor([row[place] for row in rows for place in (1, (row >= 0).sum() - 1)])
+    logits = engine.read(torch.from_numpy(parents), keep, torch.from_numpy(tokens))
+    return _gradients(engine.network, logits)
+
+
+def transformers_gradients(network: PreTrainedModel) -> dict[str, torch.Tensor]:
+    """Return the same, of transformers' own layers."""
+    found = [network(torch.tensor([ids])).logits[0] for ids in TEXTS]
+    return _gradients(network, torch.stack([part[at] for part in found for at in (1, -1)]))
+
+
+def _gradients(network, logits) -> dict[str, torch.Tensor]:
+    logits = logits.float() if logits.dtype is torch.bfloat16 else logits
+    torch.nn.functional.cross_entropy(logits, torch.arange(len(logits)) + 10).backward()
+    return {name: parameter.grad for name, parameter in network.named_parameters()}
+
+
+@given(st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=5), max_size=12))
+def test_a_tree_has_a_node_for_each_distinct_beginning(texts):
+    tokens, parents, rows = plant(texts)
+    assert len(tokens) == len({tuple(ids[:n]) for ids in texts for n in range(1, len(ids) + 1)})
+    assert (parents < np.arange(len(parents))).all()
+    for ids, row in zip(texts, rows, strict=True):
+        nodes = row[: len(ids)]
+        assert tokens[nodes].tolist() == ids
+        assert parents[nodes].tolist() == [-1, *nodes[:-1]]
+        assert (row[len(ids) :] == -1).all()
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("make", [llama, gemma])
+def test_a_tree_that_grows_has_the_logits_of_one_that_is_whole(make):
+    network = make()
+    tokens, parents, rows = plant(TEXTS)
+    whole = grown(Lean(network), tokens, parents)
+    for ids, row in zip(TEXTS, rows, strict=True):
+        wanted = network(torch.tensor([ids])).logits[0]
+        torch.testing.assert_close(whole[row[row >= 0]], wanted, rtol=1e-4, atol=1e-5)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("native", [True, False])
+def test_a_tree_grows_in_bfloat16_too(native):
+    engine, (tokens, parents, _) = Lean(llama().to(torch.bfloat16), native=native), plant(TEXTS)
+    nodes, ids = torch.from_numpy(parents), torch.from_numpy(tokens)
+    whole = engine.read(nodes, torch.arange(len(nodes)), ids)
+    found = grown(engine, tokens, parents)
+    assert found.dtype is torch.float32
+    assert torch.equal(found, found.bfloat16().float())
+    assert (found - whole).norm() < 0.02 * whole.norm()
+
+
+def grown(engine: Lean, tokens: np.ndarray, parents: np.ndarray) -> torch.Tensor:
+    """Return the logits of a tree whose nodes are computed in four calls."""
+    tree, memory, found = Tree(10, room=2), Memory(3, 14), []
+    for start, end in ((0, 1), (1, 5), (5, 11), (11, 14)):  # the tree is given room more than once
+        states = engine.embed(torch.from_numpy(tokens[start:end]))
+        logits = engine(states, tree.add(parents[start:end]), tree, None, memory)
+        found.append(logits.clone())  # they hold until the next call
+    return torch.cat(found)
+
+
+@torch.inference_mode()
+def test_many_nodes_pass_in_chunks(monkeypatch):
+    engine, (tokens, parents, rows) = Lean(llama()), plant(TEXTS)
+    ends = torch.tensor([row.max() for row in rows])
+    asked = torch.from_numpy(parents), ends, torch.from_numpy(tokens)
+    whole = engine.read(*asked)
+    monkeypatch.setattr(cpu_engine, "CHUNK", 3)
+    torch.testing.assert_close(engine.read(*asked), whole, rtol=1e-5, atol=1e-6)
+
+
+def test_exp_is_exact_to_the_last_bit_or_so():
+    @njit
+    def every(numbers, out):
+        for i in range(len(numbers)):
+            out[i] = cpu_kernels.exp(numbers[i])
+
+    numbers = np.linspace(-86.9, 88.7, 1_000_001, dtype=np.float32)
+    found = np.empty_like(numbers)
+    every(numbers, found)
+    np.testing.assert_allclose(found, np.exp(numbers.astype(float)), rtol=1e-7)
+    ends = np.array([-np.inf, -1e30, -88, -0.0, 0, 1e-30, 88.8, np.inf, np.nan], np.float32)
+    every(ends, found)
+    np.testing.assert_array_equal(found[:9], [0, 0, 0, 1, 1, 1, np.inf, np.inf, np.nan])
+
+
+def gelu_tanh(x: torch.Tensor) -> torch.Tensor:
+    return gelu(x, approximate="tanh")
+
+
+@pytest.mark.parametrize(
+    ("kind", "theirs"), [(architectures.SILU, silu), (architectures.GELU, gelu_tanh)]
+)
+@pytest.mark.parametrize("size", [1, 7, 40])  # as wide as a vector, or not
+def test_the_gate_and_its_gradients_are_pytorchs_own(size, kind, theirs):
+    torch.manual_seed(0)
+    gate, up, back = 6 * torch.randn(3, 50, size)
+    gate[:9, 0] = torch.tensor([0, -0.0, 1e-30, 20, -20, 85, -85, 1e6, -1e6])
+    found = [t.clone().requires_grad_() for t in (gate, up)]
+    wanted = [t.clone().requires_grad_() for t in (gate, up)]
+    ours, expected = (
+        cpu_engine._compute(cpu_engine._Glow, *found, *kind),
+        theirs(wanted[0]) * wanted[1],
+    )
+    close = {"rtol": 1e-5, "atol": 1e-6, "equal_nan": True}
+    torch.testing.assert_close(ours, expected, **close)
+    ours.backward(back)
+    expected.backward(back)
+    for a, b in zip(found, wanted, strict=True):
+        atol = 1e-6 * b.grad[9:].abs().max().item()
+        torch.testing.assert_close(a.grad, b.grad, **close | {"atol": atol})
+
+
+def test_a_gate_that_is_not_finite_stays_so():
+    gate = torch.tensor([[np.inf, np.nan, -np.inf]])
+    with torch.no_grad():
+        found = cpu_engine._compute(cpu_engine._Glow, gate, torch.ones(1, 3), *architectures.SILU)
+    np.testing.assert_array_equal(found, silu(gate))
+
+
+@pytest.mark.parametrize("scale", [0, 1, 100])  # shares that are equal, or nearly all one's
+@pytest.mark.parametrize(("size", "window"), [(1, 99), (5, 99), (32, 99), (40, 99), (8, 5), (8, 1)])
+def test_attention_and_its_gradients_are_pytorchs_own(size, window, scale):
+    torch.manual_seed(0)
+    tree = Tree(16)
+    nodes = tree.add(np.array([-1, *range(11), 3, 12, 13]))  # of 12 nodes, and a branch of 3
+    q, back = torch.randn(2, len(nodes), 6, size)
+    keys, values = torch.randn(2, len(nodes), 2, size)
+    ours = [t.clone().requires_grad_() for t in (scale * q, keys, values)]
+    theirs = [t.double().requires_grad_() for t in (scale * q, keys, values)]
+    how = np.float32(size**-0.5), window
+    found = cpu_engine._compute(cpu_engine._Attend, *ours, nodes, tree, *how)
+    sees = torch.zeros(len(nodes), len(nodes), dtype=torch.bool)
+    for node in nodes:
+        sees[node, tree.path[node, : tree.depth[node] + 1][-window:]] = True
+    heads = [t.transpose(0, 1) for t in theirs]
+    wanted = scaled_dot_product_attention(*heads, attn_mask=sees, enable_gqa=True).transpose(0, 1)
+    close = {"rtol": 1e-4, "atol": 2e-5, "check_dtype": False}
+    torch.testing.assert_close(found, wanted, **close)
+    found.backward(back)
+    wanted.backward(back.double())
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a.grad, b.grad, **close | {"atol": 1e-5 * max(10, scale)})
+
+
+def test_what_a_node_sees_and_nothing_else_decides_its_attention():
+    torch.manual_seed(0)
+    (tree, alone), (q, keys, values) = (Tree(8), Tree(8)), torch.randn(3, 9, 2, 8)
+    nodes = tree.add(np.array([-1, 0, 1, 2, 3, 1, 5, 6, 7]))
+    few = alone.add(np.array([-1, 0, 1, 2, 3]))
+    with torch.no_grad():
+        how = np.float32(0.3), architectures.ALL
+        all_of_them = cpu_engine._compute(cpu_engine._Attend, q, keys, values, nodes, tree, *how)
+        some = cpu_engine._compute(
+            cpu_engine._Attend, q[:5], keys[:5], values[:5], few, alone, *how
+        )
+        last = cpu_engine._compute(cpu_engine._Attend, q[4:5], keys, values, nodes[4:5], tree, *how)
+    assert torch.equal(all_of_them[:5], some)
+    assert torch.equal(all_of_them[4:5], last)
+
+
+def test_weights_are_read_when_they_are_used():
+    network = llama()
+    engine, asked = Lean(network), (torch.tensor([-1]), torch.tensor([0]), torch.tensor([5]))
+    before = engine.read(*asked)
+    with torch.no_grad():
+        network.model.layers[1].mlp.up_proj.weight.mul_(2)
+    assert not torch.equal(engine.read(*asked), before)
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_weights_are_held_only_while_asked_to(native):
+    network = llama().to(torch.bfloat16)
+    engine = Lean(network, native=native)
+    asked = torch.tensor([-1]), torch.tensor([0]), torch.tensor([5])
+    before = engine.read(*asked)
+    with engine.held(), torch.no_grad():
+        assert torch.equal(engine.read(*asked), before)
+        network.model.layers[1].mlp.up_proj.weight.mul_(2)
+        assert torch.equal(engine.read(*asked), before) is not native  # its own are no copies
+    assert not torch.equal(engine.read(*asked), before)
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        pytest.param(lambda: llama(attention_bias=True), id="bias in attention"),
+        pytest.param(lambda: llama(mlp_bias=True), id="bias in MLP"),
+        pytest.param(lambda: llama(attention_dropout=0.1), id="dropout"),
+        pytest.param(lambda: llama(hidden_act="gelu"), id="another activation"),
+        pytest.param(lambda: llama().to(torch.float16), id="float16"),
+        pytest.param(lambda: gemma(final_logit_softcapping=30.0), id="capped logits"),
+        pytest.param(lambda: gemma(attn_logit_softcapping=50.0), id="capped attention"),
+        pytest.param(lambda: gemma(use_bidirectional_attention=True), id="both directions"),
+        pytest.param(gpt2, id="another family"),
+    ],
+)
+def test_what_it_does_not_compute_does_not_fit(network):
+    assert not fits(network())
+
+
+def test_samples_stay_inside_the_budget():
+    network = tiny.network(700)
+    engine, longest, limit, draws, budget = Lean(network), 12, 20, 4, 1 << 24
+    samples = engine.rows_within(longest, draws, limit, budget)
+    assert engine.rows_within(longest, draws, limit, 1) == 1 < samples
+    assert engine.rows_within(longest, 1, limit, budget) < samples  # a prompt for each
+    assert engine.rows_within(longest, draws, 2 * limit, budget) < samples
+    nodes = samples // draws * longest + samples * limit  # none shared
+    memory = Memory(len(engine.parts.layers), nodes)
+    size = network.config.head_dim
+    kept = [memory.put(at, np.arange(1), *torch.ones(2, 1, 2, size)) for at in range(2)]
+    held = sum(tensor.nbytes for pair in kept for tensor in pair)
+    assert budget / 4 < held + samples * 4 * 700 < budget
+
+
+@pytest.mark.parametrize("small", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_study_computes_so_what_it_is_fastest_for(monkeypatch, small, dtype):
+    """A larger network is computed in bfloat16 where that is faster, from float32 weights."""
+    network = tiny.network(700)
+    monkeypatch.setattr(cpu_engine, "SMALL", network.num_parameters() - (not small))
+    monkeypatch.setattr(registry, "inference_dtype", lambda device: dtype)
+    monkeypatch.setattr(Workbench, "network", network)
+    bench = Workbench(study.open("micro-m", "smoke"))
+    assert bench.small is small
+    fastest = torch.float32 if small else dtype
+    assert (bench.reader.dtype, bench.trainer.dtype) == (fastest, fastest)
+    assert bench.reader.native is (dtype is torch.bfloat16)
+    assert bench.trainer.network is network
+    assert (bench.decoder is network) is (fastest is torch.float32)

@@ -1,0 +1,110 @@
+"""Restoring blocks of layers: what is compared with what, and how it is told."""
+
+from types import SimpleNamespace
+
+import made_up
+import numpy as np
+import pandas as pd
+import pytest
+
+from repro import paper
+from repro.report import layers, tables
+from repro.statistics.verdicts import CONTRADICTED, SUPPORTED, UNDECIDED
+
+MEANS = layers.means(made_up.layers())
+
+
+def test_the_papers_table_is_set_against_its_own_row_of_table_4():
+    found = layers.published()
+    assert len(found) == 40 + 5
+    cell = found.query("train_level == 0 and layers == 'none'")["accuracy"].item()
+    restore = paper.table("restore").query("split == 'test' and train_size == 240")
+    assert cell == restore.query("train_level == 0 and restored_percent == 0")["accuracy"].item()
+
+
+def test_a_cost_is_the_block_less_nothing_restored():
+    found = layers.costs(MEANS)
+    assert len(found) == 2 * 2 * 2  # levels, blocks, splits
+    cost = found.groupby("layers")["estimate"].unique()
+    assert cost["0-1"] == pytest.approx(-15) and cost["2-3"] == pytest.approx(0)
+    assert set(found.query("layers == '2-3'")["verdict"]) == {UNDECIDED}
+
+
+def test_answers_make_the_intervals_paired():
+    answers = np.repeat([1, 0], [32, 8]).astype(np.int8)
+    hurt = np.repeat([1, 0], [20, 20]).astype(np.int8)
+    rows = [
+        (level, 240, block, split, sample, values, np.ones_like(values), np.zeros_like(values))
+        for level in (0, 1)
+        for block, values in (("none", answers), ("0-1", hurt), ("2-3", answers))
+        for split in ("test", "testood")
+        for sample in (0, 1)
+    ]
+    columns = [*layers.KEYS[:2], "layers", "split", "sample", "values", "sizes", "strata"]
+    found = layers.costs(MEANS, pd.DataFrame(rows, columns=columns))
+    low = found.query("layers == '0-1'")
+    assert set(low["interval"]) == {"paired"} and set(low["verdict"]) == {SUPPORTED}
+
+
+def test_blocks_are_in_the_order_of_the_layers():
+    assert layers.blocks(pd.Series(["8-11", "none", "0-3", "12-15"])) == [
+        "none",
+        "0-3",
+        "8-11",
+        "12-15",
+    ]
+
+
+def test_the_sentence_counts_costs_and_gains():
+    costs = pd.DataFrame(
+        [("0-1", -15.0, SUPPORTED), ("0-1", -1.0, UNDECIDED), ("2-3", 2.0, CONTRADICTED)],
+        columns=["layers", "estimate", "verdict"],
+    )
+    first, second = layers.sentence(costs).splitlines()
+    assert "of 2 runs 1 lose accuracy, 0 gain it, 1 undecided (change −15.00 to −1.00" in first
+    assert "of 1 runs 0 lose accuracy, 1 gain it, 0 undecided" in second
+
+
+def test_a_cost_is_told_as_a_loss_or_a_gain():
+    costs = layers.costs(MEANS)
+    costs["verdict"] = [SUPPORTED, CONTRADICTED, *[UNDECIDED] * (len(costs) - 2)]
+    shown = layers.told(costs)
+    assert shown["restoring it"].value_counts().to_dict() == {
+        UNDECIDED: len(costs) - 2,
+        "loses": 1,
+        "gains": 1,
+    }
+    assert shown["split"].is_monotonic_increasing and "verdict" not in shown
+
+
+def test_the_table_shades_what_a_block_costs():
+    html = tables.blocks(MEANS[MEANS["split"] == "test"], "x").html
+    assert html.index(">none<") < html.index(">0-1<") < html.index(">2-3<")
+    assert "<span>−15.00</span>" in html and "rgba(215,60,50" in html
+    assert "Download" in tables.blocks(layers.published(), "paper").html
+
+
+def test_a_profile_without_blocks_has_an_empty_table_and_says_so():
+    empty = layers.means(made_up.layers().iloc[:0])
+    assert "Download" in tables.blocks(empty, "none").html
+    assert "No layers" in layers.sentence(layers.costs(empty))
+
+
+def test_blocks_of_several_models_are_counted_by_verdict():
+    def study(name: str, answers):
+        model, profile = SimpleNamespace(title=name), SimpleNamespace(name="quick")
+        none = {"layer_runs": list, "layer_tasks": list, "answers": lambda tasks: None}
+        return SimpleNamespace(model=model, profile=profile, layers=lambda: answers, **none)
+
+    made = made_up.layers()
+    table = layers.by_model([study("one", made), study("none", made.iloc[:0])])
+    assert set(table["model"]) == {"one"}
+    assert list(table["layers"]) == layers.blocks(MEANS["layers"])[1:]
+    found = layers.costs(MEANS).query("split == 'test'")
+    for row in table.itertuples():
+        own = found[found["layers"] == row.layers]
+        assert (row.lose, row.gain) == tuple(
+            (own["verdict"] == v).sum() for v in (SUPPORTED, CONTRADICTED)
+        )
+        assert row.lose + row.gain + row.undecided == row.runs == len(own)
+        assert row.change == pytest.approx(own["estimate"].mean())

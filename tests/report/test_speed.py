@@ -1,0 +1,87 @@
+"""The page on speed: committed benchmarks as tables, and arithmetic that can be checked."""
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, LlamaConfig
+
+from repro import paper
+from repro.models import registry
+from repro.report import plots, speed
+
+
+@pytest.mark.parametrize("name", speed.LARGE)
+def test_architectures_have_the_published_number_of_parameters(name):
+    size = speed.LARGE[name]
+    assert size.parameters == registry.entry(name).parameters
+    config = LlamaConfig(
+        vocab_size=size.vocabulary,
+        hidden_size=size.hidden,
+        intermediate_size=size.intermediate,
+        num_hidden_layers=1,
+        num_attention_heads=size.heads,
+        num_key_value_heads=size.key_value_heads,
+    )
+    with torch.device("meta"):
+        network = AutoModelForCausalLM.from_config(config)
+    linear = [m for m in network.modules() if isinstance(m, torch.nn.Linear)]
+    one = sum(m.weight.numel() for m in linear if m.weight.shape[0] != size.vocabulary)
+    assert size.products == size.layers * one + size.hidden * size.vocabulary
+
+
+def test_the_projection_counts_the_papers_grid():
+    table = speed.projection(question=20, answer=5, avoided=0.25).set_index(["Model", "Stage"])
+    tokens = table["million tokens"].xs("LLaMA-3-8B", level="Model")
+    facts = paper.table("distribution").query("model == 'LLaMA-3-8B'")["count"].sum()
+    assert tokens["mastery, at most"] * 1e6 == facts * 21 * 10 * 32
+    assert tokens["mastery, what ours computes"] == 0.75 * tokens["mastery, at most"]
+    # Six sizes of five levels, five samples of each, and each whole pool five times.
+    trained = 5 * (5 * (60 + 120 + 240 + 480 + 960 + 1920) + 75_944)
+    assert tokens["fine-tuning"] * 1e6 == trained * 25
+    products = table["10¹⁸ operations"].xs("LLaMA-3-8B", level="Model")
+    each = products / tokens * 1e12 / speed.LARGE["llama-3-8b"].products
+    assert each["fine-tuning"] == pytest.approx(6) and each["evaluation"] == pytest.approx(2)
+
+
+def test_committed_benchmarks_fill_the_tables():
+    for name, table in {
+        "mastery": speed.sampling(),
+        "evaluation": speed.answering(),
+        "finetuning": speed.tuning(),
+    }.items():
+        assert len(table) == sum(len(r["runs"]) for r in speed.benchmark_records(name).values()) > 0
+        assert (table["times faster"] > 1).all()
+    assert (speed.sampling()["of the products, %"] > 50).all()
+    same = speed.tuning().query("Numbers == 'float32'")
+    assert (same["largest difference of a loss"] < 0.05).all()
+    assert (same[["TRL from its float32", "ours from its float32"]] == 0).all(axis=None)
+    exact = speed.answering().query("Numbers == 'float32'")
+    assert (exact["answers that differ"] == 0).all()
+
+
+def test_our_fastest_stands_against_the_fastest_of_generate():
+    table = speed.across().set_index("Model")
+    raced = speed.sampling().set_index(["Model", "Numbers"])
+    for title, row in table.iterrows():
+        each = raced.loc[title]
+        own = each["ours, s per fact"].min()
+        assert each["ours, s per fact"][row["ours in"]] == own
+        assert row["times that"] == each["generate, s per fact"].min() / own > 1
+        assert row["times generate in bfloat16"] >= row["times that"]
+
+
+def test_a_plan_and_what_the_study_took_stand_side_by_side():
+    table = speed.planned()
+    assert set(table["What"]) == {"time, min", "memory, GB"}
+    assert (table["planned / taken"] == table["planned"] / table["taken"]).all()
+    assert table["planned / taken"].between(0.7, 1.3).all()
+
+
+def test_no_benchmarks_is_no_error(tmp_path):
+    assert speed.benchmark_records("mastery", tmp_path) == {}
+    assert not len(speed.sampling(tmp_path)) and not len(speed.machines(tmp_path))
+    assert plots.loss_curves(speed.curves(tmp_path)).axes
+
+
+def test_machines_name_every_command():
+    table = speed.machines()
+    assert table["Command"].is_unique and table["Versions"].str.contains("torch").all()

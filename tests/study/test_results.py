@@ -1,0 +1,86 @@
+"""What is committed in results/ is whole, readable, and what the registry says follows from it."""
+
+import pandas as pd
+import pytest
+
+from repro import files
+from repro.models import registry
+from repro.statistics import summary
+from repro.study import profiles, study, task_study
+
+FOLDERS = sorted(
+    folder
+    for folder in files.results_dir().glob("*/*/")
+    if folder.parent.name in registry.entries() and folder.name in profiles.PROFILES
+)
+STUDIES = [(f.parent.name, f.name) for f in FOLDERS if (f / "accuracy.jsonl").exists()]
+MASTERY = [(f.parent.name, f.name) for f in FOLDERS if not (f / "accuracy.jsonl").exists()]
+
+
+@pytest.fixture(params=STUDIES, ids="/".join)
+def measured(request, tmp_path, monkeypatch):
+    """Return a committed study, of which nothing is computed: a record that is missing fails."""
+
+    def only_read(self, tasks, workers=None):
+        assert not self.missing(tasks), "no record in results/: repro run, then repro export"
+
+    monkeypatch.setenv("REPRO_CACHE", str(tmp_path))
+    monkeypatch.delenv("REPRO_DATA", raising=False)
+    monkeypatch.setattr(study.Study, "compute", only_read)
+    return study.open(*request.param)
+
+
+def test_the_default_study_is_committed():
+    usual = registry.entry(registry.DEFAULT_MODEL).profile or profiles.DEFAULT_PROFILE
+    assert (registry.DEFAULT_MODEL, usual) in STUDIES
+
+
+@pytest.mark.parametrize("model_and_profile", MASTERY, ids="/".join)
+def test_where_only_mastery_was_measured_it_is_that_of_the_weights(model_and_profile):
+    alone = study.open(*model_and_profile)
+    assert alone.missing([alone.mastery_task()]) == []
+    assert alone.mastery()["level"].nunique() == 5
+
+
+def test_nothing_is_missing(measured):
+    tasks = [measured.mastery_task(), *measured.tasks()]
+    assert len(tasks) > 1 and measured.missing(tasks) == []
+
+
+def test_table_5_is_whole_or_absent(measured):
+    known = task_study.Trial(measured.model, measured.profile).tasks()
+    wanted = len(task_study.TITLES) * (1 + len(measured.profile.tasks["percents"]))
+    assert len(known) in (0, wanted)
+    assert measured.missing(known) == []
+
+
+def test_the_learning_rate_is_the_best_on_dev(measured):
+    rates = summary.learning_rates(measured.learning_rates())
+    assert len(rates) == len(measured.profile.rates)
+    assert summary.best_rate(rates) == measured.model.learning_rate
+
+
+def test_best_rate_counts_right_answers_and_prefers_the_smaller():
+    rates = pd.DataFrame({"learning_rate": [1e-3, 1e-4, 1e-5], "correct": [7, 7, 3]})
+    assert summary.best_rate(rates) == 1e-4
+    assert summary.best_rate(rates.iloc[:0]) is None
+
+
+def test_answers_never_exceed_questions_and_cover_the_split(measured):
+    frame = measured.accuracy()
+    assert (frame["correct"] <= frame["total"]).all() and (frame["total"] > 0).all()
+    asked = frame[frame["split"] == "test"].groupby(["run", "restored_percent"])["total"].sum()
+    given = measured.profile.facts["test"]
+    facts = measured.mastery()["split"].value_counts()
+    assert set(asked) == {facts["test"]} and given in ("all", facts["test"])
+
+
+def test_intervals_hold_their_accuracy(measured):
+    rows = summary.acc(measured.accuracy(), ["run", "restored_percent", "split"])
+    assert (rows["low"] <= rows["accuracy"]).all() and (rows["accuracy"] <= rows["high"]).all()
+
+
+def test_every_record_says_where_it_comes_from(measured):
+    rows = measured.records()
+    wanted = ["wall_seconds", "date", "git_commit", "device", "dtype", "weights", "data", "model"]
+    assert rows[wanted].notna().all().all()
