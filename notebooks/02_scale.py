@@ -31,6 +31,7 @@ from IPython.display import Markdown
 
 from repro import paper
 from repro.book import overview
+from repro.claims import phenomena
 from repro.report import plots, tables
 from repro.statistics import summary, verdicts
 from repro.study import study
@@ -96,8 +97,8 @@ tables.show(quoted, "Changes of in-domain Acc quoted in Section 3.4")
 
 # %%
 where = tables.SPLITS[split].lower()
-few = verdicts.fewer_is_worse(means, split, answers)
-many = verdicts.more_is_worse(means, split, answers)
+few = phenomena.accuracy_rises(means, split, answers)
+many = phenomena.accuracy_falls(means, split, answers)
 first = pd.concat([few, many])
 said = {f"Phenomenon 1, {where}": first, "It rises up to 240 facts": few, "It falls beyond": many}
 Markdown("\n\n".join(verdicts.sentence(name, rows) for name, rows in said.items()))
@@ -112,7 +113,7 @@ tables.show(first.drop(columns="runs"), "Phenomenon 1: differences in points")
 # Compared at the largest size that two levels have.
 
 # %%
-second = verdicts.level_matters(means, split, answers)
+second = phenomena.level_0_is_worst(means, split, answers)
 Markdown(verdicts.sentence(f"Phenomenon 2, {where}", second))
 
 # %%

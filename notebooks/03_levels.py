@@ -29,6 +29,7 @@ size = "largest"
 from IPython.display import Markdown
 
 from repro import paper
+from repro.claims import phenomena
 from repro.report import tables
 from repro.statistics import summary, verdicts
 from repro.study import study
@@ -36,7 +37,7 @@ from repro.study import study
 s = study.open(model, profile)
 accuracy = summary.tuned(s.accuracy())
 means = summary.means(accuracy)
-size = verdicts.largest_common(means) if size == "largest" else int(size)
+size = phenomena.largest_common_size(means) if size == "largest" else int(size)
 Markdown(f"**{s.model.title}**, profile `{s.profile.name}`, {size:,} training facts.")
 
 # %% [markdown]
@@ -64,14 +65,14 @@ tables.accuracy(paper.table("accuracy_1920"), "Table 2 of the paper: 1,920 train
 
 # %%
 levels, answers = summary.per_level(accuracy), s.answers()
-inside = verdicts.balance(levels, means, size, "test", answers)
+inside = phenomena.balance(levels, means, size, "test", answers)
 Markdown(verdicts.sentence("In domain", inside))
 
 # %%
 tables.show(inside.drop(columns="runs"), "In domain: differences in points")
 
 # %%
-outside = verdicts.balance(levels, means, size, "testood", answers)
+outside = phenomena.balance(levels, means, size, "testood", answers)
 Markdown(verdicts.sentence("Out of domain", outside))
 
 # %%

@@ -27,6 +27,7 @@ profile = "default"
 import pandas as pd
 from IPython.display import Markdown
 
+from repro.claims import phenomena
 from repro.report import plots, tables
 from repro.statistics import bootstrap, summary, verdicts
 from repro.study import study
@@ -93,7 +94,7 @@ tables.scale(rows, f"Accuracy (%) on in-domain facts of level {test_level}")
 
 # %%
 topics = bootstrap.of_topics(measured)
-down, up = verdicts.falls(kl, topics), verdicts.rises(kl, topics)
+down, up = phenomena.divergence_falls(kl, topics), phenomena.divergence_rises(kl, topics)
 first = pd.concat([down, up])
 said = {"Finding 1": first, "It falls up to 240 facts": down, "It rises beyond": up}
 Markdown("\n\n".join(verdicts.sentence(name, rows) for name, rows in said.items()))
@@ -110,7 +111,7 @@ tables.show(first.drop(columns="runs"), "Finding 1: differences in nats", decima
 # %%
 runs = ["train_level", "train_size", "size_label"]
 joined = kl.merge(summary.tuned(rows)[[*runs, "accuracy"]], on=runs)
-second = verdicts.divergence_hurts(joined)
+second = phenomena.divergence_lowers_accuracy(joined)
 Markdown(verdicts.sentence("Finding 2", second))
 
 # %% mystnb={"image": {"alt": "Accuracy against KL divergence, one point per run"}}

@@ -30,6 +30,7 @@ import pandas as pd
 from IPython.display import Markdown
 
 from repro import book, paper
+from repro.claims import phenomena
 from repro.report import plots, tables
 from repro.statistics import summary, verdicts
 from repro.study import study
@@ -140,14 +141,14 @@ tables.restoration(rows, "Table 6 of the paper: LLaMA-3-8B, training facts (%)",
 # [the notebook on data size](02_scale).
 
 # %%
-first = verdicts.restoring_helps(means, share, "test", answers)
+first = phenomena.restoring_helps(means, share, "test", answers)
 Markdown(verdicts.sentence(f"Finding 1 at {share:g} %, in domain", first))
 
 # %%
 tables.show(first.drop(columns="runs"), "Finding 1: differences in points")
 
 # %%
-fitted = verdicts.restoring_helps(means, share, "train", answers)
+fitted = phenomena.restoring_helps(means, share, "train", answers)
 Markdown(verdicts.sentence(f"The same at {share:g} %, on the training facts", fitted))
 
 # %%
@@ -172,7 +173,7 @@ tables.show(pd.concat(choices).sort_values(keys), "Best restored share, chosen i
 # dev.
 
 # %%
-second = verdicts.larger_gain(means, answers)
+second = phenomena.larger_gain(means, answers)
 Markdown(verdicts.sentence("Finding 2", second))
 
 # %%

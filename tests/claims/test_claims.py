@@ -10,12 +10,11 @@ import pandas as pd
 import pytest
 
 from repro import paper
-from repro.claims import claims, claims_page, printed_digits, sources
+from repro.claims import claims, claims_page, phenomena, printed_digits, sources
 from repro.claims.sources import Evidence
 from repro.errors import ConfigError
 from repro.paper.quotes import quoted
 from repro.report import locations
-from repro.statistics import verdicts
 from repro.statistics.verdicts import CONTRADICTED, SUPPORTED, UNDECIDED
 from repro.study import study
 
@@ -351,15 +350,17 @@ def test_of_our_runs_a_ratio_says_whether_it_is_above_one():
 
 def test_a_rule_is_that_of_the_notebooks():
     frame = runs({(0, 60, 0): 30, (0, 240, 0): 40, (0, 1920, 0): 30})
-    rule = {"rule": {"name": "more_is_worse", "frame": "acc", "split": "test"}}
+    rule = {"rule": {"name": "accuracy_falls", "frame": "acc", "split": "test"}}
     rows = claims.judge(claim(rule), ours(acc=frame)).rows
-    assert rows["estimate"].tolist() == verdicts.more_is_worse(frame)["estimate"].tolist() == [-10]
+    assert (
+        rows["estimate"].tolist() == phenomena.accuracy_falls(frame)["estimate"].tolist() == [-10]
+    )
     few = runs({(0, 60, 0): 30, (0, 240, 0): 40})
     assert claims.judge(claim(rule), ours(acc=few)).verdict == claims.NOT_TESTED
 
 
 def test_a_rule_for_a_size_is_not_applied_to_another():
-    rule = {"name": "level_matters", "frame": "acc", "split": "test", "size": 1920}
+    rule = {"name": "level_0_is_worst", "frame": "acc", "split": "test", "size": 1920}
     values = {(0, 240, 0): 30, (1, 240, 0): 40}
     side = ours(acc=runs(values))
     assert claims.judge(claim({"rule": rule}), side).verdict == claims.NOT_TESTED

@@ -4,10 +4,11 @@ import numpy as np
 import pandas as pd
 
 from repro import paper
+from repro.claims import phenomena
+from repro.paper import BEST_SIZE, LARGE_SIZE
 from repro.paper.quotes import quoted
 from repro.report import controls, layers, locations, strategies
 from repro.statistics import bootstrap, summary, verdicts
-from repro.statistics.verdicts import MANY, PEAK
 from repro.study import task_study
 
 COLUMNS = ["item", "quantity", "paper", "ours", "difference", "command"]
@@ -52,16 +53,16 @@ def text_numbers(means: pd.DataFrame, units: verdicts.Units = None) -> pd.DataFr
     for 240 (the one below it). `units` makes the intervals paired, as in `verdicts`.
     """
     rows = quoted()
-    large = verdicts.largest_common(means)
+    large = phenomena.largest_common_size(means)
     peak = _peak(means, 0, large)
     ours = _changes(means, peak, large, units)
     table = paper.table("restore").assign(low=np.nan, high=np.nan)
-    tabled = _changes(table, PEAK, MANY, None)
+    tabled = _changes(table, BEST_SIZE, LARGE_SIZE, None)
     rows = rows.rename(columns={"value": "quoted"})[["name", "quantity", "unit", "quoted"]]
     rows["table_4"] = [tabled[name][0] for name in rows["name"]]
     for place, column in enumerate(("ours", "low", "high")):
         rows[column] = [ours[name][place] for name in rows["name"]]
-    instead = f"{large:,} for {MANY:,}; {peak or 'none'} for {PEAK}"
+    instead = f"{large:,} for {LARGE_SIZE:,}; {peak or 'none'} for {BEST_SIZE}"
     return rows.drop(columns="name").assign(our_sizes=instead)
 
 
@@ -74,23 +75,29 @@ def findings(measured) -> dict[str, str]:
     means, divergence = summary.means(accuracy), measured.divergence()
     restored, kept = summary.means(summary.restored(accuracy)), summary.restored(answers)
     kl, topics = summary.divergence(divergence), bootstrap.of_topics(divergence)
-    size, levels = verdicts.largest_common(means), summary.per_level(accuracy)
+    size, levels = phenomena.largest_common_size(means), summary.per_level(accuracy)
     rows = {
-        "rises": (f"Up to {PEAK} facts it rises", verdicts.fewer_is_worse(means, "test", answers)),
-        "falls": (f"Beyond {PEAK} facts it falls", verdicts.more_is_worse(means, "test", answers)),
+        "rises": (
+            f"Up to {BEST_SIZE} facts it rises",
+            phenomena.accuracy_rises(means, "test", answers),
+        ),
+        "falls": (
+            f"Beyond {BEST_SIZE} facts it falls",
+            phenomena.accuracy_falls(means, "test", answers),
+        ),
         "level": (
             "Level 0 is worst and falls most",
-            verdicts.level_matters(means, "test", answers),
+            phenomena.level_0_is_worst(means, "test", answers),
         ),
-        "balance": ("Both patterns", verdicts.balance(levels, means, size, "test", answers)),
-        "kl_falls": (f"Up to {PEAK} facts it falls", verdicts.falls(kl, topics)),
-        "kl_rises": (f"Beyond {PEAK} facts it rises", verdicts.rises(kl, topics)),
+        "balance": ("Both patterns", phenomena.balance(levels, means, size, "test", answers)),
+        "kl_falls": (f"Up to {BEST_SIZE} facts it falls", phenomena.divergence_falls(kl, topics)),
+        "kl_rises": (f"Beyond {BEST_SIZE} facts it rises", phenomena.divergence_rises(kl, topics)),
         "kl_hurts": ("Accuracy falls as it rises", _hurts(kl, levels, measured.compared_level())),
         "helps": (
             f"Restoring {SHARE} % helps",
-            verdicts.restoring_helps(restored, SHARE, "test", kept),
+            phenomena.restoring_helps(restored, SHARE, "test", kept),
         ),
-        "gains": ("More facts or level 0 gain more", verdicts.larger_gain(restored, kept)),
+        "gains": ("More facts or level 0 gain more", phenomena.larger_gain(restored, kept)),
     }
     told = {name: verdicts.sentence(*pair) for name, pair in rows.items()}
     tried, units, _ = controls.gather(measured)
@@ -100,12 +107,12 @@ def findings(measured) -> dict[str, str]:
 def _hurts(kl: pd.DataFrame, levels: pd.DataFrame, level: int) -> pd.DataFrame:
     run = [c for c in ("train_level", "train_size", "size_label") if c in kl]
     own = summary.tuned(levels[(levels["test_level"] == level) & (levels["split"] == "test")])
-    return verdicts.divergence_hurts(kl.merge(own[[*run, "accuracy"]], on=run))
+    return phenomena.divergence_lowers_accuracy(kl.merge(own[[*run, "accuracy"]], on=run))
 
 
 def _changes(means: pd.DataFrame, peak: int, large: int, units) -> dict[str, tuple]:
     def change(first: tuple[int, int], second: tuple[int, int]) -> tuple:
-        row = verdicts.difference(means, first, second, units)
+        row = phenomena.accuracy_change(means, first, second, units)
         return row["estimate"], row["low"], row["high"]
 
     gap, before = change((0, large), (2, large)), change((0, peak), (2, peak))
@@ -202,7 +209,9 @@ def _concentration(measured) -> tuple:
     ours = summary.concentration(measured.concentration())
     size = _largest(ours, 0)
     at = {"train_level": 0, "top_percent": 1}
-    theirs = _value(paper.table("concentration"), "share_of_change_percent", train_size=MANY, **at)
+    theirs = _value(
+        paper.table("concentration"), "share_of_change_percent", train_size=LARGE_SIZE, **at
+    )
     found = _value(ours, "share_of_change_percent", train_size=size, **at)
     quantity = (
         f"Share of the change in the top 1% of parameters, {_instead(size)} facts of level 0, %"
@@ -214,7 +223,7 @@ def _restore(item: str, means: pd.DataFrame, split: str, published: pd.DataFrame
     size = _largest(means, 0)
     where = {"test": "in-domain Acc", "train": "accuracy on the training facts"}[split]
     text = f"Gain in {where} from restoring {SHARE}%, {_instead(size)} facts of level 0, points"
-    return item, text, _gain(published, split, MANY), _gain(means, split, size), "05_restore"
+    return item, text, _gain(published, split, LARGE_SIZE), _gain(means, split, size), "05_restore"
 
 
 def _strategies(measured) -> tuple:
@@ -254,12 +263,12 @@ def _blocks(means: pd.DataFrame) -> tuple:
         "Change of in-domain Acc from restoring the first block of layers",
     )
     both = []
-    for frame, facts in ((layers.published(), PEAK), (means, size)):
+    for frame, facts in ((layers.published(), BEST_SIZE), (means, size)):
         own = (frame["split"] == "test") & (frame["train_level"] == 0)
         costs = layers.costs(frame[own & (frame["train_size"] == facts)])
         lowest = costs.loc[costs["layers"].isin(layers.blocks(costs["layers"])[:1]), "estimate"]
         both.append(float(lowest.iloc[0]) if len(lowest) else np.nan)
-    instead = f"{size:,}" if size == PEAK else f"{size:,} (paper: {PEAK:,})"
+    instead = f"{size:,}" if size == BEST_SIZE else f"{size:,} (paper: {BEST_SIZE:,})"
     return "Table 11", f"{text}, {instead} facts of level 0, points", *both, "09_layers"
 
 
@@ -295,11 +304,11 @@ def _peak(frame: pd.DataFrame, level: int, large: int) -> int:
     """240 where the level has it below `large`, else the size before `large` (0: none)."""
     found = summary.sizes(frame[frame["train_level"] == level])
     smaller = [size for size in found if size < large]
-    return PEAK if PEAK in smaller else max(smaller, default=0)
+    return BEST_SIZE if BEST_SIZE in smaller else max(smaller, default=0)
 
 
 def _instead(size: int) -> str:
-    return f"{MANY:,}" if size == MANY else f"{size:,} (paper: {MANY:,})"
+    return f"{LARGE_SIZE:,}" if size == LARGE_SIZE else f"{size:,} (paper: {LARGE_SIZE:,})"
 
 
 def _texts(item: str, quantity: str, theirs, ours: float, notebook: str) -> tuple:

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from repro import paper
+from repro.claims import phenomena
 from repro.claims.printed_digits import AUDITS, PRINTED, agrees, equal, told
 from repro.claims.sources import LLM, Evidence
 from repro.report.tables import SPLITS
@@ -73,7 +74,7 @@ def number(claim, evidence: Evidence, settings: dict) -> list[dict]:
 
 
 def rule(_claim, evidence: Evidence, settings: dict) -> list[dict]:
-    """Apply a function of `repro.statistics.verdicts` to a frame, or to one source in it.
+    """Apply a function of `phenomena` to a frame, or to one source in it.
 
     With `size`, only where that is the largest size that two levels have: the one it looks at.
     """
@@ -82,11 +83,11 @@ def rule(_claim, evidence: Evidence, settings: dict) -> list[dict]:
         return []
     if "source" in settings and "source" in frame:
         frame = frame[frame["source"] == settings["source"]]
-    if "size" in settings and verdicts.largest_common(frame) != settings["size"]:
+    if "size" in settings and phenomena.largest_common_size(frame) != settings["size"]:
         return []
     given = {key: settings[key] for key in ("split",) if key in settings}
     given |= {"units": evidence.units[name]} if name in evidence.units else {}
-    rows = getattr(verdicts, settings["name"])(frame, **given).to_dict("records")
+    rows = getattr(phenomena, settings["name"])(frame, **given).to_dict("records")
     way = {"interval": PRINTED} if evidence.printed else {}
     return [row | way | ({"verdict": None} if np.isnan(row["estimate"]) else {}) for row in rows]
 
@@ -132,7 +133,7 @@ def _row(
     terms = [(weight, _chosen(cell, frame)) for weight, cell in terms]
     if len(terms) == 2 and terms[0][1] == terms[1][1]:  # best is to restore nothing
         return told(_described(terms[:1]), 0.0, verdict=verdicts.judge(-than, -than, expected))
-    row = verdicts.claim("", frame, terms, expected, units)
+    row = verdicts.compare("", frame, terms, expected, units)
     if pd.isna(row["estimate"]):
         return row | {"verdict": None}
     row["runs"] = _described(terms) + (f"; {expected} {than:g}" if than else "")

@@ -13,7 +13,7 @@ import pandas as pd
 from scipy import stats
 
 from repro.statistics import bootstrap, summary
-from repro.statistics.verdicts import COLUMNS, CONTRADICTED, SUPPORTED, Term, claim
+from repro.statistics.verdicts import COLUMNS, CONTRADICTED, SUPPORTED, Term, compare
 from repro.study import study
 
 STRATEGIES = ("top", "absolute", "random", "interpolate", "bottom")
@@ -59,7 +59,7 @@ def same_share(means: pd.DataFrame, units: pd.DataFrame) -> pd.DataFrame:
         there = {**own, "strategy": TOP}
         text = "the {restored_percent:g}% most changed parameters do better than {strategy}"
         terms = [(1, there), (-1, own)]
-        rows.append(own | claim(text.format(**own), means, terms, "above", units))
+        rows.append(own | compare(text.format(**own), means, terms, "above", units))
     return pd.DataFrame(rows, columns=[*KEYS, *COLUMNS])
 
 
@@ -80,7 +80,7 @@ def same_amount(
         if other:
             text = "undoing {:.0f}% by {strategy} does better than by interpolation"
             terms = [(1, own), *((-weight, where) for weight, where in other)]
-            rows.append(own | claim(text.format(undone, **own), means, terms, "above", units))
+            rows.append(own | compare(text.format(undone, **own), means, terms, "above", units))
     return pd.DataFrame(rows, columns=[*KEYS, *COLUMNS])
 
 

@@ -12,10 +12,11 @@ import numpy as np
 import pandas as pd
 
 from repro import paper
+from repro.paper import BEST_SIZE
 from repro.report.locations import RUN
 from repro.statistics import summary
 from repro.statistics.summary import signed
-from repro.statistics.verdicts import COLUMNS, CONTRADICTED, PEAK, SUPPORTED, Units, claim
+from repro.statistics.verdicts import COLUMNS, CONTRADICTED, SUPPORTED, Units, compare
 
 if TYPE_CHECKING:
     from repro.study.study import Study
@@ -32,10 +33,10 @@ def published() -> pd.DataFrame:
     """
     blocks = paper.table("layer_restore").rename(columns={"restored_layers": "layers"})
     before = paper.table("restore").query(
-        "split == 'test' and train_size == @PEAK and restored_percent == 0"
+        "split == 'test' and train_size == @BEST_SIZE and restored_percent == 0"
     )
     rows = pd.concat([before.assign(layers=NONE), blocks], ignore_index=True)
-    rows = rows.assign(train_size=PEAK, split="test", low=np.nan, high=np.nan)
+    rows = rows.assign(train_size=BEST_SIZE, split="test", low=np.nan, high=np.nan)
     return rows[[*KEYS, "accuracy", "low", "high"]]
 
 
@@ -56,7 +57,7 @@ def costs(means: pd.DataFrame, units: Units = None) -> pd.DataFrame:
     for own in means.loc[means["layers"] != NONE, KEYS].to_dict("records"):
         text = "level {train_level}: restoring layers {layers} costs accuracy".format(**own)
         terms = [(1, own), (-1, own | {"layers": NONE})]
-        rows.append(own | claim(text, means, terms, "below", units))
+        rows.append(own | compare(text, means, terms, "below", units))
     return pd.DataFrame(rows, columns=[*KEYS, *COLUMNS])
 
 

@@ -10,7 +10,7 @@ from repro import paper
 from repro.errors import ConfigError
 from repro.models import registry
 from repro.statistics import summary
-from repro.statistics.verdicts import CONTRADICTED, SUPPORTED, claim
+from repro.statistics.verdicts import CONTRADICTED, SUPPORTED, compare
 
 INSTRUCT, MIXED, DIVIDED, LORA, RESTORED = (
     "Instruct",
@@ -115,7 +115,7 @@ def leads(found: pd.DataFrame) -> pd.DataFrame:
     for own in found.loc[found["strategy"] != RESTORED].itertuples():
         at = {"split": own.split, "chosen_on": own.chosen_on}
         terms = [(1, at | {"strategy": RESTORED}), (-1, at | {"strategy": own.strategy})]
-        rows.append(at | {"strategy": own.strategy} | claim("", found, terms, "above"))
+        rows.append(at | {"strategy": own.strategy} | compare("", found, terms, "above"))
     columns = ["split", "chosen_on", "strategy", "estimate", "low", "high", "verdict"]
     return pd.DataFrame(rows, columns=columns)
 

@@ -168,7 +168,7 @@ class Trial:
                 cells = [{"metric": metric, "restored_percent": x} for x in (share, 0.0)]
                 terms = [(1, cells[0]), (-1, cells[1])]
                 text = f"{metric}: restoring {share:g}% helps"
-                rows.append(cells[0] | verdicts.claim(text, means, terms, "above", units))
+                rows.append(cells[0] | verdicts.compare(text, means, terms, "above", units))
         return pd.DataFrame(rows, columns=["metric", "restored_percent", *verdicts.COLUMNS])
 
     def training(self) -> pd.DataFrame:
