@@ -127,7 +127,7 @@ def test_what_a_worker_raises_is_said_in_one_line(tiny_model, tiny_facts_folder,
 
 
 def test_a_worker_that_dies_is_an_error(tmp_path):
-    with workers.started(1) as found:
+    with workers.started(1, list) as found:
         [process] = found.processes.values()
         process.kill()
         with pytest.raises(ReproError, match=r"ended with status -9, .*--workers 1"):

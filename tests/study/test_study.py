@@ -12,9 +12,9 @@ from safetensors.torch import load_file
 from repro import provenance
 from repro.data import facts
 from repro.errors import ConfigError, ModelError, StoreError
-from repro.models import registry, weights
+from repro.models import loading, weights
 from repro.restoration import restore
-from repro.study import profiles, records, study
+from repro.study import profiles, records, requests, study
 from repro.training.recipe import Adapter, Recipe
 
 RATE = 1e-3
@@ -61,7 +61,7 @@ def no_model(monkeypatch):
     def load(*_, **__):
         raise AssertionError("a model was loaded")
 
-    monkeypatch.setattr(registry, "load", load)
+    monkeypatch.setattr(loading, "load", load)
 
 
 def fresh(done, **changes):
@@ -386,7 +386,7 @@ def test_learning_rates_are_compared_on_the_dev_split(computed, cache):
     frame = other.learning_rates()
     assert set(frame["learning_rate"]) == {1e-4, 1e-3}
     assert set(frame["split"]) == {"dev"}
-    assert set(frame["train_level"]) == {study.MIXED}
+    assert set(frame["train_level"]) == {requests.MIXED}
     assert (frame.groupby("learning_rate")["total"].sum() == 12).all()
     assert set(other.accuracy()["train_level"]) == {-1}  # the comparison stays out of the tables
 
@@ -527,9 +527,9 @@ def test_strategies_are_runs_of_all_levels_with_records_of_their_own(computed):
     assert set(mixed["train_size"]) == {6, 12} and set(adapted["train_size"]) == {12}
     for frame in (mixed, adapted):
         assert set(frame["split"]) == {"dev", "test", "testood"}
-        assert set(frame["train_level"]) == {study.MIXED}
+        assert set(frame["train_level"]) == {requests.MIXED}
     assert not set(mixed["run"]) & set(adapted["run"])
-    assert study.MIXED not in set(computed.accuracy()["train_level"])
+    assert requests.MIXED not in set(computed.accuracy()["train_level"])
     first, second = computed.mixed_runs()[-1], computed.lora_runs()[-1]
     assert computed.asked(first, "train").equals(computed.asked(second, "train"))
     assert "lora" not in computed.finetune_task(first).params  # records of old keep their key

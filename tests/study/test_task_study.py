@@ -25,7 +25,7 @@ from repro.models import loading
 from repro.report import tables
 from repro.restoration import restore
 from repro.study import records, task_study
-from repro.study.study import REGION
+from repro.study.requests import REGION
 from repro.training import sft
 
 SIZES = {"train": 8, "test": 6}

@@ -8,7 +8,7 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import groupby
 from typing import NamedTuple
 
@@ -24,14 +24,14 @@ from repro.inference.decoding import Prompt
 from repro.measures import accuracy, divergence, mastery
 from repro.models import devices, loading, registry
 from repro.restoration import restore
+from repro.study.requests import MIXED, REGION, Request, Run
 from repro.study.session import Bench
-from repro.study.study import MIXED, REGION, Run, Study, Task
 from repro.study.workers import how_many, started
 from repro.training import sft
 from repro.training.recipe import Adapter
 
 
-def compute(study: Study, tasks: list[Task], workers: int | None = None) -> None:
+def compute(study, tasks: list[Request], workers: int | None = None) -> None:
     """Compute and store tasks, run by run, with a progress bar.
 
     Under `accelerate launch` all processes share the work, and the first one writes. The runs of
@@ -43,7 +43,7 @@ def compute(study: Study, tasks: list[Task], workers: int | None = None) -> None
     """
     bench = Workbench(study)
     with bench.processes.main_process_first():  # it downloads and converts, once for all
-        bench.facts, bench.network  # noqa: B018 - what cannot be read is said before a bar is drawn
+        bench.load()  # now, so that errors come before the progress bar
     # What is missing was looked up by each process: none may write before all have looked.
     bench.processes.wait_for_everyone()
     groups = [list(group) for _, group in groupby(tasks, key=lambda task: task.run)]
@@ -56,12 +56,12 @@ def compute(study: Study, tasks: list[Task], workers: int | None = None) -> None
             bar.update()
 
 
-def _effort(group: list[Task]) -> tuple[int, float]:
+def _effort(group: list[Request]) -> tuple[int, float]:
     run = group[0].run
     return len(group), (run.size or math.inf) if run else 0
 
 
-def _describe(task: Task) -> str:
+def _describe(task: Request) -> str:
     if task.run is None:
         return task.kind
     level = "all levels" if task.run.level == MIXED else f"level {task.run.level}"
@@ -77,10 +77,17 @@ class Made(NamedTuple):
     seconds: float
 
 
+def _loaded(study, facts: pd.DataFrame) -> "Workbench":
+    """Return what a worker process computes with, its model in memory."""
+    bench = Workbench(study, facts, bars=False)
+    bench.load()
+    return bench
+
+
 class Workbench(Bench):
     """What a study's model does, run by run."""
 
-    def __init__(self, study: Study, facts: pd.DataFrame | None = None, bars: bool = True):
+    def __init__(self, study, facts: pd.DataFrame | None = None, bars: bool = True):
         """Facts, if not given, are loaded on first use."""
         super().__init__(study.model, study.profile.name, bars)
         self.study, self.workers = study, None
@@ -91,7 +98,7 @@ class Workbench(Bench):
         self.thresholds: dict[tuple, restore.Cut] = {}
         self.prompts: dict[str, list[Prompt]] = {}
         self.own_prompts: dict[str, list[Prompt]] = {}
-        self.group: list[Task] = []
+        self.group: list[Request] = []
         self.answered: dict[str, dict] = {}
 
     @cached_property
@@ -135,6 +142,10 @@ class Workbench(Bench):
             return self.engine or self.network
         return cpu_engine.Lean(self.network, self.decoder.dtype)
 
+    def load(self) -> None:
+        """Load the model and the facts."""
+        self.facts, self.reader  # noqa: B018
+
     @property
     def reader(self):
         """What reads texts: the decoder, or what does the same faster."""
@@ -168,7 +179,7 @@ class Workbench(Bench):
     # --- sharing work -----------------------------------------------------------------------
 
     @contextmanager
-    def shared(self, groups: list[list[Task]], workers: int | None):
+    def shared(self, groups: list[list[Request]], workers: int | None):
         """Start workers where the model is small, and give this process one thread meanwhile."""
         if workers is not None and workers < 1:
             raise ConfigError(f"{workers} workers: give 1 or more")
@@ -181,7 +192,11 @@ class Workbench(Bench):
             yield
             return
         workers, threads = workers or how_many(self._jobs(groups)), torch.get_num_threads()
-        several = started(workers, self.study, self.facts, False) if workers > 1 else nullcontext()
+        several = (
+            started(workers, partial(_loaded, self.study, self.facts))
+            if workers > 1
+            else nullcontext()
+        )
         torch.set_num_threads(1)
         try:
             with several as self.workers:
@@ -190,11 +205,11 @@ class Workbench(Bench):
             self.workers = None
             torch.set_num_threads(threads)
 
-    def _jobs(self, groups: list[list[Task]]) -> int:
+    def _jobs(self, groups: list[list[Request]]) -> int:
         blocks = len(self.facts) // mastery.BLOCK
         return sum(blocks if group[0].kind == "mastery" else 1 for group in groups)
 
-    def each(self, groups: list[list[Task]], tell) -> Iterator[tuple[Task, Made]]:
+    def each(self, groups: list[list[Request]], tell) -> Iterator[tuple[Request, Made]]:
         """Compute the tasks of each run; `tell` is called with the task at hand.
 
         Mastery is one task, so its blocks are what workers share; of the rest, whole runs.
@@ -213,7 +228,7 @@ class Workbench(Bench):
                 tell(apart[number][place])
                 yield apart[number][place], made
 
-    def records(self, group: list[Task], tell=lambda task: None) -> Iterator[tuple[int, Made]]:
+    def records(self, group: list[Request], tell=lambda task: None) -> Iterator[tuple[int, Made]]:
         """Compute the tasks of one run; yields (place in the group, what was made)."""
         self.prepare(group[0].run, group)
         for place, task in enumerate(group):
@@ -228,7 +243,7 @@ class Workbench(Bench):
 
     # --- one run after another --------------------------------------------------------------
 
-    def prepare(self, run: Run | None, tasks: list[Task]) -> None:
+    def prepare(self, run: Run | None, tasks: list[Request]) -> None:
         """Bring the weights of a run into memory (None: the pre-trained model)."""
         self.group, self.answered = [t for t in tasks if t.kind == "accuracy"], {}
         if any(task.kind == "divergence" for task in tasks):
@@ -267,7 +282,7 @@ class Workbench(Bench):
 
     # --- one method per kind of record; each returns (result, table beside it) ---------------
 
-    def mastery(self, task: Task) -> tuple[dict, pd.DataFrame]:
+    def mastery(self, task: Request) -> tuple[dict, pd.DataFrame]:
         """Measure R_k of every fact."""
         protocol = mastery.Protocol(**task.params["protocol"])
         options = {
@@ -284,14 +299,14 @@ class Workbench(Bench):
         columns = ["fact_id", "topic", "split", *mastery.template_columns(measured)]
         return {"counts": counts, "table": True}, measured[columns]
 
-    def finetune(self, task: Task) -> tuple[dict, None]:
+    def finetune(self, task: Request) -> tuple[dict, None]:
         """Report the training that `prepare` did."""
         losses = [{"step": i + 1, "loss": x} for i, x in enumerate(self.training["loss"])]
         rest = {k: v for k, v in self.training.items() if k != "loss"}
         topics = self.study.asked(task.run, "train")["topic"].value_counts().sort_index().to_dict()
         return {"losses": losses, "topics": topics, **rest}, None
 
-    def accuracy(self, task: Task) -> tuple[dict, None]:
+    def accuracy(self, task: Request) -> tuple[dict, None]:
         """Answer the questions of a split.
 
         All splits asked of one set of weights are answered together, which fills the batches;
@@ -303,7 +318,7 @@ class Workbench(Bench):
             self.answered |= self._answer(together, share)
         return self.answered.pop(key), None
 
-    def _answer(self, tasks: list[Task], settings: dict | None) -> dict[str, dict]:
+    def _answer(self, tasks: list[Request], settings: dict | None) -> dict[str, dict]:
         asked = [self._prompts(task.run, task.params["split"]) for task in tasks]
         limit = max(task.params["max_new_tokens"] for task in tasks)
         with self._restored(settings) as undone:
@@ -363,28 +378,28 @@ class Workbench(Bench):
         model = registry.entry(self.study.model.instruct)
         return loading.load(model, devices.inference_dtype(self.network.device))
 
-    def instruct(self, task: Task) -> tuple[dict, None]:
+    def instruct(self, task: Request) -> tuple[dict, None]:
         """Put a split's questions to the instruct variant, with the prompt of Appendix A."""
         asked, limit = self.asked(None, task.params["split"]), task.params["max_new_tokens"]
         done = accuracy.answer(*self.instructed, asked, max_new_tokens=limit)
         hits = [completion.hit for completion in done]
         return {"correct": sum(hits), "total": len(hits), "hits": accuracy.pack(hits)}, None
 
-    def divergence(self, task: Task) -> tuple[dict, None]:
+    def divergence(self, task: Request) -> tuple[dict, None]:
         """Compare first-token logits with the pre-trained model's."""
         table, example = divergence.compare(self.reader, self.tokenizer, self.reference)
         considered = {"test_level": task.params["level"]}
         rows = table.assign(**considered).to_dict("records")
         return {"table": rows, "example": example, "facts": len(self.reference.facts)}, None
 
-    def concentration(self, task: Task) -> tuple[dict, None]:
+    def concentration(self, task: Request) -> tuple[dict, None]:
         """Measure how concentrated the changes are."""
         if (ranking := self.ranking()).size == 0:
             raise ModelError("the region to restore has no parameters")
         table = restore.concentration(ranking, task.params["percents"])
         return {"table": table.to_dict("records")}, None
 
-    def where(self, task: Task) -> tuple[dict, None]:
+    def where(self, task: Request) -> tuple[dict, None]:
         """Count the most changed parameters by layer and module."""
         percents = task.params["percents"]
         tensors = restore.by_tensor(self.ranking(), percents)

@@ -16,7 +16,8 @@ from repro.models import devices, gguf
 from repro.restoration import restore
 from repro.study import workers
 from repro.study.compute import Workbench
-from repro.study.study import MIXED, Study, Task
+from repro.study.requests import MIXED, Request
+from repro.study.study import Study
 from repro.training import sft
 
 MASTERED = 6_000  # tokens generated to calibrate mastery, and to guess at the levels
@@ -174,7 +175,9 @@ def _split_sizes(study: Study) -> dict[str, int]:
     return chosen["split"].value_counts().reindex(paper.SPLITS, fill_value=0).to_dict()
 
 
-def _cost(study, task: Task, sizes: dict, speed: Speed | None, lacking: bool, trains: bool) -> dict:
+def _cost(
+    study, task: Request, sizes: dict, speed: Speed | None, lacking: bool, trains: bool
+) -> dict:
     work = _work(study, task, sizes) if lacking or trains else {}
     tokens = work.pop("tokens", 0)
     timed = asdict(speed) if speed else {}
@@ -187,7 +190,7 @@ def _cost(study, task: Task, sizes: dict, speed: Speed | None, lacking: bool, tr
     return {"kind": task.kind, **counted, "bytes": RECORD_BYTES * lacking}
 
 
-def _work(study: Study, task: Task, sizes: dict) -> dict:
+def _work(study: Study, task: Request, sizes: dict) -> dict:
     """Return how often each kind of timed work occurs in a task, and the tokens."""
     if task.kind == "mastery":
         protocol, number = study.profile.protocol(study.seed), sum(sizes.values())
@@ -210,7 +213,7 @@ def _work(study: Study, task: Task, sizes: dict) -> dict:
     return {"question": 1}
 
 
-def _size(study: Study, task: Task) -> int:
+def _size(study: Study, task: Request) -> int:
     if task.run.size is not None:
         return task.run.size
     level = task.run.level

@@ -12,7 +12,7 @@ from repro import provenance
 from repro.models import devices, loading, registry
 from repro.restoration import restore
 from repro.study import records
-from repro.study.study import Task
+from repro.study.requests import Request
 
 
 class Bench:
@@ -65,7 +65,7 @@ class Bench:
         return restore.snapshot(self.network)
 
     def save(
-        self, task: Task, result: dict, seconds: float, table: pd.DataFrame | None = None
+        self, task: Request, result: dict, seconds: float, table: pd.DataFrame | None = None
     ) -> None:
         """Write a record, of what took some `seconds`, and a table beside it."""
         where = provenance.provenance(

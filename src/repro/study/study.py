@@ -4,7 +4,7 @@ A `Study` knows the complete parameters of each run before it is computed, so wh
 is known from the records alone; `repro.study.compute` computes it.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -21,55 +21,26 @@ from repro.measures.accuracy import Cells
 from repro.measures.divergence import CANDIDATES, NEAR, level_compared
 from repro.models import registry, weights
 from repro.study import profiles, records
-from repro.study.profiles import DEFAULT_PROFILE, Profile, profile
+from repro.study.profiles import Profile
+from repro.study.requests import BASE, MIXED, REGION, VERSION, Request, Run
 from repro.training.recipe import Adapter, Recipe
 
-__all__ = ["DEFAULT_PROFILE", "Run", "Study", "Task", "open", "profile", "profiles"]
-
-VERSION = 2  # part of every key: raised when a change to the code changes results
-MIXED = -2  # "level" of a run on facts of all levels
-BASE = -1  # "level" of the pre-trained model, which no run has changed
-REGION = "transformer"  # what is restored (§5)
 LORA_RATE = 10  # times the learning rate of all parameters: adapters want larger steps
 ENOUGH = 10  # facts that make the divergence of a level worth comparing (§4.1)
 
 
 @dataclass(frozen=True)
-class Run:
-    """One fine-tuning: `size` facts of `level` (None: all of them), data sample `sample`.
-
-    A `rank` above 0 trains adapters of that rank (LoRA) instead of all parameters.
-    """
-
-    level: int
-    size: int | None
-    sample: int
-    learning_rate: float
-    rank: int = 0
-
-
-@dataclass(frozen=True)
-class Task:
-    """One record to be: what kind, with which parameters, from which run."""
-
-    kind: str
-    params: dict = field(hash=False)
-    run: Run | None = None
-
-    def record(self) -> records.Record | None:
-        """Return the finished record, or None."""
-        return records.load(self.kind, self.params)
-
-
-@dataclass(frozen=True)
 class Study:
-    """A model under a profile. Open one with `repro.study.study.open`."""
+    """A model under a profile. Open one with `repro.study.open_study`."""
 
     model: registry.Entry
     profile: Profile
     data: Path | None = None
     seed: int = 0
     assumed: dict | None = None  # training facts by level, to plan before mastery is measured
+    computing: Callable | None = field(
+        default=None, compare=False
+    )  # computes requests: (study, requests, workers)
 
     # --- what has to be run -----------------------------------------------------------------
 
@@ -85,10 +56,10 @@ class Study:
             "seed": self.seed,
         }
 
-    def mastery_task(self) -> Task:
+    def mastery_task(self) -> Request:
         """Return the task of measuring R_k for every fact."""
         protocol = asdict(self.profile.protocol(self.seed))
-        return Task("mastery", {**self.source, "protocol": protocol})
+        return Request("mastery", {**self.source, "protocol": protocol})
 
     def runs(self) -> list[Run]:
         """Return every run that can exist: a level with fewer facts than a size has none."""
@@ -150,7 +121,7 @@ class Study:
     def _runs_of(self, sizes: Iterable, samples: int) -> list[Run]:
         return [run for run in self.runs() if run.size in sizes and run.sample < samples]
 
-    def finetune_task(self, run: Run) -> Task:
+    def finetune_task(self, run: Run) -> Request:
         """Return the task of fine-tuning itself, whose record holds the loss curve."""
         recipe = Recipe(learning_rate=run.learning_rate, seed=self._seed(run))
         data = {"level": run.level, "size": run.size, "sample": run.sample}
@@ -159,7 +130,7 @@ class Study:
             data |= {"lora": asdict(adapter) | {"modules": list(adapter.modules)}}
         base = self.mastery_task()
         params = {**self.source, "mastery": provenance.key(base.kind, base.params), **data}
-        return Task("finetune", {**params, "recipe": asdict(recipe)}, run)
+        return Request("finetune", {**params, "recipe": asdict(recipe)}, run)
 
     def accuracy_task(
         self,
@@ -168,7 +139,7 @@ class Study:
         percent: float = 0.0,
         strategy: str = "top",
         layers: str = "",
-    ) -> Task:
+    ) -> Request:
         """Return the task of answering a split's questions after restoring a share."""
         params = {**self._parent(run), "split": split, "max_new_tokens": accuracy.MAX_NEW_TOKENS}
         restoration = {"percent": float(percent), "region": REGION, "strategy": strategy}
@@ -176,31 +147,31 @@ class Study:
             restoration |= {"seed": self._seed(run)}
         if layers:
             restoration |= {"layers": layers}
-        return Task("accuracy", {**params, "restore": restoration if percent else None}, run)
+        return Request("accuracy", {**params, "restore": restoration if percent else None}, run)
 
-    def instruct_task(self, split: str) -> Task:
+    def instruct_task(self, split: str) -> Request:
         """Return the task of putting a split's questions to the model's instruct variant."""
         other = {"instruct": weights.weights_id(registry.entry(self.model.instruct))}
         options = {"split": split, "max_new_tokens": accuracy.MAX_NEW_TOKENS}
-        return Task("instruct", {**self._parent(None), **other, **options})
+        return Request("instruct", {**self._parent(None), **other, **options})
 
-    def divergence_task(self, run: Run) -> Task:
+    def divergence_task(self, run: Run) -> Request:
         """Return the task of comparing first-token logits (§4.1)."""
         options = {"candidates": CANDIDATES, "near": NEAR, "level": self.compared_level()}
-        return Task("divergence", {**self._parent(run), **options}, run)
+        return Request("divergence", {**self._parent(run), **options}, run)
 
-    def concentration_task(self, run: Run) -> Task:
+    def concentration_task(self, run: Run) -> Request:
         """Return the task of Table 3."""
         shares = [float(p) for p in self.profile.percents if p]
         options = {"region": REGION, "percents": shares, "without_zero_base": True}
-        return Task("concentration", {**self._parent(run), **options}, run)
+        return Request("concentration", {**self._parent(run), **options}, run)
 
-    def where_task(self, run: Run) -> Task:
+    def where_task(self, run: Run) -> Request:
         """Return the task of Tables 9 and 10."""
         shares = [float(p) for p in self.profile.percents if p]
-        return Task("where", {**self._parent(run), "region": REGION, "percents": shares}, run)
+        return Request("where", {**self._parent(run), "region": REGION, "percents": shares}, run)
 
-    def tasks(self) -> list[Task]:
+    def tasks(self) -> list[Request]:
         """Return every task of the profile after mastery, grouped by run."""
         tasks = [self.accuracy_task(None, split) for split in ("dev", "test", "testood")]
         tasks += self.instruct_tasks()
@@ -221,16 +192,16 @@ class Study:
                 tasks += self.layer_tasks(run)
         return list({provenance.key(t.kind, t.params): t for t in tasks}.values())
 
-    def rate_tasks(self, run: Run) -> list[Task]:
+    def rate_tasks(self, run: Run) -> list[Request]:
         """Return the tasks that try one learning rate."""
         return [self.finetune_task(run), self.accuracy_task(run, "dev")]
 
-    def strategy_tasks(self, run: Run) -> list[Task]:
+    def strategy_tasks(self, run: Run) -> list[Request]:
         """Return the tasks of Table 7 for one run on facts of all levels."""
         answered = [self.accuracy_task(run, split) for split in ("dev", "test", "testood")]
         return [self.finetune_task(run), *answered]
 
-    def instruct_tasks(self) -> list[Task]:
+    def instruct_tasks(self) -> list[Request]:
         """Return the tasks of Table 7 for the model's instruct variant, where Table 7 is made."""
         asked = self.model.instruct and self.profile.mixed_samples
         return [self.instruct_task(split) for split in ("dev", "test", "testood") if asked]
@@ -239,17 +210,17 @@ class Study:
         """Return this study with another instruct variant: a registry name, a folder, or none."""
         return replace(self, model=replace(self.model, instruct=name))
 
-    def restore_tasks(self, run: Run, percents: Iterable[float]) -> list[Task]:
+    def restore_tasks(self, run: Run, percents: Iterable[float]) -> list[Request]:
         """Return the tasks of Tables 4 and 6 for one run."""
         splits = ("dev", "test", "testood", "train")
         return [self.accuracy_task(run, split, x) for x in percents for split in splits]
 
-    def control_tasks(self, run: Run) -> list[Task]:
+    def control_tasks(self, run: Run) -> list[Request]:
         """Return the tasks of the controls for one run: the same shares, otherwise chosen."""
         strategies, percents = self.profile.controls, self.profile.control_percents
         return [self.accuracy_task(run, "test", x, s) for s in strategies for x in percents]
 
-    def layer_tasks(self, run: Run) -> list[Task]:
+    def layer_tasks(self, run: Run) -> list[Request]:
         """Return the tasks of Table 11 for one run: nothing, and all of each block of layers."""
         blocks, splits = self.layer_blocks(), ("test", "testood")
         tasks = [self.accuracy_task(run, split) for split in splits if blocks]
@@ -410,7 +381,7 @@ class Study:
         frame = frame.assign(top_percent=[shares] * len(frame))
         return frame.explode(["top_percent", "k"], ignore_index=True).infer_objects()
 
-    def answers(self, tasks: Iterable[Task] | None = None) -> pd.DataFrame:
+    def answers(self, tasks: Iterable[Request] | None = None) -> pd.DataFrame:
         """Return the answer to every question, one row per set of answers, for paired intervals.
 
         Columns: those of `controls` without topic, test_level, correct and total, and three
@@ -446,7 +417,7 @@ class Study:
         """Return one worked example of §4.1 (Figure 3): the largest run's median fact."""
         tasks = [self.divergence_task(run) for run in self.runs()]
         self.compute(tasks)
-        examples = [r.result["example"] for r in map(Task.record, tasks) if r.result["example"]]
+        examples = [r.result["example"] for r in map(Request.record, tasks) if r.result["example"]]
         return examples[-1] if examples else {}
 
     def concentration(self) -> pd.DataFrame:
@@ -470,19 +441,17 @@ class Study:
 
     # --- computing what is missing ----------------------------------------------------------
 
-    def missing(self, tasks: Iterable[Task]) -> list[Task]:
+    def missing(self, tasks: Iterable[Request]) -> list[Request]:
         """Return the tasks without a record."""
         return [task for task in tasks if task.record() is None]
 
-    def compute(self, tasks: Iterable[Task], workers: int | None = None) -> None:
+    def compute(self, tasks: Iterable[Request], workers: int | None = None) -> None:
         """Compute and store what is missing of some tasks; nothing is loaded if nothing is.
 
         `workers`: processes that share the runs of a small model; by default one for each core.
         """
         if todo := self.missing(tasks):
-            from repro.study.compute import compute  # loads the model, so only when needed
-
-            compute(self, todo, workers)
+            self.computing(self, todo, workers)
 
     def run(self, workers: int | None = None) -> int:
         """Compute all that the profile needs and return how many records were missing."""
@@ -504,24 +473,24 @@ class Study:
             raise StoreError(f"nothing to export: run {self.model.name} {self.profile.name} first")
         return records.export(finished, folder)
 
-    def _all_tasks(self) -> list[Task]:
+    def _all_tasks(self) -> list[Request]:
         # What comes after mastery depends on it: to look at records must not compute it.
         first = self.mastery_task()
         return [first, *self.tasks()] if first.record() else [first]
 
-    def _accuracy_tasks(self) -> list[Task]:
+    def _accuracy_tasks(self) -> list[Request]:
         tasks = [t for t in self.tasks() if t.kind == "accuracy"]
         tasks = [t for t in tasks if t.run is None or t.run.level != MIXED]
         return [t for t in tasks if _as_in_the_paper(t.params["restore"])]
 
-    def _accuracies(self, tasks: list[Task], more=None) -> pd.DataFrame:
+    def _accuracies(self, tasks: list[Request], more=None) -> pd.DataFrame:
         frame = self._frames(tasks, "counts", more)
         if not len(frame):
             names = ["train_level", "train_size", "sample", "topic", "test_level"]
             return pd.DataFrame(columns=[*names, "restored_percent", "split", "correct", "total"])
         return frame.assign(model=self.model.title)
 
-    def _frames(self, tasks: list[Task], name: str, more=None) -> pd.DataFrame:
+    def _frames(self, tasks: list[Request], name: str, more=None) -> pd.DataFrame:
         """Return a part of every task's result, with columns that say which task it is."""
         self.compute(tasks)
         made, columns = [], []
@@ -535,7 +504,7 @@ class Study:
         told = pd.DataFrame(columns).iloc[each].reset_index(drop=True)
         return pd.concat([pd.concat(made, ignore_index=True), told], axis=1)
 
-    def _table(self, task: Task, result: dict, name: str) -> pd.DataFrame:
+    def _table(self, task: Request, result: dict, name: str) -> pd.DataFrame:
         if name == "counts" and "hits" in result:  # records of old hold the counts themselves
             asked = self.asked(task.run, task.params["split"])
             hits = accuracy.unpack(result["hits"], len(asked))
@@ -552,7 +521,7 @@ class Study:
     def _counted(self) -> dict[int, Cells]:
         return {}
 
-    def _columns(self, task: Task) -> dict:
+    def _columns(self, task: Request) -> dict:
         columns = self._run_columns(task.run)
         if task.kind in ("accuracy", "instruct"):
             restoration = task.params.get("restore") or {"percent": 0.0}
@@ -560,7 +529,7 @@ class Study:
             columns |= {"split": task.params["split"]}
         return columns
 
-    def _restoration(self, task: Task, result: dict) -> dict:
+    def _restoration(self, task: Request, result: dict) -> dict:
         settings = task.params["restore"] or {"strategy": "none"}
         nothing = dict.fromkeys(("l1", "l2"), np.nan if task.params["restore"] else 0.0)
         undone = result.get("undone") or nothing
@@ -588,7 +557,7 @@ def _as_in_the_paper(restoration: dict | None) -> bool:
     return not restoration or (restoration["strategy"], restoration.get("layers")) == ("top", None)
 
 
-def open(
+def open_study(
     model: str | Path = "default",
     profile: str = "default",
     data: Path | None = None,
@@ -612,4 +581,14 @@ def open(
         if not 0 < learning_rate < float("inf"):
             raise ConfigError(f"learning rate {learning_rate} is not a positive number")
         entry = replace(entry, learning_rate=learning_rate)
-    return Study(entry, profiles.profile(profile, entry.profile), data)
+    return Study(entry, profiles.profile(profile, entry.profile), data, computing=_compute)
+
+
+def _compute(study: Study, requests: list[Request], workers: int | None) -> None:
+    # Imported on use: whoever only reads records need not wait for PyTorch.
+    from repro.study.compute import compute
+
+    compute(study, requests, workers)
+
+
+open = open_study  # the name of before, until all callers are moved

@@ -13,13 +13,13 @@ from repro.inference.decoding import Prompt
 from repro.measures import accuracy
 from repro.measures.task_scores import score
 from repro.restoration import restore
+from repro.study.requests import REGION, Request
 from repro.study.session import Bench
-from repro.study.study import REGION, Task
 from repro.study.task_study import TITLES, Trial
 from repro.training import sft
 
 
-def compute(trial: Trial, tasks: list[Task]) -> None:
+def compute(trial: Trial, tasks: list[Request]) -> None:
     """Compute and store tasks, with progress bars; under `accelerate launch` processes share them.
 
     Raises:
@@ -71,13 +71,13 @@ class TaskBench(Bench):
         texts = task_examples.shorten(self.tokenizer, examples["question"], limit)
         return examples.assign(question=texts), int((examples["question"] != texts).sum())
 
-    def record(self, task: Task) -> None:
+    def record(self, task: Request) -> None:
         """Compute one record and write it."""
         start = time.perf_counter()
         result = self.trained if task.kind == "task_finetune" else self.score(task)
         self.save(task, result, round(result.get("seconds", time.perf_counter() - start), 3))
 
-    def score(self, task: Task) -> dict:
+    def score(self, task: Request) -> dict:
         """Restore a share, answer the test questions greedily, and score the answers."""
         name, limit = task.params["task"], task.params["new_tokens"]
         with self._restored(task.params["restore"]) as undone:

@@ -21,7 +21,7 @@ from repro.statistics import bootstrap, verdicts
 from repro.statistics.intervals import wilson
 from repro.study import profiles, records
 from repro.study.profiles import Profile
-from repro.study.study import REGION, Task
+from repro.study.requests import REGION, Request
 from repro.training.recipe import Recipe
 
 VERSION = 1  # part of every key: raised when a change to the code changes results
@@ -60,7 +60,7 @@ class Trial:
     def _drawn(self) -> dict[str, task_examples.Examples]:
         return {}
 
-    def finetune_task(self, task: str) -> Task | None:
+    def finetune_task(self, task: str) -> Request | None:
         """Return the task of fine-tuning, or None where neither examples nor a record are there."""
         sizes = self.profile.tasks[task]
         recipe = Recipe(learning_rate=self.model.learning_rate, seed=self.seed)
@@ -75,7 +75,7 @@ class Trial:
         }
         return self._known("task_finetune", params, "train")
 
-    def score_tasks(self, task: str) -> list[Task]:
+    def score_tasks(self, task: str) -> list[Request]:
         """Return the tasks of scoring each restored share; the first restores nothing."""
         if (trained := self.finetune_task(task)) is None:
             return []
@@ -92,15 +92,15 @@ class Trial:
             return []
         shares = [float(x) for x in self.profile.tasks["percents"] if x]
         settings = [{"percent": x, "region": REGION, "strategy": "top"} for x in shares]
-        return [first, *(Task(first.kind, {**first.params, "restore": s}) for s in settings)]
+        return [first, *(Request(first.kind, {**first.params, "restore": s}) for s in settings)]
 
-    def _known(self, kind: str, params: dict, split: str) -> Task | None:
+    def _known(self, kind: str, params: dict, split: str) -> Request | None:
         if self.data:
-            return Task(kind, {**params, "data": self.examples(params["task"]).digests[split]})
+            return Request(kind, {**params, "data": self.examples(params["task"]).digests[split]})
         found = records.matching(kind, params)
-        return Task(kind, found[-1].params) if found else None
+        return Request(kind, found[-1].params) if found else None
 
-    def tasks(self) -> list[Task]:
+    def tasks(self) -> list[Request]:
         """Return every task that is known, those of one fine-tuned model together."""
         if not self.applies:
             return []
@@ -125,7 +125,7 @@ class Trial:
 
     # --- results as tables ------------------------------------------------------------------
 
-    def _records(self, kind: str = "") -> list[tuple[Task, records.Record]]:
+    def _records(self, kind: str = "") -> list[tuple[Request, records.Record]]:
         pairs = [(task, task.record()) for task in self.tasks() if task.kind.startswith(kind)]
         return [(task, record) for task, record in pairs if record]
 

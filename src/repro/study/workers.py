@@ -11,7 +11,7 @@ import select
 import subprocess
 import sys
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
@@ -31,14 +31,18 @@ def how_many(jobs: int) -> int:
 
 
 @contextmanager
-def started(number: int, *given: object) -> Iterator["Workers"]:
-    """Start workers, each with a `Workbench` made of what is `given`; end them on exit."""
+def started(number: int, factory: Callable[[], object]) -> Iterator["Workers"]:
+    """Start workers, and end them on exit.
+
+    Each calls `factory`, which can be pickled, and then the methods that `spread` names on what it
+    returned.
+    """
     found = Workers()
     try:
         for _ in range(number):
             found.start()
         for connection in found.processes:
-            found.send(connection, given)
+            found.send(connection, factory)
         yield found
     finally:
         found.end()
@@ -63,7 +67,7 @@ class Workers:
         theirs.close()
 
     def spread(self, jobs: Iterable[tuple]) -> Iterator[tuple[int, object]]:
-        """Give out jobs, (method of `Workbench`, *arguments), and yield what each method yields.
+        """Give out jobs, (method, *arguments), and yield what each method yields.
 
         Yields (number of the job, answer) as answers come.
 
@@ -84,7 +88,7 @@ class Workers:
                 else:
                     yield busy[connection], answer[0]
 
-    def send(self, connection: Connection, what: tuple) -> None:
+    def send(self, connection: Connection, what: object) -> None:
         """Send something to a worker.
 
         Raises:
@@ -123,14 +127,12 @@ class Workers:
 def work(connection: Connection) -> None:
     """Do jobs, one after another, until the connection is closed."""
     Thread(target=_end_with, args=[connection.fileno()], daemon=True).start()
-    from repro.study.compute import Workbench  # which imports this module
-
-    bench = Workbench(*connection.recv())
-    bench.reader  # noqa: B018 - loaded now, so that what stays is never searched for garbage again
+    factory = connection.recv()
+    receiver = factory()
     gc.freeze()
     while True:
         method, *arguments = connection.recv()
-        for answer in getattr(bench, method)(*arguments):
+        for answer in getattr(receiver, method)(*arguments):
             connection.send((answer,))
         connection.send(None)
 
