@@ -19,6 +19,8 @@ from repro.inference import allocator
 from repro.measures import accuracy
 from repro.models import loading, registry
 from repro.training import sft
+from repro.training.prompts import encode_prompts
+from repro.training.recipe import Recipe
 
 TRAINED_ON = 240  # facts the model is fine-tuned on before it answers
 
@@ -42,7 +44,7 @@ def generate(network, tokenizer, prompts: list[list[int]], size: int = 32) -> li
 
 def measure(network, tokenizer, questions, repeats: int) -> dict:
     """Return the seconds of both ways, and how many answers differ before the stop."""
-    prompts = sft.prompts(tokenizer, questions["question"])
+    prompts = encode_prompts(tokenizer, questions["question"])
     reader = common.reader(network)
     found, work = {}, Counter()
 
@@ -84,10 +86,10 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"])
     options = parser.parse_args()
-    network, tokenizer = loading.load(options.model)
+    network, tokenizer = loading.load_model(options.model)
     wanted = {"train": TRAINED_ON, "test": options.questions}
     chosen = facts.select(facts.load(), wanted, 0).groupby("split")
-    recipe = sft.Recipe(learning_rate=registry.entry(options.model).learning_rate)
+    recipe = Recipe(learning_rate=registry.entry(options.model).learning_rate)
     sft.finetune(network, tokenizer, chosen.get_group("train"), recipe)
     runs = [
         measure(

@@ -32,6 +32,8 @@ from repro.inference import allocator
 from repro.models import loading, registry
 from repro.restoration import restore
 from repro.training import sft
+from repro.training.prompts import IGNORED, encode_examples
+from repro.training.recipe import Recipe
 
 try:
     from datasets import Dataset, disable_progress_bars
@@ -62,7 +64,7 @@ class Watched(SFTTrainer):
         return loss
 
 
-def config(network, recipe: sft.Recipe, dtype: torch.dtype, folder: str) -> SFTConfig:
+def config(network, recipe: Recipe, dtype: torch.dtype, folder: str) -> SFTConfig:
     """Return TRL's settings for what `finetune` does by itself."""
     return SFTConfig(
         output_dir=folder,
@@ -85,7 +87,7 @@ def config(network, recipe: sft.Recipe, dtype: torch.dtype, folder: str) -> SFTC
     )
 
 
-def drawn(chosen, recipe: sft.Recipe):
+def drawn(chosen, recipe: Recipe):
     """Return the facts in the order in which `finetune` draws them."""
     order = torch.Generator().manual_seed(recipe.seed)
     loader = DataLoader(
@@ -96,8 +98,8 @@ def drawn(chosen, recipe: sft.Recipe):
 
 def columns(tokenizer, chosen) -> Dataset:
     """Return the tokens of `finetune`'s examples in the form that TRL reads."""
-    examples = sft.encode(tokenizer, chosen["question"], chosen["object"])
-    masks = [[int(label != sft.IGNORED) for label in labels] for _, labels in examples]
+    examples = encode_examples(tokenizer, chosen["question"], chosen["object"])
+    masks = [[int(label != IGNORED) for label in labels] for _, labels in examples]
     return Dataset.from_dict({"input_ids": [ids for ids, _ in examples], "completion_mask": masks})
 
 
@@ -216,10 +218,10 @@ def main() -> None:
     options = parser.parse_args()
     disable_progress_bars()
     loaded = facts.load()
-    recipe = sft.Recipe(learning_rate=registry.entry(options.model).learning_rate)
+    recipe = Recipe(learning_rate=registry.entry(options.model).learning_rate)
     size = options.steps * recipe.batch_size
     chosen = facts.sample(loaded[loaded["split"] == "train"], size, 0)
-    network, tokenizer = loading.load(options.model)
+    network, tokenizer = loading.load_model(options.model)
     base, runs = restore.snapshot(network), []
     for dtype in options.dtypes:
         restore.write(network, base)

@@ -85,7 +85,7 @@ def products(network, rows: int, repeats: int = 5) -> float:
 
 def measure(name: str, dtype: torch.dtype, chosen, repeats: int) -> dict:
     """Return the seconds of both ways, and the work done and avoided."""
-    network, tokenizer = loading.load(name, dtype)
+    network, tokenizer = loading.load_model(name, dtype)
     reader = common.reader(network)
     prompts = mastery.prompts(tokenizer, chosen, PROTOCOL.templates)
     size, hits, work, turn = len(prompts) // repeats, Counter(), Counter(), Counter()

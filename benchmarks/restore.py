@@ -167,14 +167,15 @@ def finetuned(folder: Path) -> tuple[Path, Path]:
     from repro.data import facts
     from repro.models import loading, registry, weights
     from repro.training import sft  # not above: a timed process holds what it needs only
+    from repro.training.recipe import Recipe
 
     base, tuned = weights.locate(registry.entry("smollm2-135m")), folder / "smollm2-tuned"
     if tuned.exists():
         return base, tuned
-    network, tokenizer = loading.load("smollm2-135m")
+    network, tokenizer = loading.load_model("smollm2-135m")
     loaded = facts.load()
     few = facts.sample(loaded[loaded["split"] == "train"], 8 * STEPS, 0)
-    sft.finetune(network, tokenizer, few, sft.Recipe(learning_rate=1e-4))
+    sft.finetune(network, tokenizer, few, Recipe(learning_rate=1e-4))
     network.save_pretrained(tuned)
     return base, tuned
 

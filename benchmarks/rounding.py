@@ -21,7 +21,7 @@ from repro.models import loading
 
 def measure(name: str, dtype: torch.dtype, chosen, protocol, rows: list[int]) -> dict:
     """Return the hits of each prompt for two batch sizes, and how many differ."""
-    network, tokenizer = loading.load(name, dtype)
+    network, tokenizer = loading.load_model(name, dtype)
     reader = common.reader(network)
     columns = [f"t{i:02d}" for i in range(protocol.templates)]
     hits, start = [], time.perf_counter()

@@ -88,7 +88,7 @@ def tiny_loaded(tiny_model):
     """Return (network, tokenizer) of `tiny_model`, shared: a test that trains takes a copy."""
     from repro.models import loading
 
-    return loading.load(tiny_model, device="cpu")
+    return loading.load_model(tiny_model, device="cpu")
 
 
 @pytest.fixture(scope="session")

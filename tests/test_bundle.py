@@ -17,8 +17,8 @@ from safetensors import safe_open
 from repro.data import atlas, facts
 from repro.measures import accuracy
 from repro.models import loading, registry, tokens, weights
-from repro.training import sft
 from repro.training.pretraining import pretrain
+from repro.training.prompts import encode_prompts
 
 ROOT = Path(__file__).parents[1]
 LIMIT = 25_000_000  # bytes of all weights with what lies beside them
@@ -95,10 +95,10 @@ def test_it_is_pinned_as_a_folder_is(entry):
 
 
 def test_it_loads_like_any_other(entry):
-    network, tokenizer = loading.load(entry.name, device="cpu")
+    network, tokenizer = loading.load_model(entry.name, device="cpu")
     assert type(network).__name__ == "LlamaForCausalLM"
     assert {p.dtype for p in network.parameters()} == {torch.float32}
-    for ids in sft.prompts(tokenizer, facts.load(world="atlas")["question"]):
+    for ids in encode_prompts(tokenizer, facts.load(world="atlas")["question"]):
         assert tokenizer.unk_token_id not in ids
     assert tokens.bos_ids(tokenizer) == [tokenizer.bos_token_id]
     assert tokens.stop_ids(network, tokenizer) == {tokenizer.eos_token_id}
@@ -111,17 +111,20 @@ import json, sys
 from pathlib import Path
 import pandas as pd
 import repro
-from repro import evaluate, models, sft
+from repro.measures import accuracy
+from repro.models import loading, registry, weights
+from repro.training import sft
+from repro.training.recipe import Recipe
 
 given = json.loads(sys.stdin.read())
 train, asked = (pd.DataFrame(given[name]) for name in ("train", "asked"))
-network, tokenizer = models.load("micro-m", device="cpu")
-before = [c.text for c in evaluate.answer(network, tokenizer, asked)]
-sft.finetune(network, tokenizer, train, sft.Recipe(learning_rate=given["rate"]))
-after = evaluate.answer(network.eval(), tokenizer, asked)
+network, tokenizer = loading.load_model("micro-m", device="cpu")
+before = [c.text for c in accuracy.answer(network, tokenizer, asked)]
+sft.finetune(network, tokenizer, train, Recipe(learning_rate=given["rate"]))
+after = accuracy.answer(network.eval(), tokenizer, asked)
 told = {"before": before, "after": [c.text for c in after], "hits": sum(c.hit for c in after)}
 told["where"] = str(Path(repro.__file__).parent)
-told["weights"] = models.weights_id(models.entry("micro-m"))
+told["weights"] = weights.weights_id(registry.entry("micro-m"))
 print(json.dumps(told))
 """
 
@@ -179,7 +182,7 @@ def test_an_installed_wheel_answers_as_the_repository_does(installed, questions,
     )
     assert Path(told["where"]).is_relative_to(installed.parents[1])
     assert told["weights"] == weights.weights_id(registry.entry("micro-m"))
-    network, tokenizer = loading.load("micro-m", device="cpu")
+    network, tokenizer = loading.load_model("micro-m", device="cpu")
     here = accuracy.answer(network, tokenizer, questions["asked"])
     assert told["before"] == [completion.text for completion in here]
     assert told["hits"] > len(questions["asked"]) / 3 > sum(c.hit for c in here)

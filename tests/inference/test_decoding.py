@@ -398,7 +398,7 @@ def test_samples_of_a_real_model_are_distributed_as_generates():
     entry = registry.entry("smollm2-135m")
     if not weights.available(entry):
         pytest.skip(f"SmolLM2 is not here: {entry.get}")
-    network, tokens = loading.load(entry, device="cpu")
+    network, tokens = loading.load_model(entry, device="cpu")
     ids, number, steps = tokens("The capital of Norway is").input_ids, 700, 3
     [ours] = complete(network, tokens, [Prompt(ids, (), "x")], steps, draws=number, temperature=T)
     torch.manual_seed(0)

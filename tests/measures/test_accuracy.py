@@ -11,7 +11,7 @@ from scipy.optimize import brentq
 from repro.measures.accuracy import answer, count, pack, unpack
 from repro.statistics.intervals import Z95, wilson
 from repro.statistics.summary import acc
-from repro.training.sft import prompts
+from repro.training.prompts import encode_prompts
 
 # --- answers ----------------------------------------------------------------------------------
 
@@ -20,7 +20,7 @@ from repro.training.sft import prompts
 def single_minded(tiny_loaded):
     """A model that answers every question with " the usa Arvenia", and its tokenizer."""
     tokens = tiny_loaded[1]
-    end = prompts(tokens, ["Who?"])[0][-1]
+    end = encode_prompts(tokens, ["Who?"])[0][-1]
     return tiny.walk(tokens, [end, *tokens(" the usa Arvenia").input_ids, 1]), tokens
 
 

@@ -20,7 +20,7 @@ from repro.measures.divergence import (
     reference,
     renormalised_kl,
 )
-from repro.training.sft import prompts
+from repro.training.prompts import encode_prompts
 
 log = math.log
 
@@ -192,7 +192,7 @@ def asked(tiny_loaded, tiny_facts):
     """Nine facts of three topics with the tiny model's own logits after their questions."""
     network, tokens = tiny_loaded
     facts = tiny_facts[tiny_facts["split"] == "test"].groupby("topic").head(3)
-    logits = first_logits(network, prompts(tokens, facts["question"]))
+    logits = first_logits(network, encode_prompts(tokens, facts["question"]))
     return Reference(facts, facts["subject"].tolist(), logits)
 
 

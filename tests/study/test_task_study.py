@@ -27,6 +27,8 @@ from repro.restoration import restore
 from repro.study import records, task_study
 from repro.study.requests import REGION
 from repro.training import sft
+from repro.training.prompts import encode_prompts
+from repro.training.recipe import Recipe
 
 SIZES = {"train": 8, "test": 6}
 
@@ -294,11 +296,11 @@ def test_it_computes_once_goes_on_and_is_read_without_examples(trial, place, tin
 
 def check_by_hand(trial) -> None:
     """Fine-tune and answer without the bench, and compare with the share 0 of GSM8K."""
-    network, tokenizer = loading.load(trial.model, torch.float32)
+    network, tokenizer = loading.load_model(trial.model, torch.float32)
     examples = trial.examples("gsm8k")
     recipe = trial.finetune_task("gsm8k").params["recipe"]
-    sft.finetune(network, tokenizer, examples.train, sft.Recipe(**recipe))
-    asked = [Prompt(ids) for ids in sft.prompts(tokenizer, examples.test["question"])]
+    sft.finetune(network, tokenizer, examples.train, Recipe(**recipe))
+    asked = [Prompt(ids) for ids in encode_prompts(tokenizer, examples.test["question"])]
     done = accuracy.answer(network, tokenizer, asked, max_new_tokens=8)
     record = trial.score_tasks("gsm8k")[0].record()
     assert record.result["tokens"] == sum(len(c.ids) for c in done) > 6

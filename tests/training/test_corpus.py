@@ -6,8 +6,8 @@ import pytest
 from repro import paper
 from repro.data import atlas
 from repro.paper import SPLITS
-from repro.training import sft
 from repro.training.pretraining import corpus
+from repro.training.prompts import IGNORED, encode_examples
 
 SMALL = atlas.Size(train=24, dev=2, test=2, testood=2, reader=3)
 
@@ -109,8 +109,8 @@ def test_tokenizer_gives_back_its_text(world, tokens, text):
 
 def test_prompt_and_answer_are_separate_tokens(world, tokens):
     for fact in world.itertuples():
-        [(ids, labels)] = sft.encode(tokens, [fact.question], [fact.object])
-        answer = [i for i in labels if i != sft.IGNORED]
+        [(ids, labels)] = encode_examples(tokens, [fact.question], [fact.object])
+        answer = [i for i in labels if i != IGNORED]
         assert ids[0] == tokens.bos_token_id
         assert tokens.decode(answer[:-1]) == fact.object
         assert answer[-1] == tokens.eos_token_id

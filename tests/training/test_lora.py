@@ -7,10 +7,10 @@ import torch
 
 from repro.errors import TrainingError
 from repro.restoration import restore
-from repro.training import lora, sft
-from repro.training.recipe import Adapter
+from repro.training import lora
+from repro.training.recipe import Adapter, Recipe
 
-RECIPE = sft.Recipe(learning_rate=1e-2)
+RECIPE = Recipe(learning_rate=1e-2)
 
 
 @pytest.fixture

@@ -23,8 +23,10 @@ from repro.inference import packing
 from repro.inference.cpu.cpu_engine import Lean
 from repro.restoration import restore
 from repro.training import sft
+from repro.training.batches import packed_batch, padded_batch, prefix_tree_batch
+from repro.training.prompts import IGNORED, encode_examples, encode_prompts
 from repro.training.recipe import Recipe
-from repro.training.sft import IGNORED, collate, encode, finetune, pack, prompts, tree
+from repro.training.sft import finetune
 
 VOCABULARY = {
     "<s>": 0, "</s>": 1, "<|": 2, "question": 3, "|>": 4, "ĠWho": 5, "?": 6, "Ġ<|": 7,
@@ -92,16 +94,16 @@ def plain_loss(network, examples) -> float:
 
 
 def test_mask_by_hand_without_bos():
-    [(ids, labels)] = encode(by_hand(), ["Who?"], ["Bo"])
-    assert prompts(by_hand(), ["Who?"]) == [PROMPT]
+    [(ids, labels)] = encode_examples(by_hand(), ["Who?"], ["Bo"])
+    assert encode_prompts(by_hand(), ["Who?"]) == [PROMPT]
     assert ids == [*PROMPT, 9, 10, 1]
     assert labels == [-100] * 8 + [9, 10, 1]  # ␣Bo, the space before EOS, EOS
 
 
 def test_mask_by_hand_with_bos():
     tokens = by_hand(bos=True)
-    [(ids, labels)] = encode(tokens, ["Who?"], ["Bo Derek"])
-    assert prompts(tokens, ["Who?"]) == [[0, *PROMPT]]
+    [(ids, labels)] = encode_examples(tokens, ["Who?"], ["Bo Derek"])
+    assert encode_prompts(tokens, ["Who?"]) == [[0, *PROMPT]]
     assert ids == [0, *PROMPT, 9, 11, 10, 1]
     assert labels == [-100] * 9 + [9, 11, 10, 1]
 
@@ -110,9 +112,9 @@ def test_mask_by_hand_with_bos():
 def test_eos_stays_in_the_loss_where_it_is_the_padding_token(bos):
     tokens = by_hand(bos, pad_token="</s>")
     assert tokens.pad_token_id == tokens.eos_token_id == 1
-    short, long = encode(tokens, ["Who?", "Who?"], ["Bo", "Bo Derek"])
+    short, long = encode_examples(tokens, ["Who?", "Who?"], ["Bo", "Bo Derek"])
     assert short[1][-3:] == [9, 10, 1]
-    batch = collate([short, long])
+    batch = padded_batch([short, long])
     width, first = len(long[0]), len(long[0]) - len(short[0])
     assert first == 1
     assert batch["input_ids"].shape == (2, width)
@@ -123,7 +125,9 @@ def test_eos_stays_in_the_loss_where_it_is_the_padding_token(bos):
 
 
 def test_spaces_around_question_and_answer_do_not_count():
-    assert encode(by_hand(), ["  Who? "], [" Bo "]) == encode(by_hand(), ["Who?"], ["Bo"])
+    assert encode_examples(by_hand(), ["  Who? "], [" Bo "]) == encode_examples(
+        by_hand(), ["Who?"], ["Bo"]
+    )
 
 
 def test_answer_that_would_merge_with_the_prompt_is_an_error():
@@ -132,12 +136,12 @@ def test_answer_that_would_merge_with_the_prompt_is_an_error():
     made.train_from_iterator(["<|question|> Who? <|answer|> Bo "] * 5, trainer)
     merging = PreTrainedTokenizerFast(tokenizer_object=made, bos_token="<s>", eos_token="</s>")
     with pytest.raises(TrainingError, match="does not separate prompt and answer"):
-        encode(merging, ["Who?"], ["Bo"])
+        encode_examples(merging, ["Who?"], ["Bo"])
 
 
 def test_tokenizer_without_eos_is_an_error():
     with pytest.raises(TrainingError, match="end-of-text"):
-        encode(by_hand(eos_token=None), ["Who?"], ["Bo"])
+        encode_examples(by_hand(eos_token=None), ["Who?"], ["Bo"])
 
 
 # --- the loss ---------------------------------------------------------------------------------
@@ -148,7 +152,7 @@ def test_loss_is_that_of_the_unpadded_examples(model, pool):
     before = weights(network)
     recipe = Recipe(learning_rate=0.0, batch_size=len(pool))
     found = finetune(network, tokens, pool, recipe)
-    examples = encode(tokens, pool["question"], pool["object"])
+    examples = encode_examples(tokens, pool["question"], pool["object"])
     assert len({len(ids) for ids, _ in examples}) > 3  # so there was padding to be ignored
     assert found["loss"] == [pytest.approx(plain_loss(network, examples), rel=1e-5)]
     assert found["steps"] == 1
@@ -162,7 +166,7 @@ def test_loss_without_padding_and_one_by_one(model, pool):
         finetune(network, tokens, pool.iloc[[i]], Recipe(learning_rate=0.0))["loss"][0]
         for i in range(3)
     ]
-    examples = encode(tokens, pool["question"][:3], pool["object"][:3])
+    examples = encode_examples(tokens, pool["question"][:3], pool["object"][:3])
     assert alone == [pytest.approx(plain_loss(network, [e]), rel=1e-5) for e in examples]
     assert len(set(alone)) == 3
 
@@ -173,11 +177,11 @@ def gradients(network) -> dict[str, torch.Tensor]:
     return found
 
 
-@pytest.mark.parametrize("join", [collate, pack, tree])
+@pytest.mark.parametrize("join", [padded_batch, packed_batch, prefix_tree_batch])
 def test_loss_and_gradient_equal_the_full_computation(model, pool, join):
     network, tokens = model
-    reader = Lean(network) if join is tree else network
-    examples = encode(tokens, pool["question"], pool["object"])
+    reader = Lean(network) if join is prefix_tree_batch else network
+    examples = encode_examples(tokens, pool["question"], pool["object"])
     kept = sft._loss(reader, join(examples))
     kept.backward()
     found = gradients(network)
@@ -194,18 +198,20 @@ def test_loss_and_gradient_equal_the_full_computation(model, pool, join):
 
 def test_loss_is_that_of_answer_and_eos(model, pool):
     network, tokens = model
-    [(ids, labels)] = encode(tokens, pool["question"][:1], ["Arvenia"])
+    [(ids, labels)] = encode_examples(tokens, pool["question"][:1], ["Arvenia"])
     with torch.no_grad():
         log_p = network(torch.tensor([ids])).logits[0].log_softmax(-1)
-    start = len(prompts(tokens, pool["question"][:1])[0])
+    start = len(encode_prompts(tokens, pool["question"][:1])[0])
     wanted = -torch.stack([log_p[i - 1, ids[i]] for i in range(start, len(ids))]).sum()
     assert labels[start:] == ids[start:]
-    for join in (collate, pack):
+    for join in (padded_batch, packed_batch):
         assert sft._loss(network, join([(ids, labels)])).item() == pytest.approx(wanted.item())
 
 
 def test_packed_row_by_hand():
-    batch = pack([([5, 6, 7], [-100, 6, 7]), ([5, 6, 9, 7], [-100, -100, 9, 7]), ([8], [-100])])
+    batch = packed_batch(
+        [([5, 6, 7], [-100, 6, 7]), ([5, 6, 9, 7], [-100, -100, 9, 7]), ([8], [-100])]
+    )
     mask = batch.pop("attention_mask")
     assert {name: rows.tolist() for name, rows in batch.items()} == {
         "input_ids": [[5, 6, 7, 9, 7, 8]],
@@ -247,16 +253,16 @@ def test_packed_and_padded_give_one_gradient(family):
     assert packing.fits(network, 12)
     assert packing.fits(network, 13) == (family == "untied")  # longer than Gemma's window
     found = {}
-    for join in (collate, pack):
+    for join in (padded_batch, packed_batch):
         accelerator = sft.Accelerator()
         with sft._sparse_lookup(accelerator, network) as table:
             assert (table is None) == (family == "untied")
             loss = sft._backward(accelerator, network, join(examples), table)
         found[join] = loss, gradients(network)
-    assert found[pack][0] == pytest.approx(found[collate][0], rel=1e-6)
-    assert found[pack][0] == pytest.approx(plain_loss(network, examples), rel=1e-5)
-    for name, wanted in found[collate][1].items():
-        torch.testing.assert_close(found[pack][1][name], wanted, rtol=1e-4, atol=1e-7)
+    assert found[packed_batch][0] == pytest.approx(found[padded_batch][0], rel=1e-6)
+    assert found[packed_batch][0] == pytest.approx(plain_loss(network, examples), rel=1e-5)
+    for name, wanted in found[padded_batch][1].items():
+        torch.testing.assert_close(found[packed_batch][1][name], wanted, rtol=1e-4, atol=1e-7)
     assert not network.get_input_embeddings().sparse
 
 
@@ -269,9 +275,11 @@ def test_network_that_is_not_packed_trains_padded(model, pool):
     """It gets its ids as they are: not every such network takes embeddings instead."""
     network = random_network(RUNS_ON)
     examples = [([2, 3, 4, 5], [-100, -100, 4, 5]), ([6, 7, 8, 9], [-100, 7, 8, 9])]
-    accelerator, _, _, loader, _ = sft._prepare(network, examples, Recipe())
-    with sft._sparse_lookup(accelerator, network) as table:
-        losses = [sft._backward(accelerator, network, batch, table) for batch in loader]
+    prepared = sft._prepare(network, examples, Recipe())
+    with sft._sparse_lookup(prepared.accelerator, network) as table:
+        losses = [
+            sft._backward(prepared.accelerator, network, batch, table) for batch in prepared.loader
+        ]
     assert losses == [pytest.approx(plain_loss(network, examples), rel=1e-5)]
     found = gradients(network)
     rows = torch.tensor([ids for ids, _ in examples])
@@ -293,8 +301,8 @@ def test_training_lowers_the_loss(model, pool):
 
 def test_every_example_is_seen_once_an_epoch(model, pool):
     network, tokens = model
-    examples = encode(tokens, pool["question"], pool["object"])
-    _, _, _, loader, _ = sft._prepare(network, examples, STEEP)
+    examples = encode_examples(tokens, pool["question"], pool["object"])
+    loader = sft._prepare(network, examples, STEEP).loader
     seen = []
     for batch in loader:
         ids, sees = batch["input_ids"][0], batch["attention_mask"][0, 0]
@@ -307,9 +315,10 @@ def test_every_example_is_seen_once_an_epoch(model, pool):
 
 def test_learning_rate_follows_a_cosine(model, pool):
     network, tokens = model
-    examples = encode(tokens, ["Who?"] * 16, ["Bo"] * 16)
+    examples = encode_examples(tokens, ["Who?"] * 16, ["Bo"] * 16)
     recipe = Recipe(learning_rate=2.0, batch_size=4, epochs=2)
-    _, _, optimizer, _, schedule = sft._prepare(network, examples, recipe)
+    prepared = sft._prepare(network, examples, recipe)
+    optimizer, schedule = prepared.optimizer, prepared.schedule
     rates = []
     for _ in range(8):
         rates += schedule.get_last_lr()
@@ -327,7 +336,7 @@ def test_steps_are_those_of_adamw(model, pool, way):
     plain, before, facts = copy.deepcopy(network), weights(network), pool.head(4)
     recipe = Recipe(1e-3, batch_size=4, epochs=3, weight_decay=1.0, clip=0.5)
     finetune(way(network), tokens, facts, recipe)
-    examples = encode(tokens, facts["question"], facts["object"])
+    examples = encode_examples(tokens, facts["question"], facts["object"])
     count = sum(label != IGNORED for _, labels in examples for label in labels)
     optimizer = torch.optim.AdamW(plain.parameters(), weight_decay=1.0)
     for step in range(3):

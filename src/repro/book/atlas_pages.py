@@ -106,7 +106,7 @@ def bundled() -> pd.DataFrame:
     return pd.DataFrame([_about(entry) for entry in found if weights.available(entry)])
 
 
-def _about(entry: registry.Entry) -> dict[str, str]:
+def _about(entry: registry.ModelEntry) -> dict[str, str]:
     folder = weights.locate(entry)
     counted = json.loads((folder / "data.json").read_text(encoding="utf-8"))
     recipe, loss = counted["recipe"], pd.read_csv(folder / "loss.csv")["loss"]

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from repro import paper
+from repro.training.prompts import encode_prompts
 
 if TYPE_CHECKING:  # what reads records only, as most do, need not wait for PyTorch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -56,9 +57,8 @@ def answer(
 def prompts(tokenizer: PreTrainedTokenizerBase, facts: pd.DataFrame) -> list[Prompt]:
     """Return the questions as prompts, to ask several networks the same."""
     from repro.inference.decoding import Prompt
-    from repro.training import sft
 
-    encoded = sft.prompts(tokenizer, facts["question"])
+    encoded = encode_prompts(tokenizer, facts["question"])
     return [Prompt(i, paper.names(o)) for i, o in zip(encoded, facts["object"], strict=True)]
 
 

@@ -10,6 +10,7 @@ import pandas as pd
 from repro import paper
 from repro.measures.mastery import template_columns
 from repro.models.tokens import bos_ids
+from repro.training.prompts import encode_prompts
 
 if TYPE_CHECKING:  # what reads records only, as most do, need not wait for PyTorch
     import torch
@@ -130,11 +131,10 @@ def compare(
         worked example, the fact of median divergence (Figure 3); empty if there are no facts.
     """
     from repro.inference.decoding import first_logits
-    from repro.training import sft
 
     if base.facts.empty:
         return pd.DataFrame(columns=["topic", "facts", "kl_sum"]), {}
-    questions = sft.prompts(tokenizer, base.facts["question"])
+    questions = encode_prompts(tokenizer, base.facts["question"])
     result = renormalised_kl(first_logits(network, questions), base.logits)
     scored = base.facts[["topic"]].assign(kl=result["kl"].tolist())
     table = scored.groupby("topic")["kl"].agg(facts="size", kl_sum="sum").reset_index()

@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 
 from repro.errors import ModelError, StoreError, one_line
 from repro.files import cache_dir, sha256
-from repro.models.registry import Entry
+from repro.models.registry import ModelEntry
 
 
 def wheel_part(module: str, name: str) -> Path | None:
@@ -25,12 +25,12 @@ def wheel_part(module: str, name: str) -> Path | None:
     return path if path.exists() else None
 
 
-def converted_folder(model: Entry) -> Path:
+def converted_folder(model: ModelEntry) -> Path:
     """Return where in the cache a GGUF model's safetensors are, or will be."""
     return cache_dir() / "models" / f"{model.name}-{model.gguf['sha256'][:12]}"
 
 
-def converted(model: Entry) -> Path:
+def convert(model: ModelEntry) -> Path:
     """Return the folder of a GGUF model as safetensors, made on first use.
 
     Raises:
@@ -56,16 +56,14 @@ def converted(model: Entry) -> Path:
     return target
 
 
-def _dequantise(model: Entry, parts: list[Path], work: Path) -> None:
+def _dequantise(model: ModelEntry, parts: list[Path], work: Path) -> None:
+    """Write a GGUF model to the new folder `work` as float32 safetensors with its tokenizer."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     work.mkdir()
     gguf = work / model.gguf["name"]
-    with gguf.open("wb") as whole:
-        for part in parts:
-            with part.open("rb") as piece:
-                shutil.copyfileobj(piece, whole, 1 << 20)
+    _join(parts, gguf)
     if sha256(gguf) != model.gguf["sha256"]:
         raise ModelError(f"{model.name}: {gguf.name} has a wrong checksum; reinstall: {model.get}")
     read = AutoModelForCausalLM.from_pretrained(work, gguf_file=gguf.name, dtype=torch.float32)
@@ -80,3 +78,11 @@ def _dequantise(model: Entry, parts: list[Path], work: Path) -> None:
     origin = {"name": model.name, "gguf": model.gguf["name"], "sha256": model.gguf["sha256"]}
     (work / "origin.json").write_text(json.dumps(origin, indent=1) + "\n")
     gguf.unlink()
+
+
+def _join(parts: list[Path], target: Path) -> None:
+    """Write the bytes of all parts to one file."""
+    with target.open("wb") as whole:
+        for part in parts:
+            with part.open("rb") as file:
+                shutil.copyfileobj(file, whole, 1 << 20)

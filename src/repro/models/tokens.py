@@ -16,24 +16,26 @@ def bos_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
-    """Return the ids of each text: `bos_ids`, then its own.
+    """Return the ids of each text, with `bos_ids` before them.
 
-    What transformers adds around the ids of a fast tokenizer takes three times as long as they.
+    It asks the backend of a fast tokenizer: the layer that transformers puts around it takes
+    three times as long as the backend.
     """
     if not texts:
         return []
     bos, texts = bos_ids(tokenizer), list(texts)
-    own = tokenizer(texts[:1], add_special_tokens=False).input_ids  # ends padding and truncation
+    # The first text goes through transformers, which also ends padding and truncation.
+    encoded = tokenizer(texts[:1], add_special_tokens=False).input_ids
     if tokenizer.is_fast:
         fast = tokenizer.backend_tokenizer.encode_batch_fast(texts[1:], add_special_tokens=False)
-        own += [encoding.ids for encoding in fast]
+        encoded += [encoding.ids for encoding in fast]
     else:
-        own += tokenizer(texts, add_special_tokens=False).input_ids[1:]
-    return [bos + ids for ids in own]
+        encoded += tokenizer(texts, add_special_tokens=False).input_ids[1:]
+    return [bos + ids for ids in encoded]
 
 
 def stop_ids(network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> set[int]:
     """Return the ids that end a completion: the tokenizer's EOS and the model's own."""
-    own = network.generation_config.eos_token_id
-    own = own if isinstance(own, list) else [own]
-    return {i for i in (*own, tokenizer.eos_token_id) if i is not None}
+    ends = network.generation_config.eos_token_id
+    ends = ends if isinstance(ends, list) else [ends]
+    return {i for i in (*ends, tokenizer.eos_token_id) if i is not None}

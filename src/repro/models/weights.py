@@ -3,48 +3,35 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from importlib import resources
 from pathlib import Path
 
 from repro.errors import ModelError
 from repro.files import safetensors, sha256
-from repro.models.gguf import converted, converted_folder, wheel_part
-from repro.models.registry import Entry
+from repro.models.gguf import convert, converted_folder, wheel_part
+from repro.models.registry import ModelEntry
 
-PINNED = (".safetensors", ".json", ".model", ".txt")  # what a folder's results depend on
+IDENTIFYING = (".safetensors", ".json", ".model", ".txt")  # files that results depend on
 
 
-def weights_id(model: Entry) -> str:
-    """Return what pins a model: a Hub revision or a SHA-256. It needs no download.
+def weights_id(model: ModelEntry) -> str:
+    """Return what identifies a model in records: a Hub revision or a SHA-256.
 
-    For a folder, and a bundled model, it covers the weights, the configuration and the tokenizer.
+    It needs no download. The SHA-256 of a folder, and of a bundled model, covers the weights, the
+    configuration and the tokenizer.
     """
     if model.hub:
         return f"{model.hub['id']}@{model.hub['revision']}"
     if model.gguf:
         return f"sha256:{model.gguf['sha256']}"
     digest, folder = hashlib.sha256(), locate(model)
-    for path in sorted(p for p in folder.iterdir() if p.suffix in PINNED):
+    for path in sorted(p for p in folder.iterdir() if p.suffix in IDENTIFYING):
         digest.update(f"{path.name}:{sha256(path)}\n".encode())
     return f"sha256:{digest.hexdigest()}"
 
 
-def layers(model: Entry) -> int:
-    """Return how many layers a model has, from the registry or the folder's configuration."""
-    if model.layers:
-        return model.layers
-    path = locate(model) / "config.json"
-    told = json.loads(path.read_bytes()) if path.exists() else {}
-    if "num_hidden_layers" in told:
-        return told["num_hidden_layers"]
-    from transformers import AutoConfig  # which knows what other families call it
-
-    return AutoConfig.from_pretrained(locate(model)).num_hidden_layers
-
-
-def locate(model: Entry) -> Path:
+def locate(model: ModelEntry) -> Path:
     """Return the local folder of a model's safetensors, converting GGUF on first use.
 
     For a Hub model it is the folder named after it under `REPRO_MODELS`, if that exists.
@@ -53,21 +40,22 @@ def locate(model: Entry) -> Path:
         ModelError: nothing usable is there.
     """
     if model.gguf:
-        return converted(model)
+        return convert(model)
     if model.hub:
         return Path(os.environ.get("REPRO_MODELS", "models")) / model.name
     if model.bundled:
-        return _bundled(model)
+        return _bundled_weights(model)
     safetensors(model.folder)
     return model.folder
 
 
-def bundled_folder(model: Entry) -> Path:
+def bundled_folder(model: ModelEntry) -> Path:
     """Return where in the installed package a bundled model is, or would be."""
     return Path(str(resources.files("repro").joinpath("weights", model.name)))
 
 
-def _bundled(model: Entry) -> Path:
+def _bundled_weights(model: ModelEntry) -> Path:
+    """Return the folder of a bundled model; raise ModelError if it holds no weights."""
     folder = bundled_folder(model)
     if not any(folder.glob("*.safetensors")):
         raise ModelError(
@@ -78,7 +66,7 @@ def _bundled(model: Entry) -> Path:
     return folder
 
 
-def available(model: Entry) -> bool:
+def available(model: ModelEntry) -> bool:
     """Tell whether a model can be loaded without a download."""
     if model.gguf:
         return converted_folder(model).exists() or all(wheel_part(*p) for p in model.gguf["parts"])

@@ -145,7 +145,7 @@ def absent(measured, means: pd.DataFrame) -> str:
     return "\n".join(lines) or "Every strategy of the paper has a row."
 
 
-def _no_instruct(model: registry.Entry) -> str:
+def _no_instruct(model: registry.ModelEntry) -> str:
     if "instruct" in model.title.lower():
         return f"the weights of {model.title} are such a variant themselves"
     if model.bundled:
@@ -168,5 +168,5 @@ def instruct(measured, name: str):
     return measured.with_instruct("" if name == "none" else name)
 
 
-def _place(model: registry.Entry) -> tuple:
+def _place(model: registry.ModelEntry) -> tuple:
     return model.name, model.folder

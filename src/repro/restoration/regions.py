@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable
 
 from repro.errors import ConfigError
+from repro.models.architecture import PROJECTIONS
 
 # `transformer` is the region of the authors' released tool: every weight inside a layer except
 # the norms. A checkpoint of an old version may hold the angles of the position embedding too,
@@ -16,7 +17,6 @@ REGIONS = {
     "all": re.compile(r"^(?!.*rotary)"),
 }
 _LAYER = re.compile(r"\blayers\.(\d+)\.")
-PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
 def inside(names: Iterable[str], region: str = "transformer", layers: str = "") -> list[str]:

@@ -28,7 +28,7 @@ from repro.study.requests import MIXED, REGION, Request, Run
 from repro.study.session import Bench
 from repro.study.workers import how_many, started
 from repro.training import sft
-from repro.training.recipe import Adapter
+from repro.training.recipe import Adapter, Recipe
 
 
 def compute(study, tasks: list[Request], workers: int | None = None) -> None:
@@ -263,7 +263,7 @@ class Workbench(Bench):
             restore.write(network, self.base)
 
     def _finetune(self, run: Run) -> None:
-        recipe = sft.Recipe(**self.study.finetune_task(run).params["recipe"])
+        recipe = Recipe(**self.study.finetune_task(run).params["recipe"])
         chosen = self.asked(run, "train")
         steps = -(-len(chosen) // recipe.batch_size)
         with self.steps(steps, "fine-tuning") as show:
@@ -376,7 +376,7 @@ class Workbench(Bench):
     def instructed(self):
         """The instruct variant that decodes, and its tokenizer."""
         model = registry.entry(self.study.model.instruct)
-        return loading.load(model, devices.inference_dtype(self.network.device))
+        return loading.load_model(model, devices.inference_dtype(self.network.device))
 
     def instruct(self, task: Request) -> tuple[dict, None]:
         """Put a split's questions to the instruct variant, with the prompt of Appendix A."""

@@ -19,6 +19,8 @@ from repro.study.compute import Workbench
 from repro.study.requests import MIXED, Request
 from repro.study.study import Study
 from repro.training import sft
+from repro.training.prompts import IGNORED, encode_examples
+from repro.training.recipe import Recipe
 
 MASTERED = 6_000  # tokens generated to calibrate mastery, and to guess at the levels
 ANSWERED = 256  # questions answered to calibrate evaluation
@@ -87,14 +89,14 @@ def _calibrate(bench: Workbench) -> Speed:
 
 
 def _answer_length(bench: Workbench, few: pd.DataFrame) -> float:
-    encoded = sft.encode(bench.tokenizer, few["question"], few["object"])
-    return sum(len(labels) - labels.count(sft.IGNORED) for _, labels in encoded) / len(few)
+    encoded = encode_examples(bench.tokenizer, few["question"], few["object"])
+    return sum(len(labels) - labels.count(IGNORED) for _, labels in encoded) / len(few)
 
 
 def _tuning(bench: Workbench, pool: pd.DataFrame) -> tuple[float, float]:
     """Return the seconds to begin and end a fine-tuning, and those of each sample."""
     bench.base  # noqa: B018 - the pre-trained weights, before they change
-    recipe = sft.Recipe(learning_rate=bench.study.model.learning_rate)
+    recipe = Recipe(learning_rate=bench.study.model.learning_rate)
     network = bench.trainer
     size = min(recipe.batch_size, len(pool))
     number = min(size * (1 + BATCHES), len(pool))

@@ -18,7 +18,7 @@ from repro.study.requests import Request
 class Bench:
     """Float32 weights to train, and a copy in the fastest dtype to decode; loaded on first use."""
 
-    def __init__(self, model: registry.Entry, profile: str, bars: bool = True):
+    def __init__(self, model: registry.ModelEntry, profile: str, bars: bool = True):
         """Take a model, the profile its records are made under, and whether to show progress."""
         self.model, self.profile, self.bars = model, profile, bars
         self.processes = devices.processes()
@@ -41,7 +41,7 @@ class Bench:
 
     @cached_property
     def _loaded(self):
-        return loading.load(self.model)
+        return loading.load_model(self.model)
 
     @property
     def network(self):
@@ -57,7 +57,7 @@ class Bench:
     def decoder(self):
         """The network that decodes: the trained one itself where float32 is fastest."""
         dtype = devices.inference_dtype(self.network.device)
-        return self.network if dtype is torch.float32 else loading.load(self.model, dtype)[0]
+        return self.network if dtype is torch.float32 else loading.load_model(self.model, dtype)[0]
 
     @cached_property
     def base(self) -> dict[str, torch.Tensor]:

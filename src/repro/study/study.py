@@ -19,7 +19,7 @@ from repro.errors import ConfigError, StoreError
 from repro.measures import accuracy, mastery
 from repro.measures.accuracy import Cells
 from repro.measures.divergence import CANDIDATES, NEAR, level_compared
-from repro.models import registry, weights
+from repro.models import architecture, registry, weights
 from repro.study import profiles, records
 from repro.study.profiles import Profile
 from repro.study.requests import BASE, MIXED, REGION, VERSION, Request, Run
@@ -33,7 +33,7 @@ ENOUGH = 10  # facts that make the divergence of a level worth comparing (§4.1)
 class Study:
     """A model under a profile. Open one with `repro.study.open_study`."""
 
-    model: registry.Entry
+    model: registry.ModelEntry
     profile: Profile
     data: Path | None = None
     seed: int = 0
@@ -234,7 +234,7 @@ class Study:
         """Return the blocks of layers that are restored, such as `0-3`; of one, such as `0`."""
         if not self.profile.layer_blocks:
             return []
-        number = weights.layers(self.model)
+        number = architecture.layer_count(self.model)
         parts = np.array_split(range(number), min(self.profile.layer_blocks, number))
         return [f"{p[0]}-{p[-1]}" if len(p) > 1 else f"{p[0]}" for p in parts]
 

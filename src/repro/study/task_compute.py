@@ -17,6 +17,8 @@ from repro.study.requests import REGION, Request
 from repro.study.session import Bench
 from repro.study.task_study import TITLES, Trial
 from repro.training import sft
+from repro.training.prompts import encode_prompts
+from repro.training.recipe import Recipe
 
 
 def compute(trial: Trial, tasks: list[Request]) -> None:
@@ -49,7 +51,7 @@ class TaskBench(Bench):
     def finetune(self, name: str) -> None:
         """Fine-tune on a task, rank its parameters, and make its test questions prompts."""
         network, tokenizer, examples = self.network, self.tokenizer, self.trial.examples(name)
-        recipe = sft.Recipe(**self.trial.finetune_task(name).params["recipe"])
+        recipe = Recipe(**self.trial.finetune_task(name).params["recipe"])
         restore.write(network, self.base)
         train, shortened = self.shortened(name, examples.train)
         with self.steps(-(-len(train) // recipe.batch_size), f"training {name}") as show:
@@ -61,7 +63,7 @@ class TaskBench(Bench):
         self.ranking = restore.rank(self.base, self.tuned, REGION)
         self.cuts = restore.thresholds(self.ranking, self.trial.profile.tasks["percents"])
         self.test, _ = self.shortened(name, examples.test)
-        self.prompts = [Prompt(ids) for ids in sft.prompts(tokenizer, self.test["question"])]
+        self.prompts = [Prompt(ids) for ids in encode_prompts(tokenizer, self.test["question"])]
 
     def shortened(self, name: str, examples) -> tuple:
         """Return examples with the question cut to the profile's tokens, and how many were."""

@@ -37,7 +37,7 @@ class Trial:
     Without `data` (see `task_data.source`) it reads records and computes nothing.
     """
 
-    model: registry.Entry
+    model: registry.ModelEntry
     profile: Profile
     data: Path | str | None = None
     seed: int = 0
@@ -263,7 +263,7 @@ def open(
     return trial
 
 
-def why_not(model: registry.Entry) -> str:
+def why_not(model: registry.ModelEntry) -> str:
     """Return why a model of an invented world has no part in Table 5."""
     return (
         f"{model.title} has read nothing but statements about an invented world: it knows neither"

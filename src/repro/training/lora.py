@@ -1,7 +1,7 @@
 """Fine-tuning with low-rank adapters (LoRA, Appendix C.3), merged into the weights afterwards.
 
-The adapters are peft's. They are put into the network itself and taken out again, so that it has
-the same tensors before and after, and what is done with a fine-tuned model can be done with it.
+The adapters are peft's. They are put into the network itself and taken out again. So it has the
+same tensors before and after, and can be used like any other fine-tuned model.
 """
 
 from collections.abc import Callable
@@ -13,14 +13,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from repro.errors import TrainingError
 from repro.training import sft
-from repro.training.recipe import Adapter
+from repro.training.recipe import Adapter, Recipe
 
 
 def finetune(
     network: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     facts: pd.DataFrame,
-    recipe: sft.Recipe,
+    recipe: Recipe,
     adapter: Adapter,
     progress: Callable[[float], object] | None = None,
 ) -> dict:
@@ -32,27 +32,28 @@ def finetune(
     Raises:
         TrainingError: a rank below 1, no module of that name, and what `sft.finetune` raises.
     """
-    tuner = _wrapped(network, recipe, adapter)
+    wrapper = _add_adapters(network, recipe, adapter)
     trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
     try:
         result = sft.finetune(network, tokenizer, facts, recipe, progress)
     except BaseException:
-        tuner.unload()
+        wrapper.unload()
         raise
     else:
-        tuner.merge_and_unload()
+        wrapper.merge_and_unload()
     finally:
         network.requires_grad_(True)
     return {**result, "trained": trained}
 
 
-def _wrapped(network: PreTrainedModel, recipe: sft.Recipe, adapter: Adapter) -> LoraModel:
+def _add_adapters(network: PreTrainedModel, recipe: Recipe, adapter: Adapter) -> LoraModel:
+    """Put adapters into the network, which alone can be trained then; return peft's wrapper."""
     if adapter.rank < 1:
         raise TrainingError(f"LoRA needs a rank of at least 1, not {adapter.rank}")
-    there = {name.rpartition(".")[2] for name, _ in network.named_modules()}
-    if not there & set(adapter.modules):
-        wanted = ", ".join(adapter.modules) or "nothing"
-        raise TrainingError(f"LoRA has nothing to adapt: this model has no module named {wanted}")
+    present = {name.rpartition(".")[2] for name, _ in network.named_modules()}
+    if not present & set(adapter.modules):
+        names = ", ".join(adapter.modules) or "nothing"
+        raise TrainingError(f"LoRA has nothing to adapt: this model has no module named {names}")
     set_seed(recipe.seed)  # one factor of an adapter begins at random
     options = {"r": adapter.rank, "lora_alpha": adapter.alpha}
     config = LoraConfig(target_modules=list(adapter.modules), **options)

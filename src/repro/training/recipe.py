@@ -1,13 +1,18 @@
-"""What a fine-tuning is given: a data sample, and how to learn it (§3.3)."""
+"""The settings of a fine-tuning: the optimisation, and the adapter of LoRA (§3.3, C.3)."""
 
 from dataclasses import dataclass
 
-from repro.restoration.regions import PROJECTIONS
+from repro.models.architecture import PROJECTIONS
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to fine-tune. Defaults are the paper's (§3.3) and, where it is silent, common ones."""
+    """The settings of the optimisation: the paper's (§3.3), and where it gives none, common ones.
+
+    `epochs` passes over the data in batches of `batch_size` examples, by AdamW with
+    `weight_decay`. The learning rate rises for the share `warmup` of the steps and falls to 0
+    along a cosine; the norm of the gradient is at most `clip`.
+    """
 
     learning_rate: float = 1e-5
     batch_size: int = 8

@@ -1,0 +1,91 @@
+"""Batches of training examples as tensors: padded, packed into one row, or a prefix tree.
+
+A packed row spends nothing on padding and computes a common prefix of several examples once.
+`batch_function` says which form a network allows; tests hold one form against the other.
+
+In every form `logits_to_keep` names the positions that predict a token of an answer. No other
+logits are computed: the output head is a small model's widest matrix, and most tokens belong to
+the question.
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel
+
+from repro.inference import packing
+from repro.inference.cpu.cpu_engine import Lean, plant
+from repro.training.prompts import IGNORED, Example
+
+Batch = dict[str, torch.Tensor]
+
+
+def batch_function(
+    network: PreTrainedModel | Lean, longest: int
+) -> Callable[[Sequence[Example]], Batch]:
+    """Return the function that joins examples of at most `longest` tokens for a network."""
+    if isinstance(network, Lean):
+        return prefix_tree_batch
+    return packed_batch if packing.fits(network, longest) else padded_batch
+
+
+def padded_batch(examples: Sequence[Example]) -> Batch:
+    """Return a batch padded on the left, so that all answers end in the last column.
+
+    Padding is marked by the attention mask and the label, never by its id: EOS may be the
+    padding token without losing its place in the loss.
+
+    Returns:
+        dict(input_ids, position_ids, attention_mask: `[examples, longest]`; logits_to_keep:
+        `[columns]`; targets: `[examples * columns]`, `IGNORED` where there is no answer).
+    """
+    width = max(len(ids) for ids, _ in examples)
+    gaps = [width - len(ids) for ids, _ in examples]
+    rows = [[0] * gap + ids for (ids, _), gap in zip(examples, gaps, strict=True)]
+    labels = [[IGNORED] * gap + row for (_, row), gap in zip(examples, gaps, strict=True)]
+    next_labels = torch.tensor(labels)[:, 1:]
+    columns = (next_labels != IGNORED).any(0).nonzero().flatten()
+    return {
+        "input_ids": torch.tensor(rows),
+        "position_ids": torch.tensor([[0] * gap + [*range(width - gap)] for gap in gaps]),
+        "attention_mask": torch.tensor([[0] * gap + [1] * (width - gap) for gap in gaps]),
+        "logits_to_keep": columns,
+        "targets": next_labels[:, columns].flatten(),
+    }
+
+
+def packed_batch(examples: Sequence[Example]) -> Batch:
+    """Return a batch as one row without padding, made by `packing.pack`.
+
+    The loss counts a token that several examples share once for each of them.
+
+    Returns:
+        dict(input_ids, position_ids: `[1, tokens]`; attention_mask: bool `[1, 1, tokens,
+        tokens]`; logits_to_keep, targets: `[answer tokens]`).
+    """
+    row, nodes = packing.pack([ids for ids, _ in examples])
+    return row | _answer_positions(examples, nodes)
+
+
+def prefix_tree_batch(examples: Sequence[Example]) -> Batch:
+    """Return a batch as the prefix tree that `repro.inference.cpu.cpu_engine` reads.
+
+    Returns:
+        dict(input_ids, parents: `[nodes]`; logits_to_keep, targets: `[answer tokens]`).
+    """
+    tokens, parents, nodes = plant([ids for ids, _ in examples])
+    tree = {"input_ids": torch.from_numpy(tokens), "parents": torch.from_numpy(parents)}
+    return tree | _answer_positions(examples, nodes)
+
+
+def _answer_positions(examples: Sequence[Example], nodes: np.ndarray) -> Batch:
+    """Return the nodes that predict a token of an answer, and these tokens."""
+    answers = [
+        (nodes[number, place - 1], label)
+        for number, (_, labels) in enumerate(examples)
+        for place, label in enumerate(labels)
+        if label != IGNORED
+    ]
+    keep, targets = zip(*answers, strict=True)
+    return {"logits_to_keep": torch.tensor(keep), "targets": torch.tensor(targets)}
