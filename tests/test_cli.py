@@ -172,8 +172,10 @@ def test_mastery_resumes_from_its_last_finished_block_after_a_kill(place):
     # The smoke profile fits into one block, so blocks are made small here.
     script = f"""
 from pathlib import Path
-from repro import facts, mastery, models
-network, tokenizer = models.load({str(place.model)!r}, device="cpu")
+from repro.data import facts
+from repro.measures import mastery
+from repro.models import loading
+network, tokenizer = loading.load({str(place.model)!r}, device="cpu")
 calls = []
 network.register_forward_hook(lambda *_: calls.append(1))
 chosen = facts.load(Path({str(place.data)!r})).groupby("split").head(12)
@@ -346,6 +348,104 @@ def test_a_wrong_command_shows_its_usage(place):
         assert "Traceback" not in err
 
 
+# --- words in any order, outputs that end, signals ---------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [
+        ("--percent 20 base tuned out", "--percent 20 base tuned out"),
+        ("base tuned out --percent 5 20", "base tuned out --percent 5 --percent 20"),
+        ("base --percent 5 1e1 tuned", "base --percent 5 --percent 1e1 tuned"),
+        ("--percent 5 ./20 out --percent 7", "--percent 5 ./20 out --percent 7"),
+        ("--percent 5 --seed 3 20", "--percent 5 --seed 3 20"),
+        ("--percent -1", "--percent -1"),
+        ("--percent", "--percent"),
+        ("--percent base", "--percent base"),
+        ("--percent=5 base", "--percent=5 base"),
+        ("--percent 5 -- --percent 6", "--percent 5 -- --percent 6"),
+    ],
+)
+def test_every_number_after_percent_is_one_more_share(words, meant):
+    assert cli._each_percent(words.split()) == meant.split()
+
+
+def test_options_may_stand_anywhere(place, here, capsys):
+    spoken = []
+    pair = [str(place.model)] * 2
+    for words in (["--percent", "20", "3", *pair], [*pair, "--percent", "20", "3"]):
+        assert here("restore", *words, "--dry-run", "--json") == 0
+        spoken.append(json.loads(capsys.readouterr().out))
+    assert spoken[0] == spoken[1]
+    assert [report["settings"]["percent"] for report in spoken[0]] == [20.0, 3.0]
+
+
+LISTS = (("models",), ("--help",), ("data", "atlas"), ("rank", "{model}", "{model}"))
+
+
+def spoken(place, words: tuple[str, ...], **streams) -> subprocess.CompletedProcess:
+    command = [COMMAND, *(word.format(model=place.model) for word in words)]
+    return subprocess.run(
+        command, env=place.environment, stderr=subprocess.PIPE, text=True, timeout=300, **streams
+    )
+
+
+@pytest.mark.parametrize("words", LISTS, ids=" ".join)
+def test_a_closed_pipe_is_silent(place, words):
+    ours, theirs = os.pipe()
+    os.close(ours)
+    done = spoken(place, words, stdout=theirs)
+    os.close(theirs)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+@pytest.mark.parametrize("words", LISTS, ids=" ".join)
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_a_full_output_is_one_line(place, words):
+    with Path("/dev/full").open("w") as full:
+        done = spoken(place, words, stdout=full)
+    assert done.returncode == 1
+    assert re.fullmatch(r"repro: .*No space left on device\n", done.stderr)
+
+
+@pytest.mark.parametrize(
+    "locale",
+    [
+        {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+        {"PYTHONIOENCODING": "ascii:strict"},
+    ],
+    ids=["C", "ascii"],
+)
+def test_any_output_encoding_will_do(place, locale):
+    environment = place.environment | locale
+    for words in (["models"], ["restore", "--help"], ["data", "--data", "/näh"]):
+        done = subprocess.run([COMMAND, *words], env=environment, capture_output=True, timeout=300)
+        assert done.returncode == (1 if words[0] == "data" else 0)
+        assert b"Traceback" not in done.stderr
+        if words[0] == "data":  # a byte that the locale cannot read is shown as it came
+            assert b"/n\\xe4h" in done.stderr or b"/n\\udcc3\\udca4h" in done.stderr
+
+
+def test_sigterm_is_as_ctrl_c(place):
+    status, out, err = stop(place, signal.SIGTERM, lambda said: len(place.record_files()) >= 1)
+    assert (status, out) == (143, "")
+    last = re.split(r"[\r\n]+", err.strip())[-1]
+    assert last == "repro: interrupted; the same command goes on where it stopped"
+    assert "Traceback" not in err and not list(place.cache.rglob(".*"))
+
+
+def test_the_tab_key_completes_commands_and_models(place):
+    def offered(*words: str) -> list[str]:
+        asked = {"_REPRO_COMPLETE": "complete_bash", "COMP_CWORD": str(len(words))}
+        environment = place.environment | asked | {"COMP_WORDS": " ".join(["repro", *words])}
+        done = subprocess.run([COMMAND], env=environment, capture_output=True, text=True)
+        return done.stdout.split()
+
+    assert offered("re") == ["restore"]
+    assert offered("run", "micro") == ["micro-s", "micro-m", "micro-l"]
+    assert offered("restore", "--strategy", "i") == ["interpolate"]
+
+
 # --- what the commands say --------------------------------------------------------------------
 
 
@@ -370,7 +470,9 @@ print(sorted({"torch", "transformers", "pandas", "numpy"} & set(sys.modules)))
 def test_to_look_at_records_needs_no_pytorch(place):
     code = """
 import sys
-from repro import cli, plots, study, tables
+from repro import cli
+from repro.report import plots, tables
+from repro.study import study
 for model in ("micro-m", "smollm2-135m"):
     print(study.open(model, "full").mastery_task().record())
 print(sorted({"torch", "transformers", "accelerate", "numba"} & set(sys.modules)))

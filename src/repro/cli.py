@@ -1,137 +1,324 @@
-"""The command line: `repro models | data | plan | run | tasks | export | rank | restore`."""
+"""The `repro` command: models and facts, studies, and the restoration tool."""
 
-import argparse
 import os
 import signal
 import sys
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Annotated, Any, Literal, NoReturn
+
+import typer
+from typer.core import TyperCommand, TyperGroup
 
 from repro import __version__
 from repro.errors import ReproError
 
-EPILOG = "REPRO_DATA: folder of EntityQuestions. REPRO_CACHE: where weights and records are kept."
-FOLDER = "folder of EntityQuestions with train/, dev/ and test/; not for models studied on atlas"
+SETTINGS = """\
+Settings: REPRO_MODEL and REPRO_PROFILE choose what notebooks show; REPRO_DATA
+is a folder of EntityQuestions; REPRO_CACHE is where weights and records are
+kept. README.md has the rest."""
+#: What a command that was stopped in the middle has left behind.
+AFTER_INTERRUPT = {
+    "run": "the same command goes on where it stopped",
+    "tasks": "the same command goes on where it stopped",
+    "restore": "nothing was written",
+}
+INTERRUPTED, TERMINATED, PIPE_CLOSED = 130, 143, 141  # 128 + the number of the signal
+
+
+class _Stopped(KeyboardInterrupt):
+    """SIGTERM has come: the same end as Ctrl-C, with the status of SIGTERM."""
+
+
+class _OutputError(ReproError):
+    """Standard output cannot be written."""
+
+
+# --- the command as a whole ---------------------------------------------------------------------
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a command and return its exit status: 0, 1 for a user's error, 130 if interrupted."""
+    """Run a command and return its exit status.
+
+    Returns:
+        0; 1 for an error that a user can mend, said in one line; 2 for a wrong command line;
+        130 after Ctrl-C, 143 after SIGTERM, 141 where whoever reads the output has closed it.
+    """
     # Loading prints one bar per weight file; the study's own bars say more.
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    options = _parser().parse_args(arguments)
+    if "_REPRO_COMPLETE" in os.environ:
+        return app(prog_name="repro")
+    _write_any_character()
+    words = sys.argv[1:] if arguments is None else arguments
+    name = next((word for word in words if not word.startswith("-")), "")
     try:
-        with _interrupts_heard():
-            return options.command(options) or 0
+        with _signals_raise():
+            return _invoke(words)
+    except typer.TyperException as error:
+        return _usage(error)
+    except _OutputError as error:
+        return _complain(str(error), 1)
     except ReproError as error:
-        print(f"repro: {type(error).__name__}: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        left = {_run: "the same command goes on where it stopped", _restore: "nothing was written"}
-        after = f"; {left[options.command]}" if options.command in left else ""
-        print(f"repro: interrupted{after}", file=sys.stderr)
-        return 130
+        return _complain(f"{type(error).__name__}: {error}", 1)
+    except KeyboardInterrupt as stop:
+        status = TERMINATED if isinstance(stop, _Stopped) else INTERRUPTED
+        after = f"; {AFTER_INTERRUPT[name]}" if name in AFTER_INTERRUPT else ""
+        return _complain(f"interrupted{after}", status)
+    except BrokenPipeError:
+        _forget_output()
+        return PIPE_CLOSED
+    except OSError as error:
+        _forget_output()
+        place = f"{error.filename}: " if error.filename else ""
+        return _complain(f"{type(error).__name__}: {place}{error.strerror or error}", 1)
+
+
+def _invoke(words: list[str]) -> int:
+    """Run the command that the words name; return 0, or what a help text or --version ends with."""
+    command = typer.main.get_command(app)
+    try:
+        with command.make_context("repro", list(words)) as context:
+            command.invoke(context)
+    except typer.Exit as end:
+        return end.exit_code
+    finally:
+        if sys.stdout is not None:  # None: the shell has closed it
+            sys.stdout.flush()
+    return 0
+
+
+def _usage(error: Any) -> int:
+    """Print how a command is used and what was wrong with it; return the exit status."""
+    context = getattr(error, "ctx", None)
+    with suppress(OSError):
+        if context is not None:
+            print(context.get_usage().replace("Usage:", "usage:", 1), file=sys.stderr)
+        message = " ".join(error.format_message().split())
+        print(f"{context.command_path if context else 'repro'}: {message}", file=sys.stderr)
+    return error.exit_code
+
+
+def _complain(text: str, status: int) -> int:
+    with suppress(OSError):
+        print(f"repro: {text}", file=sys.stderr)
+    return status
+
+
+def _forget_output() -> None:
+    # Python writes what is left of standard output when it ends, and would complain a second time.
+    with suppress(OSError, ValueError, AttributeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _write_any_character() -> None:
+    """Escape characters that the terminal's encoding lacks, rather than fail on a path."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _say(*lines: object) -> None:
+    """Print lines at once, so that an output which cannot be written ends the command here."""
+    try:
+        print(*lines, sep="\n", flush=True)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        _forget_output()
+        raise _OutputError(f"cannot write standard output: {error.strerror}") from None
 
 
 @contextmanager
-def _interrupts_heard():
+def _signals_raise() -> Iterator[None]:
+    """Within the block, Ctrl-C and SIGTERM raise, wherever they arrive."""
+
     # Python drops a Ctrl-C that arrives inside a destructor, such as a progress bar's, and the
     # study would go on. It tells this hook so, and a moment later the interrupt is raised again.
-    def dropped(told) -> None:
-        if told.exc_type is KeyboardInterrupt and hasattr(signal, "setitimer"):
+    def dropped(unraisable) -> None:
+        if unraisable.exc_type is KeyboardInterrupt and hasattr(signal, "setitimer"):
             signal.signal(signal.SIGALRM, signal.default_int_handler)
             signal.setitimer(signal.ITIMER_REAL, 0.01)
         else:
-            sys.__unraisablehook__(told)
+            sys.__unraisablehook__(unraisable)
 
-    before, sys.unraisablehook = sys.unraisablehook, dropped
+    hook_before, sys.unraisablehook = sys.unraisablehook, dropped
+    term_before = _on_terminate(_stop)
     try:
         yield
     finally:
-        sys.unraisablehook = before
+        sys.unraisablehook = hook_before
+        _on_terminate(term_before)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="repro", description=__doc__, epilog=EPILOG)
-    parser.add_argument("--version", action="version", version=f"repro {__version__}")
-    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    _add(commands, "models", _models, "list the models, and which are here")
-    data = _add(commands, "data", _data, "find or download the facts, check them and count them")
-    worlds = ["entityquestions", "atlas"]  # those of `repro.data.facts`, which loads pandas
-    world = "entityquestions (the default), or the invented atlas of the micro models"
-    data.add_argument(
-        "world", metavar="WORLD", nargs="?", choices=worlds, default=worlds[0], help=world
+def _stop(*_: object) -> NoReturn:
+    raise _Stopped
+
+
+def _on_terminate(handler: Any) -> Any:
+    try:
+        return signal.signal(signal.SIGTERM, signal.SIG_DFL if handler is None else handler)
+    except ValueError:  # only the main thread of a program may set one
+        return None
+
+
+# --- help and the reading of words --------------------------------------------------------------
+
+
+class _Command(TyperCommand):
+    """A command whose examples are printed as written, and whose --percent takes many values."""
+
+    def format_epilog(self, ctx, formatter) -> None:
+        """Print the examples, one a line, without wrapping them."""
+        if self.epilog:
+            with formatter.section("Examples"):
+                lines = (f"{'':{formatter.current_indent}}{x}\n" for x in self.epilog.splitlines())
+                formatter.write("".join(lines))
+
+    def collect_usage_pieces(self, ctx) -> list[str]:
+        """Name the arguments as the help does: OUT in brackets, for it may be left out."""
+        return [self.options_metavar, *(x.metavar for x in self.params if x.opts[0][:1] != "-")]
+
+    def parse_args(self, ctx, args: list[str]) -> list[str]:
+        """Read the words; `--percent 5 20 OTHER` means `--percent 5 --percent 20 OTHER`."""
+        return super().parse_args(ctx, _each_percent(args))
+
+
+def _each_percent(words: list[str]) -> list[str]:
+    """Return the words with `--percent` before every number that follows it.
+
+    The first word that is not a number ends the list: a folder whose name is a number is `./20`.
+    """
+    spelled, following = [], False
+    for place, word in enumerate(words):
+        if word == "--":
+            return spelled + words[place:]
+        if following and _is_number(word):
+            spelled += ["--percent", word]
+        else:
+            following = word == "--percent"
+            # What follows is left to its own --percent; without any number, typer says so.
+            if not following or not _is_number(words[place + 1] if words[place + 1 :] else ""):
+                spelled.append(word)
+    return spelled
+
+
+def _is_number(word: str) -> bool:
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True
+
+
+class _Commands(TyperGroup):
+    """The commands by what they are for, like a table of contents."""
+
+    def format_options(self, ctx, formatter) -> None:
+        """Print the commands first, then the few options that stand before one."""
+        self.format_commands(ctx, formatter)
+        TyperCommand.format_options(self, ctx, formatter)
+
+    def format_commands(self, ctx, formatter) -> None:
+        """Print each group of commands under its title."""
+        width = max(len(name) for name in self.commands)
+        groups: dict[str, list] = {}
+        for name, command in self.commands.items():
+            row = (f"{name:{width}}", command.short_help)
+            groups.setdefault(command.rich_help_panel, []).append(row)
+        for title, rows in groups.items():
+            with formatter.section(title), formatter.indentation():
+                formatter.write_dl(rows)
+
+    def format_epilog(self, ctx, formatter) -> None:
+        """Print the settings, as written."""
+        formatter.write(f"\n{SETTINGS}\n")
+
+
+app = typer.Typer(
+    name="repro",
+    cls=_Commands,
+    rich_markup_mode=None,
+    subcommand_metavar="COMMAND ...",
+    options_metavar="[options]",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Study what fine-tuning does to a model's knowledge, and undo part of it.",
+    epilog=SETTINGS,
+)
+
+
+def _command(group: str, summary: str, *examples: str):
+    """Return a decorator that adds a function as a command of a group, with its examples."""
+    return app.command(
+        cls=_Command,
+        rich_help_panel=group,
+        short_help=summary,
+        options_metavar="[options]",
+        epilog="\n".join(examples),
     )
-    data.add_argument("--data", type=Path, help=FOLDER)
-    for name, command, text in (
-        ("plan", _plan, "say what a study would compute, and how long it would take"),
-        ("run", _run, "compute what is missing of a study; safe to interrupt and to repeat"),
-        ("export", _export, "copy a study's records to the repository's results/"),
-    ):
-        study = _add(commands, name, command, text)
-        study.add_argument(
-            "model",
-            metavar="MODEL",
-            help="a name from `repro models`, such as micro-m, or a folder",
-        )
-        profile = "smoke, quick, medium or full; else REPRO_PROFILE, else the model's own"
-        study.add_argument("--profile", default="default", help=profile)
-        study.add_argument("--data", type=Path, help=FOLDER)
-        study.add_argument("--learning-rate", type=float, help="instead of the model's own")
-        if name == "run":
-            text = "processes that share a small model's runs; by default one for each core"
-            study.add_argument("--workers", type=int, metavar="N", help=text)
-    _add_tasks(commands)
-    _add_tool(commands)
-    return parser
 
 
-def _add_tasks(commands) -> None:
-    text = "fine-tune on GSM8K and XSum and restore (Table 5); safe to interrupt and to repeat"
-    command = _add(commands, "tasks", _tasks, text)
-    command.add_argument("model", metavar="MODEL", help="such as smollm2-135m, or a folder")
-    command.add_argument("--profile", default="default", help="sizes; else as for run")
-    where = "folder with gsm8k/ and xsum/, or hub; else REPRO_TASKS, else hub"
-    command.add_argument("--data", help=where)
+def _version(wanted: bool) -> None:
+    if wanted:
+        _say(f"repro {__version__}")
+        raise typer.Exit
 
 
-def _add_tool(commands) -> None:
-    rank = _add(commands, "rank", _rank, "rank the parameters that fine-tuning changed most")
-    restore = _add(commands, "restore", _restore, "write a model with a share of them set back")
-    for command, percents, strategies in (
-        (rank, [1.0, 3.0, 5.0, 10.0, 20.0, 40.0, 60.0], ["top", "absolute"]),
-        (restore, None, ["top", "bottom", "random", "absolute", "interpolate"]),
-    ):
-        for name, text in (("BASE", "before fine-tuning"), ("TUNED", "after fine-tuning")):
-            help = f"model {text}: a folder, a name from `repro models`, owner/name on the Hub"
-            command.add_argument(name.lower(), metavar=name, help=help)
-        many = {"type": float, "nargs": "+", "default": percents, "required": percents is None}
-        command.add_argument("--percent", **many, metavar="X", help="shares of the parameters")
-        command.add_argument("--strategy", choices=strategies, default="top")
-        region = "transformer, attention, mlp, embedding, all, or a regular expression"
-        command.add_argument("--region", default="transformer", help=region)
-        command.add_argument("--layers", default="", metavar="0-3", help="only these layers")
-        command.add_argument("--score-dtype", choices=["float32", "bfloat16"], default="float32")
-        command.add_argument("--threads", type=int, help="by default as many as PyTorch uses")
-        command.add_argument("--json", action="store_true", help="print JSON")
-    restore.add_argument("out", metavar="OUT", nargs="?", help="folder to write")
-    restore.add_argument("--seed", type=int, default=0, help="of random")
-    restore.add_argument("--dry-run", action="store_true", help="report, and write nothing")
-    restore.add_argument("--overwrite", action="store_true", help="replace what this has written")
+@app.callback()
+def _any_command(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Read what stands before the command."""
 
 
-def _add(commands, name: str, command, text: str) -> argparse.ArgumentParser:
-    added = commands.add_parser(name, help=text, description=text.capitalize() + ".", epilog=EPILOG)
-    added.set_defaults(command=command)
-    return added
+def _model_names(incomplete: str) -> list[str]:
+    """Return the registry's models for the shell's Tab key."""
+    from repro.models import registry
+
+    return [name for name in registry.entries() if name.startswith(incomplete)]
 
 
-def _open(options):
-    from repro.study import study
+LOOK, STUDY, TOOL = "Models and facts", "A study", "The restoration tool"
+Model = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help="A name from `repro models`, such as micro-m, or a folder.",
+        autocompletion=_model_names,
+        show_default=False,
+    ),
+]
+Facts = Annotated[
+    Path | None,
+    typer.Option(
+        "--data",
+        metavar="FOLDER",
+        help="EntityQuestions, with train/, dev/ and test/; not for models studied on atlas.",
+    ),
+]
+ProfileName = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME",
+        help="smoke, quick, medium or full; else REPRO_PROFILE, else the model's own.",
+        show_default=False,
+    ),
+]
+Rate = Annotated[
+    float | None,
+    typer.Option(metavar="RATE", help="A learning rate instead of the model's own."),
+]
 
-    return study.open(options.model, options.profile, options.data, options.learning_rate)
+
+# --- models and facts ---------------------------------------------------------------------------
 
 
-def _models(options) -> None:
+@_command(LOOK, "list the models, and which are on this machine", "repro models")
+def models() -> None:
+    """List the models that have a name, their sizes, and which are on this machine."""
     from repro.models import registry, weights
 
     for entry in registry.entries().values():
@@ -140,73 +327,248 @@ def _models(options) -> None:
         mark = "*" if entry.name == registry.DEFAULT_MODEL else " "
         millions = entry.parameters / 1e6
         size = f"{millions:,.{0 if millions >= 10 else 1}f} M"
-        print(f"{mark} {entry.name:20} {size:>9}  {entry.title:30} {here}")
-    print("* default. A folder of safetensors is a model too. REPRO_MODELS: a folder of folders.")
+        _say(f"{mark} {entry.name:20} {size:>9}  {entry.title:30} {here}")
+    _say("* default. A folder of safetensors is a model too. REPRO_MODELS: a folder of folders.")
 
 
-def _data(options) -> None:
+@_command(
+    LOOK,
+    "find or download the facts, check them and count them",
+    "repro data atlas",
+    "repro data --data FOLDER",
+)
+def data(
+    # Those of `repro.data.facts`, which loads pandas.
+    world: Annotated[
+        Literal["entityquestions", "atlas"],
+        typer.Argument(
+            metavar="[WORLD]",
+            help="entityquestions (the default), or the invented atlas of the micro models.",
+            show_default=False,
+        ),
+    ] = "entityquestions",
+    data: Facts = None,
+) -> None:
+    """Find the facts, or download them once; check their sums and count them by split."""
     from repro import paper
     from repro.data import facts
 
-    loaded = facts.load(options.data, world=options.world)
+    loaded = facts.load(data, world=world)
     for split in paper.SPLITS:
-        print(f"{split:8} {(loaded['split'] == split).sum():7,d} facts")
-    print(f"hash     {facts.data_hash(options.data, options.world)[:16]}")
+        _say(f"{split:8} {(loaded['split'] == split).sum():7,d} facts")
+    _say(f"hash     {facts.data_hash(data, world)[:16]}")
 
 
-def _plan(options) -> None:
+# --- a study ------------------------------------------------------------------------------------
+
+
+def _open(model: str, profile: str, data: Path | None, learning_rate: float | None):
+    from repro.study import study
+
+    return study.open(model, profile, data, learning_rate)
+
+
+@_command(
+    STUDY,
+    "say what a study would compute, and how long it would take",
+    "repro plan micro-m --profile full",
+    "repro plan smollm2-135m --profile quick --data FOLDER",
+)
+def plan(
+    model: Model, profile: ProfileName = "default", data: Facts = None, learning_rate: Rate = None
+) -> None:
+    """Say which records of a study are missing, and what they would take. Computes no record."""
     from repro.study import plan
 
-    study = _open(options)
-    print(f"{study.model.title}, profile {study.profile.name}: {study.profile.about}")
+    study = _open(model, profile, data, learning_rate)
+    _say(f"{study.model.title}, profile {study.profile.name}: {study.profile.about}")
     table = plan.plan(study, plan.calibrate(study))
-    print(table.to_string(index=False, float_format="{:,.0f}".format))
+    _say(table.to_string(index=False, float_format="{:,.0f}".format))
     seconds, size = table["seconds"].sum(), table["bytes"].sum() + plan.model_bytes(study)
-    print(f"missing: {table['missing'].sum():,} of {table['records'].sum():,} records,", end=" ")
-    print(f"{table['tokens'].sum():,} tokens, {seconds / 60:.1f} min,", end=" ")
-    print(f"{plan.memory(study) / 1e9:.1f} GB of memory, {size / 1e6:,.0f} MB of disk")
+    _say(
+        f"missing: {table['missing'].sum():,} of {table['records'].sum():,} records,"
+        f" {table['tokens'].sum():,} tokens, {seconds / 60:.1f} min,"
+        f" {plan.memory(study) / 1e9:.1f} GB of memory, {size / 1e6:,.0f} MB of disk"
+    )
 
 
-def _run(options) -> None:
+@_command(
+    STUDY,
+    "compute what is missing of a study; safe to interrupt and to repeat",
+    "repro run micro-m --profile full",
+    "repro run micro-m --profile full --workers 2",
+    "accelerate launch --multi_gpu --num_processes 2 -m repro.cli run MODEL",
+)
+def run(
+    model: Model,
+    profile: ProfileName = "default",
+    data: Facts = None,
+    learning_rate: Rate = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="Processes that share a small model's runs; by default one for each core.",
+        ),
+    ] = None,
+) -> None:
+    """Compute the missing records of a study. It may be interrupted, and goes on when repeated."""
     from repro.models.devices import processes
 
-    study = _open(options)
-    made = study.run(options.workers)
+    study = _open(model, profile, data, learning_rate)
+    made = study.run(workers)
     launched = made or "WORLD_SIZE" in os.environ  # else nothing need load what knows of others
     if not launched or processes().is_main_process:
-        print(f"{study.model.name} {study.profile.name}: {made} new records, all are there")
+        _say(f"{study.model.name} {study.profile.name}: {made} new records, all are there")
 
 
-def _tasks(options) -> None:
+@_command(
+    STUDY,
+    "fine-tune on GSM8K and XSum and restore (Table 5); safe to interrupt and to repeat",
+    "repro tasks smollm2-135m --data FOLDER",
+    "repro tasks smollm2-135m --data hub",
+)
+def tasks(
+    model: Model,
+    profile: ProfileName = "default",
+    data: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FOLDER|hub",
+            help="A folder with gsm8k/ and xsum/, or hub; else REPRO_TASKS, else hub.",
+        ),
+    ] = None,
+) -> None:
+    """Fine-tune on GSM8K and on XSum, restore, and score (the paper's Table 5)."""
     from repro.data import task_examples
     from repro.models.devices import processes
     from repro.study import task_study
 
-    data = options.data or task_examples.source() or task_examples.HUB
-    trial = task_study.open(options.model, options.profile, data)
+    examples = data or task_examples.source() or task_examples.HUB
+    trial = task_study.open(model, profile, examples)
     made = trial.run()
     if processes().is_main_process:
-        print(f"{trial.model.name} {trial.profile.name}: {made} new records, all are there")
+        _say(f"{trial.model.name} {trial.profile.name}: {made} new records, all are there")
 
 
-def _export(options) -> None:
+@_command(
+    STUDY,
+    "copy a study's records to the repository's results/",
+    "repro export micro-m --profile full",
+)
+def export(
+    model: Model, profile: ProfileName = "default", data: Facts = None, learning_rate: Rate = None
+) -> None:
+    """Copy a study's records from the cache to results/, and print the files written."""
     from repro.study import task_study
 
-    study = _open(options)
+    study = _open(model, profile, data, learning_rate)
     for path in [*study.export(), *task_study.Trial(study.model, study.profile).export()]:
-        print(path)
+        _say(path)
 
 
-def _rank(options) -> None:
+# --- the restoration tool -----------------------------------------------------------------------
+
+
+Base = Annotated[
+    str,
+    typer.Argument(
+        metavar="BASE",
+        help="The model before fine-tuning: a folder, a name from `repro models`, or owner/name"
+        " on the Hub.",
+        show_default=False,
+    ),
+]
+Tuned = Annotated[
+    str,
+    typer.Argument(
+        metavar="TUNED", help="The model after fine-tuning, named alike.", show_default=False
+    ),
+]
+Percents = Annotated[
+    list[float],
+    typer.Option(
+        "--percent", metavar="X ...", help="Shares of the parameters.", show_default=False
+    ),
+]
+Region = Annotated[
+    str,
+    typer.Option(
+        metavar="REGION",
+        help="transformer, attention, mlp, embedding, all, or a regular expression.",
+    ),
+]
+Layers = Annotated[str, typer.Option(metavar="0-3", help="Only these layers.", show_default=False)]
+ScoreDtype = Annotated[
+    Literal["float32", "bfloat16"],
+    typer.Option(help="Arithmetic of the scores; bfloat16 is the authors'."),
+]
+Threads = Annotated[
+    int | None, typer.Option(metavar="N", help="By default as many as PyTorch uses.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@_command(
+    TOOL,
+    "rank the parameters that fine-tuning changed most",
+    "repro rank BASE TUNED",
+    "repro rank BASE TUNED --percent 1 5 20 --region mlp --json",
+)
+def rank(
+    base: Base,
+    tuned: Tuned,
+    percent: Percents = [1.0, 3.0, 5.0, 10.0, 20.0, 40.0, 60.0],  # noqa: B006 (typer copies it)
+    strategy: Annotated[
+        Literal["top", "absolute"], typer.Option(help="Relative or absolute change.")
+    ] = "top",
+    region: Region = "transformer",
+    layers: Layers = "",
+    score_dtype: ScoreDtype = "float32",
+    threads: Threads = None,
+    json: Json = False,
+) -> None:
+    """Rank the parameters of two models by how much fine-tuning changed them (Table 3)."""
+    options = SimpleNamespace(**locals())
     from repro.restoration import restore_report
 
-    print(restore_report.rank(options))
+    _say(restore_report.rank(options))
 
 
-def _restore(options) -> None:
+@_command(
+    TOOL,
+    "write a model with a share of them set back",
+    "repro restore BASE TUNED OUT --percent 20",
+    "repro restore BASE TUNED OUT --percent 5 20 40",
+    "repro restore BASE TUNED --percent 20 --dry-run",
+)
+def restore(
+    base: Base,
+    tuned: Tuned,
+    percent: Percents,
+    out: Annotated[
+        str | None, typer.Argument(metavar="[OUT]", help="Folder to write.", show_default=False)
+    ] = None,
+    strategy: Annotated[
+        Literal["top", "bottom", "random", "absolute", "interpolate"],
+        typer.Option(help="Which parameters: the paper's (top), or a control."),
+    ] = "top",
+    region: Region = "transformer",
+    layers: Layers = "",
+    score_dtype: ScoreDtype = "float32",
+    threads: Threads = None,
+    json: Json = False,
+    seed: Annotated[int, typer.Option(metavar="N", help="Of the strategy random.")] = 0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Report, and write nothing.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace what this command has written.")
+    ] = False,
+) -> None:
+    """Write TUNED with its most changed parameters set back to their values in BASE (§5)."""
+    options = SimpleNamespace(**locals())
     from repro.restoration import restore_report
 
-    print(restore_report.restore(options))
+    _say(restore_report.restore(options))
 
 
 if __name__ == "__main__":

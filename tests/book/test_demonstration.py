@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from repro import files
 from repro.book import demonstration
 from repro.book.execution import Book
 
@@ -41,5 +42,5 @@ def test_what_was_shown_is_kept_until_something_changes(book, shown):
 
 
 def test_the_page_uses_all_of_it(shown):
-    text = (demonstration.store.REPOSITORY / "book" / demonstration.PAGE).read_text()
+    text = (files.REPOSITORY / "book" / demonstration.PAGE).read_text()
     assert all(f"{{{{ tool.{name} }}}}" in text for name in shown)

@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from repro.book.execution import Book, digest
+from repro.files import write_atomic
 
 PAGE = "restore_tool.md"
 COMMANDS = {
@@ -25,7 +26,7 @@ def outputs(book: Book) -> dict[str, str]:
     """Return each command with its output as a block of code, run again only after a change."""
     kept = book.root / "book" / "_executed" / "restore_tool.json"
     stamp = digest(book, book.root / "book" / PAGE)
-    if kept.is_file() and (found := json.loads(kept.read_text()))["stamp"] == stamp:
+    if kept.is_file() and (found := json.loads(kept.read_text(encoding="utf-8")))["stamp"] == stamp:
         return found["outputs"]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -33,7 +34,7 @@ def outputs(book: Book) -> dict[str, str]:
         made = {key: _block(command, folder) for key, command in COMMANDS.items()}
         files = sorted(path.relative_to(folder).as_posix() for path in folder.glob("restored/*/*"))
     made["files"] = "```text\n" + "\n".join(files) + "\n```"
-    files.write_atomic(kept, json.dumps({"stamp": stamp, "outputs": made}))
+    write_atomic(kept, json.dumps({"stamp": stamp, "outputs": made}))
     return made
 
 
@@ -77,4 +78,4 @@ def _save(model: LlamaForCausalLM, folder: Path, files: list[str]) -> None:
         save_file(part, folder / file, {"format": "pt"})
     if len(files) > 1:
         index = json.dumps({"metadata": {}, "weight_map": names})
-        (folder / "model.safetensors.index.json").write_text(index)
+        (folder / "model.safetensors.index.json").write_text(index, encoding="utf-8")

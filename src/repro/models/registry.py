@@ -46,7 +46,8 @@ class ModelEntry:
 
 @cache
 def _registry() -> dict:
-    return yaml.safe_load(resources.files("repro.models").joinpath("models.yaml").read_text())
+    path = resources.files("repro.models") / "models.yaml"
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
 
 
 DEFAULT_MODEL: str = _registry()["default"]

@@ -49,7 +49,8 @@ class Profile:
 
 @cache
 def _read() -> dict:
-    return yaml.safe_load(resources.files("repro.study").joinpath("profiles.yaml").read_text())
+    path = resources.files("repro.study") / "profiles.yaml"
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
 
 
 DEFAULT_PROFILE: str = _read()["default"]
