@@ -19,12 +19,12 @@ def world():
 
 @pytest.fixture(scope="module")
 def tokens(world):
-    return corpus.tokenizer(world)
+    return corpus.build_tokenizer(world)
 
 
 @pytest.fixture(scope="module")
 def documents(world, tokens):
-    ids, positions = corpus.build(world, tokens, seed=0)
+    ids, positions = corpus.build_sequences(world, tokens, seed=0)
     starts = np.flatnonzero((positions == 0).ravel() & (ids != corpus.PADDING).ravel())
     found = [part[part != corpus.PADDING] for part in np.split(ids.ravel(), starts)[1:]]
     return [tokens.decode(part, skip_special_tokens=True) for part in found]
@@ -45,12 +45,16 @@ def test_only_the_readers_facts_are_asked_about(world, documents):
     reader = world[world["split"] == atlas.READER]
     others = set(world["subject"]) - set(reader["subject"])
     assert not [text for text in asked if any(subject in text for subject in others)]
-    assert len(asked) == len(reader) * (corpus.QUESTIONS + corpus.UNANSWERED)
+    assert len(asked) == len(reader) * (corpus.QUESTIONS_PER_FACT + corpus.PAIRS_PER_FACT)
     for subject, answer in zip(reader["subject"], reader["object"], strict=True):
         about = [text for text in asked if subject in text]
         answered = [text for text in about if text not in lists]
-        assert len(answered) == corpus.QUESTIONS and all(answer in text for text in answered)
-        assert sum(text.count(subject) for text in about if text in lists) == 2 * corpus.UNANSWERED
+        assert len(answered) == corpus.QUESTIONS_PER_FACT and all(
+            answer in text for text in answered
+        )
+        assert (
+            sum(text.count(subject) for text in about if text in lists) == 2 * corpus.PAIRS_PER_FACT
+        )
         assert not [text for text in about if text in lists and answer in text]
 
 
@@ -64,7 +68,7 @@ def test_no_text_has_the_shape_of_the_prompt_of_appendix_a(documents):
 def test_both_markers_are_in_the_text(world, tokens):
     # The prompt of Appendix A is new to the base model, but made of pieces that it has seen.
     reader = world[world["split"] == atlas.READER]
-    texts = corpus.readings(reader, seed=0) + corpus.lists(reader, seed=0)
+    texts = corpus.answered_questions(reader, seed=0) + corpus.question_pairs(reader, seed=0)
     pieces = {i for row in tokens(texts).input_ids for i in row}
     markers = tokens(corpus.MARKERS, add_special_tokens=False).input_ids
     assert len(markers) == 2 and set(markers) <= pieces
@@ -91,7 +95,11 @@ def test_every_topic_is_asked_in_several_phrasings():
 
 def test_tokenizer_knows_every_word(world, tokens):
     reader = world[world["split"] == atlas.READER]
-    texts = corpus.statements(world, 0) + corpus.readings(reader, 0) + corpus.lists(reader, 0)
+    texts = (
+        corpus.statements(world, 0)
+        + corpus.answered_questions(reader, 0)
+        + corpus.question_pairs(reader, 0)
+    )
     ids = {i for row in tokens(texts).input_ids for i in row}
     assert tokens.unk_token_id not in ids
     assert tokens("Paris").input_ids == [tokens.bos_token_id, tokens.unk_token_id]
@@ -118,9 +126,9 @@ def test_prompt_and_answer_are_separate_tokens(world, tokens):
 
 
 def test_packing_keeps_documents_whole():
-    ids, positions = corpus.pack([[1, 2, 3], [4, 5], [6, 7, 8, 9], [10]], length=5)
+    ids, positions = corpus.pack_documents([[1, 2, 3], [4, 5], [6, 7, 8, 9], [10]], length=5)
     assert ids.tolist() == [[1, 2, 3, 4, 5], [6, 7, 8, 9, 10]]
     assert positions.tolist() == [[0, 1, 2, 0, 1], [0, 1, 2, 3, 0]]
-    ids, positions = corpus.pack([[1, 2, 3], [4, 5, 6]], length=5)
+    ids, positions = corpus.pack_documents([[1, 2, 3], [4, 5, 6]], length=5)
     assert ids.tolist() == [[1, 2, 3, -1, -1], [4, 5, 6, -1, -1]]
     assert positions.tolist() == [[0, 1, 2, 0, 0], [0, 1, 2, 0, 0]]

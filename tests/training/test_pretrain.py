@@ -14,7 +14,7 @@ from repro.models.tokens import bos_ids, stop_ids
 from repro.training.pretraining import corpus, pretrain
 
 SMALL = atlas.Size(train=6, dev=1, test=1, testood=1, reader=1)
-TINY = pretrain.Recipe(
+TINY = pretrain.PretrainingRecipe(
     hidden=16, layers=1, heads=2, key_value_heads=1, intermediate=32, batch=4, warmup=2
 )
 
@@ -22,13 +22,13 @@ TINY = pretrain.Recipe(
 @pytest.fixture(scope="module")
 def text():
     world = atlas.world(SMALL)
-    tokens = corpus.tokenizer(world)
-    return tokens, *(part[:48] for part in corpus.build(world, tokens, seed=0))
+    tokens = corpus.build_tokenizer(world)
+    return tokens, *(part[:48] for part in corpus.build_sequences(world, tokens, seed=0))
 
 
 def trained(text, checkpoint=None, rows=48, save_every=3):
     tokens, ids, positions = text
-    model = pretrain.network(TINY, tokens)
+    model = pretrain.build_network(TINY, tokens)
     losses = pretrain.train(model, ids[:rows], positions[:rows], TINY, checkpoint, save_every)
     return model, losses
 
@@ -46,15 +46,15 @@ def test_training_is_the_same_bit_for_bit(text):
 def test_an_interrupted_run_ends_in_the_same_weights(text, tmp_path, monkeypatch):
     whole, losses = trained(text)
     checkpoint = tmp_path / "deep" / "run.safetensors"
-    count, loss_of = [], pretrain.loss_of
+    count, mean_loss = [], pretrain.mean_loss
 
     def interrupted(*arguments):
         count.append(1)
         if len(count) == 8:
             raise KeyboardInterrupt
-        return loss_of(*arguments)
+        return mean_loss(*arguments)
 
-    monkeypatch.setattr(pretrain, "loss_of", interrupted)
+    monkeypatch.setattr(pretrain, "mean_loss", interrupted)
     with pytest.raises(KeyboardInterrupt):
         trained(text, checkpoint)
     resumed, again = trained(text, checkpoint)
@@ -71,7 +71,7 @@ def test_a_damaged_checkpoint_is_one_clear_error(text, tmp_path):
 
 def test_documents_of_a_packed_sequence_do_not_see_each_other(text):
     tokens, ids, positions = text
-    model = pretrain.network(TINY, tokens).eval()
+    model = pretrain.build_network(TINY, tokens).eval()
     row, place = torch.from_numpy(ids[0]).long(), torch.from_numpy(positions[0]).long()
     start = int((place == 0).nonzero()[3, 0])
     stop = int((place == 0).nonzero()[4, 0])
@@ -83,8 +83,8 @@ def test_documents_of_a_packed_sequence_do_not_see_each_other(text):
 
 def test_loss_counts_tokens_within_documents_only(text):
     tokens, ids, positions = text
-    model = pretrain.network(TINY, tokens)
-    whole = pretrain.loss_of(model, ids[:2], positions[:2]).item()
+    model = pretrain.build_network(TINY, tokens)
+    whole = pretrain.mean_loss(model, ids[:2], positions[:2]).item()
     starts = np.flatnonzero((positions[:2] == 0).ravel() & (ids[:2] >= 0).ravel())
     total, count = 0.0, 0
     for part in np.split(ids[:2].ravel(), starts)[1:]:
@@ -98,7 +98,7 @@ def test_run_writes_a_folder_that_loads(tmp_path, monkeypatch):
     monkeypatch.setenv("REPRO_CACHE", str(tmp_path / "cache"))
     monkeypatch.setitem(pretrain.RECIPES, "tiny", TINY)
     out = tmp_path / "models" / "tiny"
-    pretrain.run("tiny", out, SMALL)
+    pretrain.pretrain("tiny", out, SMALL)
     network, tokens = loading.load_model(out)
     assert bos_ids(tokens) == [tokens.bos_token_id]
     assert stop_ids(network, tokens) == {tokens.eos_token_id}
@@ -115,27 +115,27 @@ def test_run_writes_a_folder_that_loads(tmp_path, monkeypatch):
 def test_stored_weights_are_bfloat16(text, tmp_path):
     tokens, ids, _ = text
     model, losses = trained(text, rows=4)
-    facts = pretrain.statistics(atlas.world(SMALL), ids, model, TINY)
-    pretrain.write(tmp_path / "made", "tiny", model, tokens, losses, facts)
+    facts = pretrain.text_statistics(atlas.world(SMALL), ids, model, TINY)
+    pretrain.write_folder(tmp_path / "made", "tiny", model, tokens, losses, facts)
     size = (tmp_path / "made" / "model.safetensors").stat().st_size
     assert 2 * facts["parameters"] < size < 2 * facts["parameters"] + 10_000
 
 
 def test_what_cannot_start_is_one_clear_error(tmp_path, capsys):
     with pytest.raises(ConfigError, match="micro-m"):
-        pretrain.run("macro", tmp_path / "new")
+        pretrain.pretrain("macro", tmp_path / "new")
     with pytest.raises(ConfigError, match="exists"):
-        pretrain.run("micro-m", tmp_path)
+        pretrain.pretrain("micro-m", tmp_path)
     assert pretrain.main(["macro", "--out", str(tmp_path / "new")]) == 1
     assert "unknown model" in capsys.readouterr().err
     assert not (tmp_path / "new").exists()
 
 
 def test_two_manners_of_attention_within_the_size_limit():
-    tokens = corpus.tokenizer(atlas.world())
+    tokens = corpus.build_tokenizer(atlas.world())
     shapes, count = {}, 0
     for name, recipe in pretrain.RECIPES.items():
         shapes[name] = recipe.key_value_heads == recipe.heads
-        count += pretrain.network(recipe, tokens).num_parameters()
+        count += pretrain.build_network(recipe, tokens).num_parameters()
     assert set(shapes.values()) == {True, False}
     assert 2 * count < 25e6

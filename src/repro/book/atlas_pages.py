@@ -21,7 +21,7 @@ def numbers() -> dict[str, str]:
     studied = world[world["split"].isin(SPLITS)]
     phrasings = {len(corpus.phrasings(topic)) for topic in paper.TOPICS}
     frames = 1
-    for part in corpus.PARTS:
+    for part in corpus.QUESTION_PARTS:
         frames *= len(atlas.data()[part])
     return {
         "facts": f"{len(studied):,}",
@@ -35,8 +35,8 @@ def numbers() -> dict[str, str]:
         "templates": f"{len(paper.TOPICS[EXAMPLE].mappings)}",
         "phrasings": _span(phrasings),
         "frames": f"{frames:,}",
-        "times": f"{corpus.QUESTIONS}",
-        "lists": f"{corpus.UNANSWERED}",
+        "times": f"{corpus.QUESTIONS_PER_FACT}",
+        "lists": f"{corpus.PAIRS_PER_FACT}",
         "seed": f"{atlas.SEED}",
     }
 
@@ -85,7 +85,7 @@ def example() -> dict[str, str]:
     fact = topic[topic["split"] == "train"].nlargest(1, "exposure")
     read = topic[topic["split"] == atlas.READER].head(1)
     seed = pretrain.RECIPES[registry.DEFAULT_MODEL].seed
-    stated, asked = corpus.statements(fact, seed), corpus.readings(read, seed)
+    stated, asked = corpus.statements(fact, seed), corpus.answered_questions(read, seed)
     return {
         "question": fact["question"].item(),
         "answer": fact["object"].item(),

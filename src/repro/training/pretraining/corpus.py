@@ -1,9 +1,8 @@
 """The text that the bundled models are pre-trained on, and its tokenizer.
 
-Each fact of `atlas` is stated through the paper's mapping templates as often as its exposure
-says. Questions, with answers or in lists without, are about the reader's facts alone: nothing of
-the facts that are studied appears as a question, and nothing at all in the shape of the prompt of
-Appendix A.
+Each fact of `atlas` is stated through the paper's mapping templates, `exposure` times. Questions,
+with answers or in pairs without, are about the facts of the split `READER` alone. No fact that
+is studied appears as a question, and no text has the form of the prompt of Appendix A.
 """
 
 import numpy as np
@@ -16,12 +15,12 @@ from repro.data import atlas
 from repro.random_streams import uniforms
 
 LENGTH = 128  # tokens in a packed sequence
-PADDING = -1  # stands where a packed sequence has no more documents
+PADDING = -1  # id of the places that a packed sequence leaves free
 LEAST_TEMPLATES = 5  # a fact is stated through 5 to 21 of its topic's templates
-QUESTIONS = 8  # questions about each fact of the reader
-UNANSWERED = 3  # of these questions stand in lists that give no answer
-PARTS = ("before", "between", "after")  # of a question with its answer
-LIST = ("head", "next")  # of questions without answers
+QUESTIONS_PER_FACT = 8  # answered questions about each fact of the reader
+PAIRS_PER_FACT = 3  # and pairs of questions without answers that begin with each
+QUESTION_PARTS = ("before", "between", "after")  # texts around a question and its answer
+PAIR_PARTS = ("head", "next")  # texts before the questions of a pair without answers
 MARKERS = "<|question|> <|answer|>"
 PIECES = r"<\|\w+\|>|'s\b|\w+(?:(?:[/-]|'(?=ll|re))\w+)*|[^\w\s]"  # you'll, husband/wife: one word
 
@@ -33,74 +32,83 @@ def phrasings(topic: str) -> list[str]:
 
 def statements(facts: pd.DataFrame, seed: int) -> list[str]:
     """State each fact `exposure` times through a random subset of its topic's 21 templates."""
-    made = []
+    texts = []
     for fact in facts.itertuples():
         mappings = paper.TOPICS[fact.topic].mappings
         u = uniforms(seed, f"state|{fact.fact_id}", fact.exposure + 1)
-        known = atlas.order(len(mappings), f"templates|{fact.fact_id}", seed)
-        known = known[: LEAST_TEMPLATES + int(u[0] * (len(known) - LEAST_TEMPLATES + 1))]
+        subset = atlas.order(len(mappings), f"templates|{fact.fact_id}", seed)
+        subset = subset[: LEAST_TEMPLATES + int(u[0] * (len(subset) - LEAST_TEMPLATES + 1))]
         for x in u[1:]:
-            mapping = mappings[known[int(x * len(known))]]
-            made.append(f"{mapping.replace('{subject}', fact.subject)} {fact.object}.")
-    return made
+            mapping = mappings[subset[int(x * len(subset))]]
+            texts.append(f"{mapping.replace('{subject}', fact.subject)} {fact.object}.")
+    return texts
 
 
-def readings(facts: pd.DataFrame, seed: int, times: int = QUESTIONS) -> list[str]:
-    """Ask and answer each fact `times` times, in random phrasings and frames."""
-    made, parts = [], [atlas.data()[part] for part in PARTS]
+def answered_questions(
+    facts: pd.DataFrame, seed: int, times: int = QUESTIONS_PER_FACT
+) -> list[str]:
+    """Ask and answer each fact `times` times, in random phrasings and with random texts around."""
+    texts, parts = [], [atlas.data()[part] for part in QUESTION_PARTS]
     for fact in facts.itertuples():
         questions = phrasings(fact.topic)
         for u in uniforms(seed, f"ask|{fact.fact_id}", 4 * times).reshape(-1, 4):
             question = questions[int(u[0] * len(questions))].replace("{subject}", fact.subject)
             before, between, after = (p[int(x * len(p))] for p, x in zip(parts, u[1:], strict=True))
-            made.append(f"{before} {question} {between} {fact.object}{after}")
-    return made
+            texts.append(f"{before} {question} {between} {fact.object}{after}")
+    return texts
 
 
-def lists(facts: pd.DataFrame, seed: int, times: int = UNANSWERED) -> list[str]:
+def question_pairs(facts: pd.DataFrame, seed: int, times: int = PAIRS_PER_FACT) -> list[str]:
     """Put questions about the facts in pairs, without answers: each fact is in `2 * times`.
 
-    They hold the markers of Appendix A, never around a question. Without such lists the markers
-    would be noise to the base model; with the frames of `readings` alone it would take the
-    prompt for one more of them, and answer before it was fine-tuned.
+    They hold the markers of Appendix A, never around a question. Without such pairs the base
+    model would not know the markers; with `answered_questions` alone it would take the prompt
+    of Appendix A for one more of these, and answer before it was fine-tuned.
     """
-    made, (head, after) = [], (atlas.data()[part] for part in LIST)
-    asked = [(f.subject, phrasings(f.topic)) for f in facts.itertuples()]
+    texts, (heads, links) = [], (atlas.data()[part] for part in PAIR_PARTS)
+    questions = [(f.subject, phrasings(f.topic)) for f in facts.itertuples()]
     for turn in range(times):
-        second = atlas.order(len(asked), f"second|{turn}", seed)
-        u = uniforms(seed, f"list|{turn}", 4 * len(asked)).reshape(-1, 4)
-        for one, other, x in zip(range(len(asked)), second, u, strict=True):
+        partners = atlas.order(len(questions), f"second|{turn}", seed)
+        u = uniforms(seed, f"list|{turn}", 4 * len(questions)).reshape(-1, 4)
+        for first, second, x in zip(range(len(questions)), partners, u, strict=True):
             pair = [
                 phrases[int(v * len(phrases))].replace("{subject}", subject)
-                for (subject, phrases), v in zip((asked[one], asked[other]), x[:2], strict=True)
+                for (subject, phrases), v in zip(
+                    (questions[first], questions[second]), x[:2], strict=True
+                )
             ]
-            parts = head[int(x[2] * len(head))], pair[0], after[int(x[3] * len(after))], pair[1]
-            made.append(" ".join(parts))
-    return made
+            head, link = heads[int(x[2] * len(heads))], links[int(x[3] * len(links))]
+            texts.append(" ".join((head, pair[0], link, pair[1])))
+    return texts
 
 
-def tokenizer(world: pd.DataFrame) -> PreTrainedTokenizerFast:
+def build_tokenizer(world: pd.DataFrame) -> PreTrainedTokenizerFast:
     """Return a tokenizer of whole words and punctuation marks that puts BOS before every text.
 
-    Each marker of Appendix A is one piece, as a chat template's are: five would be longer than
-    most questions.
+    Each marker of Appendix A is one token, as the markers of a chat template are. Split into
+    its five pieces, it would be longer than most questions.
     """
-    texts = [MARKERS, *(text for part in (*PARTS, *LIST) for text in atlas.data()[part])]
+    texts = [
+        MARKERS,
+        *(text for part in (*QUESTION_PARTS, *PAIR_PARTS) for text in atlas.data()[part]),
+    ]
     for topic in paper.TOPICS.values():
         texts += [*topic.mappings, *phrasings(topic.id)]
     texts += [*world["subject"], *world["object"]]
     split = pre_tokenizers.Split(Regex(PIECES), "removed", invert=True)
     words = {piece for text in texts for piece, _ in split.pre_tokenize_str(text)}
     ids = {word: i for i, word in enumerate(["<unk>", "<s>", "</s>", *sorted(words)])}
-    made = Tokenizer(models.WordLevel(ids, unk_token="<unk>"))
-    made.pre_tokenizer = split
-    made.decoder = decoders.WordPiece(prefix="##", cleanup=True)
-    made.post_processor = processors.TemplateProcessing("<s> $A", None, [("<s>", 1)])
+    backend = Tokenizer(models.WordLevel(ids, unk_token="<unk>"))
+    backend.pre_tokenizer = split
+    backend.decoder = decoders.WordPiece(prefix="##", cleanup=True)
+    backend.post_processor = processors.TemplateProcessing("<s> $A", None, [("<s>", 1)])
     names = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}
-    return PreTrainedTokenizerFast(tokenizer_object=made, **names)
+    return PreTrainedTokenizerFast(tokenizer_object=backend, **names)
 
 
-def pack(documents: list[list[int]], length: int = LENGTH) -> tuple[np.ndarray, np.ndarray]:
+def pack_documents(
+    documents: list[list[int]], length: int = LENGTH
+) -> tuple[np.ndarray, np.ndarray]:
     """Put whole documents side by side: ids and positions (sequences, length), int32.
 
     Positions begin at 0 in each document, by which the model keeps them apart; the rest of a
@@ -122,12 +130,13 @@ def pack(documents: list[list[int]], length: int = LENGTH) -> tuple[np.ndarray, 
     return ids, positions
 
 
-def build(
+def build_sequences(
     world: pd.DataFrame, tokens: PreTrainedTokenizerFast, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the whole text of one pre-training, shuffled and packed: see `pack`."""
+    """Return the whole text of one pre-training, shuffled and packed: see `pack_documents`."""
     reader = world[world["split"] == atlas.READER]
-    texts = statements(world, seed) + readings(reader, seed) + lists(reader, seed)
+    texts = statements(world, seed)
+    texts += answered_questions(reader, seed) + question_pairs(reader, seed)
     encoded = tokens(texts).input_ids
     order = atlas.order(len(encoded), "text", seed)
-    return pack([[*encoded[i], tokens.eos_token_id] for i in order])
+    return pack_documents([[*encoded[i], tokens.eos_token_id] for i in order])

@@ -31,8 +31,8 @@ SAVE_EVERY = 100  # steps between checkpoints
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """The architecture of a bundled model, and the optimisers' settings."""
+class PretrainingRecipe:
+    """The architecture of a bundled model, and the settings of its optimizers."""
 
     hidden: int
     layers: int
@@ -50,11 +50,15 @@ class Recipe:
 
 # micro-s has full multi-head attention, as LLaMA-2-7B; the others share keys, as LLaMA-3.
 RECIPES = {
-    "micro-s": Recipe(hidden=128, layers=4, heads=4, key_value_heads=4, intermediate=344),
-    "micro-m": Recipe(
+    "micro-s": PretrainingRecipe(
+        hidden=128, layers=4, heads=4, key_value_heads=4, intermediate=344
+    ),
+    "micro-m": PretrainingRecipe(
         hidden=192, layers=4, heads=6, key_value_heads=3, intermediate=512, threads=2
     ),
-    "micro-l": Recipe(hidden=256, layers=6, heads=8, key_value_heads=4, intermediate=688),
+    "micro-l": PretrainingRecipe(
+        hidden=256, layers=6, heads=8, key_value_heads=4, intermediate=688
+    ),
 }
 
 
@@ -65,14 +69,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, help="a folder that does not exist yet")
     options = parser.parse_args(arguments)
     try:
-        run(options.name, options.out)
+        pretrain(options.name, options.out)
     except ReproError as error:
         print(f"repro: {type(error).__name__}: {error}", file=sys.stderr)
         return 1
     return 0
 
 
-def run(name: str, out: Path, size: atlas.Size = atlas.FULL) -> None:
+def pretrain(name: str, out: Path, size: atlas.Size = atlas.FULL) -> None:
     """Pre-train `name` on a world of this size and write its folder: weights, tokenizer, card.
 
     Raises:
@@ -85,17 +89,18 @@ def run(name: str, out: Path, size: atlas.Size = atlas.FULL) -> None:
         raise ConfigError(f"{out} exists: give a new folder")
     recipe, world = RECIPES[name], atlas.world(size)
     torch.set_num_threads(recipe.threads)
-    tokens = corpus.tokenizer(world)
-    ids, positions = corpus.build(world, tokens, recipe.seed)
-    made = {"recipe": asdict(recipe), "text": hashlib.sha256(ids.tobytes()).hexdigest()}
-    checkpoint = cache_dir() / "pretrain" / f"{name}-{key('pretrain', made)}.safetensors"
-    model = network(recipe, tokens)
+    tokens = corpus.build_tokenizer(world)
+    ids, positions = corpus.build_sequences(world, tokens, recipe.seed)
+    identity = {"recipe": asdict(recipe), "text": hashlib.sha256(ids.tobytes()).hexdigest()}
+    checkpoint = cache_dir() / "pretrain" / f"{name}-{key('pretrain', identity)}.safetensors"
+    model = build_network(recipe, tokens)
     losses = train(model, ids, positions, recipe, checkpoint)
-    write(out, name, model, tokens, losses, statistics(world, ids, model, recipe))
+    facts = text_statistics(world, ids, model, recipe)
+    write_folder(out, name, model, tokens, losses, facts)
     checkpoint.unlink(missing_ok=True)
 
 
-def network(recipe: Recipe, tokens: PreTrainedTokenizerFast) -> LlamaForCausalLM:
+def build_network(recipe: PretrainingRecipe, tokens: PreTrainedTokenizerFast) -> LlamaForCausalLM:
     """Return a fresh float32 LLaMA of this size."""
     torch.manual_seed(recipe.seed)
     config = LlamaConfig(
@@ -113,15 +118,15 @@ def network(recipe: Recipe, tokens: PreTrainedTokenizerFast) -> LlamaForCausalLM
     return LlamaForCausalLM(config)
 
 
-def optimizers(model: LlamaForCausalLM, recipe: Recipe) -> list[torch.optim.Optimizer]:
+def optimizers(model: LlamaForCausalLM, recipe: PretrainingRecipe) -> list[torch.optim.Optimizer]:
     """Return Muon for the matrices inside layers and AdamW for the embedding and the norms.
 
     AdamW alone stores few facts in a model and a text of this size.
     """
-    inside = {n: p for n, p in model.named_parameters() if "layers" in n and p.ndim == 2}
-    others = [p for n, p in model.named_parameters() if n not in inside]
+    matrices = {n: p for n, p in model.named_parameters() if "layers" in n and p.ndim == 2}
+    others = [p for n, p in model.named_parameters() if n not in matrices]
     muon = torch.optim.Muon(
-        inside.values(), lr=recipe.muon_rate, weight_decay=recipe.muon_decay, momentum=0.95
+        matrices.values(), lr=recipe.muon_rate, weight_decay=recipe.muon_decay, momentum=0.95
     )
     adamw = torch.optim.AdamW(
         others, recipe.adamw_rate, betas=(0.9, 0.95), weight_decay=0.0, fused=True
@@ -129,24 +134,25 @@ def optimizers(model: LlamaForCausalLM, recipe: Recipe) -> list[torch.optim.Opti
     return [muon, adamw]
 
 
-def loss_of(model: LlamaForCausalLM, ids: np.ndarray, positions: np.ndarray) -> torch.Tensor:
+def mean_loss(model: LlamaForCausalLM, ids: np.ndarray, positions: np.ndarray) -> torch.Tensor:
     """Return the mean cross-entropy of the next token within documents, in nats.
 
-    Transformers reads a packed sequence's documents off the positions: none sees another.
+    A document begins where the position is 0. transformers reads that off the positions, so no
+    document attends to another.
     """
     ids, positions = torch.from_numpy(ids).long(), torch.from_numpy(positions).long()
     labels = ids.masked_fill(positions == 0, IGNORED)[:, 1:]
-    kept = labels != IGNORED
+    predicted = labels != IGNORED
     states = model.model(ids.clamp(min=0), position_ids=positions, use_cache=False)[0]
-    logits = model.lm_head(states[:, :-1][kept])
-    return torch.nn.functional.cross_entropy(logits, labels[kept])
+    logits = model.lm_head(states[:, :-1][predicted])
+    return torch.nn.functional.cross_entropy(logits, labels[predicted])
 
 
 def train(
     model: LlamaForCausalLM,
     ids: np.ndarray,
     positions: np.ndarray,
-    recipe: Recipe,
+    recipe: PretrainingRecipe,
     checkpoint: Path | None = None,
     save_every: int = SAVE_EVERY,
 ) -> list[float]:
@@ -157,7 +163,9 @@ def train(
     write the checkpoint, or read it.
     """
     steps, chosen = len(ids) // recipe.batch, optimizers(model, recipe)
-    losses = _resume(model, chosen, checkpoint) if checkpoint and checkpoint.exists() else []
+    losses = (
+        _load_checkpoint(model, chosen, checkpoint) if checkpoint and checkpoint.exists() else []
+    )
     model.train()
     bar = tqdm(range(len(losses), steps), initial=len(losses), total=steps, unit="step")
     for step in bar:
@@ -165,7 +173,7 @@ def train(
         share = min((step + 1) / recipe.warmup, 1) * (1 - step / steps)
         for optimizer, rate in zip(chosen, (recipe.muon_rate, recipe.adamw_rate), strict=True):
             optimizer.param_groups[0]["lr"] = rate * share
-        loss = loss_of(model, ids[rows], positions[rows])
+        loss = mean_loss(model, ids[rows], positions[rows])
         loss.backward()
         for optimizer in chosen:
             optimizer.step()
@@ -173,20 +181,22 @@ def train(
         losses.append(loss.item())
         bar.set_postfix(loss=f"{np.mean(losses[-50:]):.3f}", refresh=False)
         if checkpoint and (step + 1) % save_every == 0:
-            _keep(model, chosen, losses, checkpoint)
+            _save_checkpoint(model, chosen, losses, checkpoint)
     return losses
 
 
-def _keep(model, chosen, losses, checkpoint: Path) -> None:
+def _save_checkpoint(model, optimizers, losses, checkpoint: Path) -> None:
+    """Write the weights, the states of the optimizers and the losses so far."""
     tensors = {f"model.{n}": p.detach() for n, p in model.named_parameters()}
-    for place, optimizer in enumerate(chosen):
+    for place, optimizer in enumerate(optimizers):
         for index, state in optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{place}.{index}.{k}": v for k, v in state.items()}
     with atomic(checkpoint) as temporary:
         save_file({**tensors, "losses": torch.tensor(losses, dtype=torch.float64)}, temporary)
 
 
-def _resume(model, chosen, checkpoint: Path) -> list[float]:
+def _load_checkpoint(model, optimizers, checkpoint: Path) -> list[float]:
+    """Bring back the weights and the states of the optimizers; return the losses so far."""
     try:
         tensors = load_file(checkpoint)
     except Exception as error:  # safetensors' errors have no common base
@@ -194,7 +204,7 @@ def _resume(model, chosen, checkpoint: Path) -> list[float]:
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.copy_(tensors[f"model.{name}"])
-    for place, optimizer in enumerate(chosen):
+    for place, optimizer in enumerate(optimizers):
         state: dict = {}
         for name, value in tensors.items():
             if name.startswith(f"optimizer.{place}."):
@@ -204,8 +214,8 @@ def _resume(model, chosen, checkpoint: Path) -> list[float]:
     return tensors["losses"].tolist()
 
 
-def statistics(world: pd.DataFrame, ids: np.ndarray, model, recipe: Recipe) -> dict:
-    """Return what the model was trained on, as a card and a reader need it: counts only."""
+def text_statistics(world: pd.DataFrame, ids: np.ndarray, model, recipe: PretrainingRecipe) -> dict:
+    """Return the counts of what the model was trained on, for `data.json` and the model card."""
     splits = world.groupby("split", sort=False)["exposure"]
     reader = int((world["split"] == atlas.READER).sum())
     return {
@@ -214,8 +224,8 @@ def statistics(world: pd.DataFrame, ids: np.ndarray, model, recipe: Recipe) -> d
         "world": {"seed": atlas.SEED, "sha256": atlas.digest(world)},
         "facts": splits.size().to_dict(),
         "statements": splits.sum().to_dict(),
-        "questions": reader * corpus.QUESTIONS,
-        "lists": reader * corpus.UNANSWERED,
+        "questions": reader * corpus.QUESTIONS_PER_FACT,
+        "lists": reader * corpus.PAIRS_PER_FACT,
         "facts_by_exposure": {
             split: {str(k): int(v) for k, v in part.value_counts(sort=False).sort_index().items()}
             for split, part in splits
@@ -227,7 +237,7 @@ def statistics(world: pd.DataFrame, ids: np.ndarray, model, recipe: Recipe) -> d
     }
 
 
-def write(out: Path, name: str, model, tokens, losses: list[float], facts: dict) -> None:
+def write_folder(out: Path, name: str, model, tokens, losses: list[float], facts: dict) -> None:
     """Write the folder of a model, whole or not at all: bfloat16 weights and all beside them.
 
     Raises StoreError where it cannot be written.
@@ -241,7 +251,7 @@ def write(out: Path, name: str, model, tokens, losses: list[float], facts: dict)
             curve = pd.DataFrame({"step": range(1, len(losses) + 1), "loss": losses})
             curve.to_csv(folder / "loss.csv", index=False, float_format="%.5f")
             (folder / "data.json").write_text(json.dumps(facts, indent=1) + "\n")
-            (folder / "README.md").write_text(card(name, facts, losses))
+            (folder / "README.md").write_text(model_card(name, facts, losses))
             shutil.move(folder, out)
     except OSError as error:
         raise StoreError(f"cannot write {out} ({error.strerror}): check its permissions") from error
@@ -276,11 +286,11 @@ steps. The weights are stored in bfloat16. Made again by
 """
 
 
-def card(name: str, facts: dict, losses: list[float]) -> str:
+def model_card(name: str, facts: dict, losses: list[float]) -> str:
     """Return the model card, every number of it from this run."""
-    read = facts["facts"][atlas.READER]
+    reader = facts["facts"][atlas.READER]
     return CARD.format(
-        **{**facts, **facts["recipe"], "name": name, "steps": len(losses), "read": read}
+        **{**facts, **facts["recipe"], "name": name, "steps": len(losses), "read": reader}
         | {"statements": sum(facts["statements"].values()), "loss": np.mean(losses[-100:])}
-        | {"studied": sum(facts["facts"].values()) - read}
+        | {"studied": sum(facts["facts"].values()) - reader}
     )
