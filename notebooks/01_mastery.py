@@ -28,8 +28,7 @@ import pandas as pd
 from IPython.display import Markdown
 
 from repro import paper
-from repro.report import plots, tables
-from repro.statistics import summary
+from repro.report import html, mastery
 from repro.study import study
 
 s = study.open(model, profile)
@@ -44,14 +43,14 @@ Markdown(f"**{s.model.title}**, profile `{s.profile.name}`. {s.model.note}")
 # included.
 
 # %%
-mastery = s.mastery()
+facts = s.mastery()
 Markdown(
-    f"{len(mastery):,} facts; {s.profile.templates} sentences × {s.profile.draws} samples each, "
+    f"{len(facts):,} facts; {s.profile.templates} sentences × {s.profile.draws} samples each, "
     f"at most {s.profile.max_new_tokens} tokens long."
 )
 
 # %% mystnb={"image": {"alt": "Histogram of R over all facts, with a bar of its own for R = 0"}}
-plots.rates(mastery)
+mastery.rates_figure(facts)
 
 # %% [markdown]
 # ## Tables 1 and 8
@@ -61,15 +60,15 @@ plots.rates(mastery)
 
 # %%
 ours = s.distribution()
-tables.distribution(ours, f"Ours: {s.model.title}")
+mastery.table(ours, f"Ours: {s.model.title}")
 
 # %%
 published = paper.table("distribution")
-tables.distribution(published, "Tables 1 and 8 of the paper")
+mastery.table(published, "Tables 1 and 8 of the paper")
 
 # %%
 empty = ours[ours["count"] == 0].groupby("split", sort=False)["level"].agg(list)
-found = [f"{tables.SPLITS[split].lower()} {levels}" for split, levels in empty.items()]
+found = [f"{paper.SPLIT_TITLES[split].lower()} {levels}" for split, levels in empty.items()]
 Markdown("Levels without a single fact: " + ("; ".join(found) or "none") + ".")
 
 # %% [markdown]
@@ -78,12 +77,12 @@ Markdown("Levels without a single fact: " + ("; ".join(found) or "none") + ".")
 # interval.
 
 # %% mystnb={"image": {"alt": "Bars: share of training facts per mastery level, for our model and the five of the paper"}}
-plots.distribution(pd.concat([ours, published]))
+mastery.figure(pd.concat([ours, published]))
 
 # %%
-shares = summary.level_shares(ours)
+shares = mastery.level_shares(ours)
 columns = ["split", "level", "count", "share", "low", "high"]
-tables.show(shares[columns], f"Shares (%) with 95 % intervals, {s.model.title}")
+html.table(shares[columns], f"Shares (%) with 95 % intervals, {s.model.title}")
 
 # %% [markdown]
 # ## Topics differ
@@ -94,11 +93,11 @@ tables.show(shares[columns], f"Shares (%) with 95 % intervals, {s.model.title}")
 # %% mystnb={"image": {"alt": "Bars: share of facts per mastery level for each in-domain topic"}}
 questions = {topic.id: topic.question.replace("{subject}", "…") for topic in paper.TOPICS.values()}
 names = {topic: f"{topic}: {question}" for topic, question in questions.items()}
-outside = mastery["split"] == "testood"
-plots.topics(mastery[~outside], names)
+outside = facts["split"] == "testood"
+mastery.topics_figure(facts[~outside], names)
 
 # %% mystnb={"image": {"alt": "Bars: share of facts per mastery level for each out-of-domain topic"}}
-plots.topics(mastery[outside], names)
+mastery.topics_figure(facts[outside], names)
 
 # %% [markdown]
 # ## Sentences differ
@@ -108,10 +107,10 @@ plots.topics(mastery[outside], names)
 # [the token-level analysis](04_divergence).
 
 # %% mystnb={"image": {"alt": "Heat map: success rate of every mapping template, one row per topic"}}
-success = summary.templates(mastery)
-plots.templates(success)
+success = mastery.template_rates(facts)
+mastery.templates_figure(success)
 
 # %%
 texts = {topic.id: topic.mappings for topic in paper.TOPICS.values()}
-best = summary.best_templates(success, texts)
-tables.show(best, "Most successful sentence of each topic; success rates in %")
+best = mastery.best_templates(success, texts)
+html.table(best, "Most successful sentence of each topic; success rates in %")

@@ -30,9 +30,8 @@ import pandas as pd
 from IPython.display import Markdown
 
 from repro import paper
-from repro.book import overview
 from repro.claims import phenomena
-from repro.report import plots, tables
+from repro.report import html, scale
 from repro.statistics import summary, verdicts
 from repro.study import study
 
@@ -55,15 +54,15 @@ Markdown(
 means = summary.means(s.accuracy())
 
 # %% mystnb={"image": {"alt": "Accuracy against the number of training facts, in and out of domain, one line per training level"}}
-plots.scale(means)
+scale.figure(means)
 
 # %%
 rows = means[means["split"] == "test"]
-tables.scale(rows, f"In-domain Acc (%) of {s.model.title}, with spread and 95 % interval")
+scale.table(rows, f"In-domain Acc (%) of {s.model.title}, with spread and 95 % interval")
 
 # %%
 rows = means[means["split"] == "testood"]
-tables.scale(rows, f"Out-of-domain Acc (%) of {s.model.title}, with spread and 95 % interval")
+scale.table(rows, f"Out-of-domain Acc (%) of {s.model.title}, with spread and 95 % interval")
 
 # %% [markdown]
 # ## The paper's numbers
@@ -72,15 +71,15 @@ tables.scale(rows, f"Out-of-domain Acc (%) of {s.model.title}, with spread and 9
 # Table 4, in the rows without restoration:
 
 # %% mystnb={"image": {"alt": "The paper's accuracy at 240 and 1,920 training facts, one line per training level"}}
-plots.scale(paper.table("restore"))
+scale.figure(paper.table("restore"))
 
 # %% [markdown]
 # The text quotes four changes. We compute each once more from the paper's Table 4, and from our runs.
 
 # %%
 answers = s.answers()
-quoted = overview.text_numbers(means, answers)
-tables.show(quoted, "Changes of in-domain Acc quoted in Section 3.4")
+quoted = phenomena.quoted_changes(means, answers)
+html.table(quoted, "Changes of in-domain Acc quoted in Section 3.4")
 
 # %% [markdown]
 # ## Phenomenon 1
@@ -96,7 +95,7 @@ tables.show(quoted, "Changes of in-domain Acc quoted in Section 3.4")
 # added up as if they stood *apart*, which makes the interval wide.
 
 # %%
-where = tables.SPLITS[split].lower()
+where = paper.SPLIT_TITLES[split].lower()
 few = phenomena.accuracy_rises(means, split, answers)
 many = phenomena.accuracy_falls(means, split, answers)
 first = pd.concat([few, many])
@@ -104,7 +103,7 @@ said = {f"Phenomenon 1, {where}": first, "It rises up to 240 facts": few, "It fa
 Markdown("\n\n".join(verdicts.sentence(name, rows) for name, rows in said.items()))
 
 # %%
-tables.show(first.drop(columns="runs"), "Phenomenon 1: differences in points")
+html.table(first.drop(columns="runs"), "Phenomenon 1: differences in points")
 
 # %% [markdown]
 # ## Phenomenon 2
@@ -117,7 +116,7 @@ second = phenomena.level_0_is_worst(means, split, answers)
 Markdown(verdicts.sentence(f"Phenomenon 2, {where}", second))
 
 # %%
-tables.show(second.drop(columns="runs"), "Phenomenon 2: differences in points")
+html.table(second.drop(columns="runs"), "Phenomenon 2: differences in points")
 
 # %% [markdown]
 # ## The learning rate
@@ -127,13 +126,13 @@ tables.show(second.drop(columns="runs"), "Phenomenon 2: differences in points")
 # a level with a handful of facts would decide the mean over levels. Never chosen on a test split.
 
 # %%
-rates = summary.learning_rates(s.learning_rates())
-tables.show(rates, "Learning rates tried: right answers on the dev split (%)")
+rates = scale.learning_rate_means(s.learning_rates())
+html.table(rates, "Learning rates tried: right answers on the dev split (%)")
 
 # %%
-best = summary.best_rate(rates)
+best = scale.best_rate(rates)
 tried = f"Best on dev: {best:g}." if best else "This profile tries no rates."
 Markdown(f"{tried} Used: {s.model.learning_rate:g}.")
 
 # %% mystnb={"image": {"alt": "Right answers on the dev split against the learning rate, with the chosen rate marked"}}
-plots.learning_rates(rates, s.model.learning_rate)
+scale.learning_rate_figure(rates, s.model.learning_rate)

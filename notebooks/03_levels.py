@@ -30,7 +30,7 @@ from IPython.display import Markdown
 
 from repro import paper
 from repro.claims import phenomena
-from repro.report import tables
+from repro.report import html, levels
 from repro.statistics import summary, verdicts
 from repro.study import study
 
@@ -49,12 +49,12 @@ Markdown(f"**{s.model.title}**, profile `{s.profile.name}`, {size:,} training fa
 # cell that cannot exist: no test facts of that level, or too few facts to train on.
 
 # %%
-rows = summary.table_2(accuracy)
+rows = levels.frame(accuracy)
 rows = rows[rows["train_size"] == size]
-tables.accuracy(rows, f"Ours: {size:,} training facts")
+levels.table(rows, f"Ours: {size:,} training facts")
 
 # %%
-tables.accuracy(paper.table("accuracy_1920"), "Table 2 of the paper: 1,920 training facts")
+levels.table(paper.table("accuracy_1920"), "Table 2 of the paper: 1,920 training facts")
 
 # %% [markdown]
 # ## What the paper reads from it
@@ -69,11 +69,11 @@ inside = phenomena.balance(levels, means, size, "test", answers)
 Markdown(verdicts.sentence("In domain", inside))
 
 # %%
-tables.show(inside.drop(columns="runs"), "In domain: differences in points")
+html.table(inside.drop(columns="runs"), "In domain: differences in points")
 
 # %%
 outside = phenomena.balance(levels, means, size, "testood", answers)
 Markdown(verdicts.sentence("Out of domain", outside))
 
 # %%
-tables.show(outside.drop(columns="runs"), "Out of domain: differences in points")
+html.table(outside.drop(columns="runs"), "Out of domain: differences in points")

@@ -28,13 +28,13 @@ import pandas as pd
 from IPython.display import Markdown
 
 from repro.claims import phenomena
-from repro.report import plots, tables
+from repro.report import divergence, html, scale
 from repro.statistics import bootstrap, summary, verdicts
 from repro.study import study
 
 s = study.open(model, profile)
 measured, test_level = s.divergence(), s.compared_level()
-kl = summary.divergence(measured)
+kl = divergence.means(measured)
 
 # %%
 text = f"""**{s.model.title}**, profile `{s.profile.name}`. Compared are in-domain test facts of level
@@ -54,13 +54,13 @@ text = "Question: {question} Answer: {answer}.\n\nThe pre-trained model reads: â
 Markdown(text.format(**example) if example else "Not one fact of this level could be compared.")
 
 # %% mystnb={"image": {"alt": "Ten tokens with their logits and re-normalised probabilities in both models"}}
-plots.logits(example) if example else None
+divergence.logits_figure(example) if example else None
 
 # %% [markdown]
 # Their divergence is $s_{KL}(p \parallel p') = -\sum_i p_i \log (p'_i / p_i)$:
 
 # %%
-Markdown(f"{example['kl']:.3f} nats for this fact." if example else tables.ABSENT)
+Markdown(f"{example['kl']:.3f} nats for this fact." if example else html.ABSENT)
 
 # %% [markdown]
 # ## Figure 5: divergence against data size
@@ -69,22 +69,22 @@ Markdown(f"{example['kl']:.3f} nats for this fact." if example else tables.ABSEN
 # sentence. The paper's Figure 5 is an image without printed values, so only shapes can be compared.
 
 # %% mystnb={"image": {"alt": "KL divergence against the number of training facts, one line per training level"}}
-plots.divergence(kl)
+divergence.figure(kl)
 
 # %%
 columns = ["train_level", "train_size", "kl", "low", "high", "spread", "n", "facts"]
-tables.show(kl[columns], "KL divergence in nats, with 95 % intervals", decimals=3)
+html.table(kl[columns], "KL divergence in nats, with 95 % intervals", decimals=3)
 
 # %% [markdown]
 # ## Figure 4: accuracy on the same level
 
 # %% mystnb={"image": {"alt": "Accuracy on the compared level against the number of training facts, one line per training level"}}
 levels = summary.per_level(s.accuracy())
-plots.level_accuracy(levels, test_level)
+divergence.accuracy_figure(levels, test_level)
 
 # %%
 rows = levels[(levels["test_level"] == test_level) & (levels["split"] == "test")]
-tables.scale(rows, f"Accuracy (%) on in-domain facts of level {test_level}")
+scale.table(rows, f"Accuracy (%) on in-domain facts of level {test_level}")
 
 # %% [markdown]
 # ## Finding 1
@@ -100,7 +100,7 @@ said = {"Finding 1": first, "It falls up to 240 facts": down, "It rises beyond":
 Markdown("\n\n".join(verdicts.sentence(name, rows) for name, rows in said.items()))
 
 # %%
-tables.show(first.drop(columns="runs"), "Finding 1: differences in nats", decimals=3)
+html.table(first.drop(columns="runs"), "Finding 1: differences in nats", decimals=3)
 
 # %% [markdown]
 # ## Finding 2
@@ -115,7 +115,7 @@ second = phenomena.divergence_lowers_accuracy(joined)
 Markdown(verdicts.sentence("Finding 2", second))
 
 # %% mystnb={"image": {"alt": "Accuracy against KL divergence, one point per run"}}
-plots.divergence_against_accuracy(joined)
+divergence.scatter_figure(joined)
 
 # %%
-tables.show(second, "Finding 2: rank correlation with 95 % interval")
+html.table(second, "Finding 2: rank correlation with 95 % interval")

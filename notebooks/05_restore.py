@@ -31,7 +31,7 @@ from IPython.display import Markdown
 
 from repro import book, paper
 from repro.claims import phenomena
-from repro.report import plots, tables
+from repro.report import html, restoration
 from repro.statistics import summary, verdicts
 from repro.study import study
 
@@ -47,15 +47,17 @@ Markdown(f"**{s.model.title}**, profile `{s.profile.name}`; `frac` is {share:g} 
 
 # %%
 measured = s.concentration()
-ours = summary.concentration(measured)
-tables.concentration(ours, f"Ours: {s.model.title}; share of the total change (%)")
+ours = restoration.concentration_means(measured)
+restoration.concentration_table(ours, f"Ours: {s.model.title}; share of the total change (%)")
 
 # %%
 published = paper.table("concentration")
-tables.concentration(published, "Table 3 of the paper: LLaMA-3-8B; share of the total change (%)")
+restoration.concentration_table(
+    published, "Table 3 of the paper: LLaMA-3-8B; share of the total change (%)"
+)
 
 # %% mystnb={"image": {"alt": "Share of the total change held by the most changed parameters, ours over the paper's"}}
-plots.concentration(ours, published)
+restoration.concentration_figure(ours, published)
 
 # %% [markdown]
 # A parameter that was exactly zero has no relative change: the authors' tool adds $10^{-8}$ to
@@ -63,14 +65,16 @@ plots.concentration(ours, published)
 # many zeros. The counts, and the same shares with those parameters left out:
 
 # %%
-special = summary.special_parameters(measured)
-tables.show(
+special = restoration.special_parameters(measured)
+html.table(
     special, "Parameters ranked, exactly zero before, unmoved; means over samples", decimals=0
 )
 
 # %%
-without = summary.concentration(measured, "without_zero_base_percent")
-tables.concentration(without, f"Ours without zeros: {s.model.title}; share of the total change (%)")
+without = restoration.concentration_means(measured, "without_zero_base_percent")
+restoration.concentration_table(
+    without, f"Ours without zeros: {s.model.title}; share of the total change (%)"
+)
 
 # %% [markdown]
 # ## Restoring them
@@ -95,43 +99,43 @@ means, answers = summary.means(summary.restored(accuracy)), summary.restored(ans
 
 # %%
 inside = means[means["split"] == "test"]
-tables.restoration(inside, f"Table 4(a), ours: {s.model.title}, in-domain Acc (%)", share)
+restoration.table(inside, f"Table 4(a), ours: {s.model.title}, in-domain Acc (%)", share)
 
 # %%
 published = paper.table("restore")
 rows = published[published["split"] == "test"]
-tables.restoration(rows, "Table 4(a) of the paper: LLaMA-3-8B, in-domain Acc (%)", share)
+restoration.table(rows, "Table 4(a) of the paper: LLaMA-3-8B, in-domain Acc (%)", share)
 
 # %%
 outside = means[means["split"] == "testood"]
-tables.restoration(outside, f"Table 4(b), ours: {s.model.title}, out-of-domain Acc (%)", share)
+restoration.table(outside, f"Table 4(b), ours: {s.model.title}, out-of-domain Acc (%)", share)
 
 # %%
 rows = published[published["split"] == "testood"]
-tables.restoration(rows, "Table 4(b) of the paper: LLaMA-3-8B, out-of-domain Acc (%)", share)
+restoration.table(rows, "Table 4(b) of the paper: LLaMA-3-8B, out-of-domain Acc (%)", share)
 
 # %% [markdown]
 # As curves, ours and then the paper's; the rings mark `frac`.
 
 # %% mystnb={"image": {"alt": "Our in-domain accuracy against the restored share, one line per training level"}}
-plots.restoration(means, "test", share)
+restoration.figure(means, "test", share)
 
 # %% mystnb={"image": {"alt": "The paper's in-domain accuracy against the restored share, one line per training level"}}
-plots.restoration(published, "test", share)
+restoration.figure(published, "test", share)
 
 # %% mystnb={"image": {"alt": "Our out-of-domain accuracy against the restored share, one line per training level"}}
-plots.restoration(means, "testood", share)
+restoration.figure(means, "testood", share)
 
 # %% [markdown]
 # ## Table 6: on the training facts themselves
 
 # %%
 train = means[means["split"] == "train"]
-tables.restoration(train, f"Table 6, ours: {s.model.title}, training facts (%)", share)
+restoration.table(train, f"Table 6, ours: {s.model.title}, training facts (%)", share)
 
 # %%
 rows = paper.table("restore_train")
-tables.restoration(rows, "Table 6 of the paper: LLaMA-3-8B, training facts (%)", share)
+restoration.table(rows, "Table 6 of the paper: LLaMA-3-8B, training facts (%)", share)
 
 # %% [markdown]
 # ## Finding 1
@@ -145,14 +149,14 @@ first = phenomena.restoring_helps(means, share, "test", answers)
 Markdown(verdicts.sentence(f"Finding 1 at {share:g} %, in domain", first))
 
 # %%
-tables.show(first.drop(columns="runs"), "Finding 1: differences in points")
+html.table(first.drop(columns="runs"), "Finding 1: differences in points")
 
 # %%
 fitted = phenomena.restoring_helps(means, share, "train", answers)
 Markdown(verdicts.sentence(f"The same at {share:g} %, on the training facts", fitted))
 
 # %%
-tables.show(fitted.drop(columns="runs"), "Finding 1 on the training facts: differences in points")
+html.table(fitted.drop(columns="runs"), "Finding 1 on the training facts: differences in points")
 
 # %% [markdown]
 # ## Which share is best?
@@ -164,7 +168,7 @@ tables.show(fitted.drop(columns="runs"), "Finding 1 on the training facts: diffe
 # %%
 choices = [summary.best_share(means, on) for on in ("dev", "test")]
 keys = ["train_size", "train_level", "chosen_on"]
-tables.show(pd.concat(choices).sort_values(keys), "Best restored share, chosen in two ways")
+html.table(pd.concat(choices).sort_values(keys), "Best restored share, chosen in two ways")
 
 # %% [markdown]
 # ## Finding 2
@@ -177,4 +181,4 @@ second = phenomena.larger_gain(means, answers)
 Markdown(verdicts.sentence("Finding 2", second))
 
 # %%
-tables.show(second, "Finding 2: differences of gains in points")
+html.table(second, "Finding 2: differences of gains in points")

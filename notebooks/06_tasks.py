@@ -31,7 +31,7 @@ profile = "default"
 # %%
 from IPython.display import Markdown
 
-from repro.report import tables
+from repro.report import html, tasks
 from repro.statistics import verdicts
 from repro.study import task_study
 
@@ -45,7 +45,7 @@ Markdown(told)
 # of ROUGE, words stemmed. What the models were trained on:
 
 # %%
-tables.show(trial.training(), "Fine-tuning, and rows of the data that could not be used")
+html.table(trial.training(), "Fine-tuning, and rows of the data that could not be used")
 
 # %% [markdown]
 # ## Table 5
@@ -55,10 +55,10 @@ tables.show(trial.training(), "Fine-tuning, and rows of the data that could not 
 
 # %%
 means = trial.means()
-tables.tasks(means, f"Table 5, ours: {trial.model.title if len(means) else 'not measured'} (%)")
+tasks.table(means, f"Table 5, ours: {trial.model.title if len(means) else 'not measured'} (%)")
 
 # %%
-tables.tasks(task_study.published(), "Table 5 of the paper: LLaMA-3-8B (%)")
+tasks.table(tasks.published(), "Table 5 of the paper: LLaMA-3-8B (%)")
 
 # %% [markdown]
 # A 0 can have two reasons: the answers are wrong, or there is nothing in them to compare. *Blank* counts
@@ -66,7 +66,7 @@ tables.tasks(task_study.published(), "Table 5 of the paper: LLaMA-3-8B (%)")
 # length.
 
 # %%
-tables.show(trial.answers(), "What the answers were like", decimals=1)
+html.table(trial.answers(), "What the answers were like", decimals=1)
 
 # %% [markdown]
 # ## Does restoring help?
@@ -81,4 +81,4 @@ differences = trial.differences()
 Markdown(verdicts.sentence("Restoring helps, at every share", differences))
 
 # %%
-tables.show(differences.drop(columns=["claim", "runs"]), "Differences in points")
+html.table(differences.drop(columns=["claim", "runs"]), "Differences in points")

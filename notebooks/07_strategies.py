@@ -29,7 +29,7 @@ instruct = "default"
 from IPython.display import Markdown
 
 from repro.claims import claims, sources
-from repro.report import strategies, tables
+from repro.report import html, strategies
 from repro.study import study
 
 s = strategies.instruct(study.open(model, profile), instruct)
@@ -61,13 +61,11 @@ Markdown(
 
 # %%
 found = strategies.best(means)
-tables.strategies(
-    found, f"Table 7, ours ({s.model.title}) beside the paper's (LLaMA-3-8B); Acc (%)"
-)
+strategies.table(found, f"Table 7, ours ({s.model.title}) beside the paper's (LLaMA-3-8B); Acc (%)")
 
 # %%
 counts = found.drop_duplicates("strategy")[["strategy", "settings"]]
-tables.show(counts, "Settings that each strategy had to choose from")
+html.table(counts, "Settings that each strategy had to choose from")
 
 # %% [markdown]
 # ## What the choice is worth
@@ -75,7 +73,7 @@ tables.show(counts, "Settings that each strategy had to choose from")
 # Points by which choosing on the reported split itself makes a strategy look better than choosing on dev:
 
 # %%
-tables.show(strategies.luck(found), "Points gained by choosing on the split that is reported")
+html.table(strategies.luck(found), "Points gained by choosing on the split that is reported")
 
 # %% [markdown]
 # ## Is restoration better?
@@ -89,7 +87,7 @@ lead = strategies.leads(found)
 Markdown("\n\n".join(strategies.sentence(lead, way) for way in ("dev", strategies.OWN)))
 
 # %%
-tables.show(lead, "Restoration's lead over the other strategies, in points")
+html.table(lead, "Restoration's lead over the other strategies, in points")
 
 # %% [markdown]
 # ## What holds, and what does not
@@ -99,4 +97,4 @@ tables.show(lead, "Restoration's lead over the other strategies, in points")
 # %%
 judged = claims.findings([sources.of_paper(), sources.of_strategies(s)], "07_strategies")
 unused = ["id", "value", "unit", "notebook"]
-tables.show(claims.table(judged).drop(columns=unused), "Claims on Table 7")
+html.table(claims.table(judged).drop(columns=unused), "Claims on Table 7")

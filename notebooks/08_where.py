@@ -30,7 +30,7 @@ from IPython.display import Markdown
 
 from repro import book
 from repro.claims import claims, sources
-from repro.report import locations, plots, tables
+from repro.report import html, locations
 from repro.study import study
 
 share = round(100 * book.fraction(frac), 6)
@@ -66,25 +66,25 @@ Markdown(
 
 # %%
 layers = locations.summary(places, "layer")
-ours = tables.places(layers, f"Table 9, ours: {s.model.title}, top {share:g}% (%)", "layer")
-theirs = tables.places(published_layers, "Table 9 of the paper (%)", "layer")
-tables.beside(ours, theirs)
+ours = locations.table(layers, f"Table 9, ours: {s.model.title}, top {share:g}% (%)", "layer")
+theirs = locations.table(published_layers, "Table 9 of the paper (%)", "layer")
+html.beside(ours, theirs)
 
 # %% mystnb={"image": {"alt": "Lift of each layer against its depth, one line per run of ours over the paper's"}}
-plots.layer_lifts(layers, published_layers)
+locations.layers_figure(layers, published_layers)
 
 # %% [markdown]
 # ## Table 10: by module
 
 # %%
 modules = locations.summary(places, "module")
-tables.places(modules, f"Table 10, ours: {s.model.title}, top {share:g}% (%)", "module")
+locations.table(modules, f"Table 10, ours: {s.model.title}, top {share:g}% (%)", "module")
 
 # %%
-tables.places(published_modules, "Table 10 of the paper (%)", "module")
+locations.table(published_modules, "Table 10 of the paper (%)", "module")
 
 # %% mystnb={"image": {"alt": "Lift of each module, our runs by training level beside the paper's Table 10"}}
-plots.module_lifts(modules, published_modules)
+locations.modules_figure(modules, published_modules)
 
 # %% [markdown]
 # ## Does it depend on the share?
@@ -95,7 +95,7 @@ plots.module_lifts(modules, published_modules)
 
 # %%
 shares = locations.by_share(counted)
-tables.show(shares, "Lift by share of the parameters chosen, beside Table 10")
+html.table(shares, "Lift by share of the parameters chosen, beside Table 10")
 
 # %%
 Markdown(locations.extremes(shares, share))
@@ -107,7 +107,7 @@ Markdown(locations.extremes(shares, share))
 # one study.
 
 # %%
-tables.show(
+html.table(
     locations.by_model([s, *claims.others(s)], share), f"Lift of each module, top {share:g}%"
 )
 
@@ -125,4 +125,4 @@ Markdown(f"Judged at {sources.SHARE} % restored, whatever `frac` is.")
 
 # %%
 unused = ["id", "value", "unit", "notebook"]
-tables.show(claims.table(found).drop(columns=unused), "Claims on Tables 9 and 10")
+html.table(claims.table(found).drop(columns=unused), "Claims on Tables 9 and 10")

@@ -27,7 +27,7 @@ profile = "default"
 from IPython.display import Markdown
 
 from repro.claims import claims, sources
-from repro.report import layers, plots, tables
+from repro.report import html, layers
 from repro.study import study
 
 s = study.open(model, profile)
@@ -49,7 +49,7 @@ Markdown(
 
 # %%
 inside = means[means["split"] == "test"]
-tables.blocks(inside, f"Table 11, ours: {s.model.title}, in-domain Acc (%)")
+layers.table(inside, f"Table 11, ours: {s.model.title}, in-domain Acc (%)")
 
 # %% [markdown]
 # The paper's table has no such first column, and does not say how many facts its models were trained on.
@@ -57,11 +57,11 @@ tables.blocks(inside, f"Table 11, ours: {s.model.title}, in-domain Acc (%)")
 
 # %%
 published = layers.published()
-tables.blocks(published, "Table 11 of the paper: LLaMA-3-8B, in-domain Acc (%)")
+layers.table(published, "Table 11 of the paper: LLaMA-3-8B, in-domain Acc (%)")
 
 # %%
 outside = means[means["split"] == "testood"]
-tables.blocks(outside, f"Out of domain, ours: {s.model.title}, Acc (%)")
+layers.table(outside, f"Out of domain, ours: {s.model.title}, Acc (%)")
 
 # %% [markdown]
 # ## What a block costs
@@ -76,18 +76,16 @@ largest = costs["train_size"] == costs["train_size"].max()
 shown = costs[largest & (costs["split"] == "test")]
 
 # %% mystnb={"image": {"alt": "Our change of in-domain accuracy from restoring each block of layers, one line per training level"}}
-plots.block_costs(shown, s.model.title)
+layers.figure(shown, s.model.title)
 
 # %% mystnb={"image": {"alt": "The paper's change of in-domain accuracy from restoring each block of layers, one line per training level"}}
-plots.block_costs(layers.costs(published), "Paper: LLaMA-3-8B, 240 facts")
+layers.figure(layers.costs(published), "Paper: LLaMA-3-8B, 240 facts")
 
 # %%
 Markdown(layers.sentence(costs[costs["split"] == "test"]))
 
 # %%
-tables.show(
-    costs.drop(columns=["claim", "runs"]), "Change of Acc from restoring a block, in points"
-)
+html.table(costs.drop(columns=["claim", "runs"]), "Change of Acc from restoring a block, in points")
 
 # %% [markdown]
 # ## Other models
@@ -96,7 +94,7 @@ tables.show(
 # gains it, by the same intervals.
 
 # %%
-tables.show(layers.by_model([s, *claims.others(s)]), "In domain: change in points, mean over runs")
+html.table(layers.by_model([s, *claims.others(s)]), "In domain: change in points, mean over runs")
 
 # %% [markdown]
 # ## What holds, and what does not
@@ -108,4 +106,4 @@ tables.show(layers.by_model([s, *claims.others(s)]), "In domain: change in point
 # %%
 found = claims.findings([sources.of_paper(), sources.of_blocks(s)], "09_layers")
 unused = ["id", "value", "unit", "notebook"]
-tables.show(claims.table(found).drop(columns=unused), "Claims on Table 11")
+html.table(claims.table(found).drop(columns=unused), "Claims on Table 11")

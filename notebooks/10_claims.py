@@ -29,7 +29,7 @@ profile = "default"
 from IPython.display import Markdown
 
 from repro.claims import claims, claims_page, printed_digits
-from repro.report import tables
+from repro.report import html
 from repro.study import study
 
 s = study.open(model, profile)
@@ -55,7 +55,7 @@ Markdown(f"{len(claims.load())} claims. Measured here: {names}.")
 # Intervals are for one comparison each. Of many undecided comparisons some will look decided by chance.
 
 # %%
-tables.show(claims.counts(found), "Verdicts on all claims")
+html.table(claims.counts(found), "Verdicts on all claims")
 
 # %% [markdown]
 # ## What does not hold on the paper's own tables
@@ -84,7 +84,7 @@ claims_page.page(found, "Claims of the paper")
 # The share of cells that could be such a mean, with the share of any two-decimal numbers that could:
 
 # %%
-tables.show(
+html.table(
     printed_digits.by_runs(), "Cells of Table 2 that fit a mean over so many runs (%)", decimals=1
 )
 
@@ -92,7 +92,7 @@ tables.show(
 # What does not fit three runs, by the level trained on:
 
 # %%
-tables.show(
+html.table(
     printed_digits.by_model(printed_digits.RUNS), "Cells of Table 2 that fit a mean over three runs"
 )
 
@@ -101,12 +101,10 @@ tables.show(
 # The divisor that explains most shares of each row, and what random rows reach:
 
 # %%
-tables.show(printed_digits.bfloat16(), "Shares of Table 3 that are ratios of eight-bit numbers")
+html.table(printed_digits.bfloat16(), "Shares of Table 3 that are ratios of eight-bit numbers")
 
 # %% [markdown]
 # Tables 2 and 4 report the same models after the same training:
 
 # %%
-tables.show(
-    printed_digits.reruns(), "Acc (%) by Table 2 and by Table 4, with the spread of Table 2"
-)
+html.table(printed_digits.reruns(), "Acc (%) by Table 2 and by Table 4, with the spread of Table 2")

@@ -29,7 +29,7 @@ profile = "default"
 from IPython.display import Markdown
 
 from repro.claims import claims
-from repro.report import controls, plots, tables
+from repro.report import controls, html
 from repro.statistics import bootstrap
 from repro.study import study
 
@@ -54,7 +54,7 @@ Markdown(
 # parameters, where interpolation by 20 % stands at 20 %. Bands are 95 % intervals over the questions.
 
 # %% mystnb={"image": {"alt": "Accuracy against the share of restored parameters, one line per way of choosing, one panel per run"}}
-plots.controls(means, "restored_percent")
+controls.figure(means, "restored_percent")
 
 # %% [markdown]
 # The same share of parameters is not the same amount of change. Here the same accuracies stand against
@@ -62,12 +62,12 @@ plots.controls(means, "restored_percent")
 # fall on one another.
 
 # %% mystnb={"image": {"alt": "Accuracy against the share of the change that was undone, one line per way of choosing, one panel per run"}}
-plots.controls(means, "undone_l1")
+controls.figure(means, "undone_l1")
 
 # %%
 amounts = means[means["strategy"] != "none"].groupby(["strategy", "restored_percent"])
 undone = amounts[["undone_l1", "undone_l2"]].mean().reset_index()
-tables.show(undone, "Undone of Σ|s − p| and of Σ(s − p)², in percent, mean over runs", decimals=1)
+html.table(undone, "Undone of Σ|s − p| and of Σ(s − p)², in percent, mean over runs", decimals=1)
 
 # %%
 lost = sorted(undone.loc[undone["undone_l1"].isna(), "strategy"].unique())
@@ -90,9 +90,7 @@ said = [controls.sentence(f"*top* against *{name}*", rows[name]) for name in oth
 Markdown("\n\n".join(said))
 
 # %%
-tables.differences(
-    share, "Points by which the most changed parameters do better than as many others"
-)
+controls.table(share, "Points by which the most changed parameters do better than as many others")
 
 # %% [markdown]
 # ## With as much undone
@@ -103,7 +101,7 @@ tables.differences(
 
 # %%
 amount = controls.same_amount(means, answers)
-tables.differences(
+controls.table(
     amount, "Points by which choosing does better than interpolation with the same sum undone"
 )
 
@@ -112,7 +110,7 @@ tables.differences(
 
 # %%
 squares = controls.same_amount(means, answers, "undone_l2")
-tables.differences(
+controls.table(
     squares, "Points by which choosing does better than interpolation with the same squares undone"
 )
 
@@ -124,7 +122,7 @@ tables.differences(
 
 # %%
 told = controls.by_model([s, *claims.others(s)])
-tables.show(told, "The most changed parameters against other choices, in domain")
+html.table(told, "The most changed parameters against other choices, in domain")
 
 # %% [markdown]
 # ## Which, or how much?

@@ -29,7 +29,7 @@ profile = "default"
 # %%
 from IPython.display import Markdown
 
-from repro.report import exposure, plots, tables
+from repro.report import exposure, html
 from repro.study import study
 
 s = study.open(model, profile)
@@ -46,7 +46,7 @@ Markdown(exposure.told(s, facts))
 
 # %% mystnb={"image": {"alt": "Mean R against the number of statements in the pre-training text, one line per model"}}
 curves = exposure.curves(facts)
-plots.exposure(curves)
+exposure.figure(curves)
 
 # %% [markdown]
 # What the curves say. A step up or down is *certain* when its 95 % interval, topic by topic, excludes
@@ -54,13 +54,13 @@ plots.exposure(curves)
 # exposures:
 
 # %%
-Markdown(exposure.reading(facts) if len(facts) else tables.ABSENT)
+Markdown(exposure.reading(facts) if len(facts) else html.ABSENT)
 
 # %%
-tables.show(curves, "Mean R by exposure, with 95 % intervals", decimals=3)
+html.table(curves, "Mean R by exposure, with 95 % intervals", decimals=3)
 
 # %%
-tables.show(exposure.steps(facts), "From one exposure to the next: rise of mean R", decimals=3)
+html.table(exposure.steps(facts), "From one exposure to the next: rise of mean R", decimals=3)
 
 # %% [markdown]
 # ## Levels
@@ -68,7 +68,7 @@ tables.show(exposure.steps(facts), "From one exposure to the next: rise of mean 
 # The same facts, sorted into the paper's levels. This is how all five come to be filled.
 
 # %% mystnb={"image": {"alt": "Bars: share of facts per mastery level by number of statements, one panel per model"}}
-plots.exposure_levels(exposure.levels(facts))
+exposure.levels_figure(exposure.levels(facts))
 
 # %% [markdown]
 # ## Topics
@@ -80,4 +80,4 @@ title = exposure.shown(s, facts)
 Markdown(f"Mean *R* of {title}, all facts of a topic with as many statements together:")
 
 # %% mystnb={"image": {"alt": "Heat map: mean R by topic and number of statements"}}
-plots.exposure_topics(exposure.topics(facts, title))
+exposure.topics_figure(exposure.topics(facts, title))

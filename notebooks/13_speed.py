@@ -31,7 +31,7 @@ profile = "default"
 # %%
 from IPython.display import Markdown
 
-from repro.report import plots, speed, tables
+from repro.report import html, speed
 
 # %% [markdown]
 # ## Sampling
@@ -57,14 +57,14 @@ from repro.report import plots, speed, tables
 # row in bfloat16 says more of the processor than of the engines: there, compare the rows in float32.
 
 # %%
-tables.show(speed.sampling(), "Mastery of the same facts, full protocol")
+html.table(speed.sampling(), "Mastery of the same facts, full protocol")
 
 # %% [markdown]
 # A processor without matrix units for bfloat16 multiplies faster in float32. Ours takes the faster
 # format by itself, and `generate` can be given its own:
 
 # %%
-tables.show(speed.across(), "Our faster format against generate's")
+html.table(speed.across(), "Our faster format against generate's")
 
 # %% [markdown]
 # ## Evaluation
@@ -76,7 +76,7 @@ tables.show(speed.across(), "Our faster format against generate's")
 # which can decide between two tokens that are equally likely: these answers are counted.
 
 # %%
-tables.show(speed.answering(), "The same questions")
+html.table(speed.answering(), "The same questions")
 
 # %% [markdown]
 # ## Fine-tuning
@@ -88,10 +88,10 @@ tables.show(speed.answering(), "The same questions")
 # trainer's in float32.
 
 # %%
-tables.show(speed.tuning(), "Fine-tuning on the same batches")
+html.table(speed.tuning(), "Fine-tuning on the same batches")
 
 # %% mystnb={"image": {"alt": "Loss per step with TRL and with ours, one panel per model and number format: in float32 the two lines lie on one another"}}
-plots.loss_curves(speed.curves())
+speed.loss_figure(speed.curves())
 
 # %% [markdown]
 # ## A whole study
@@ -100,7 +100,7 @@ plots.loss_curves(speed.curves())
 # study then took.
 
 # %%
-tables.show(speed.planned(), "Planned and taken")
+html.table(speed.planned(), "Planned and taken")
 
 # %% [markdown]
 # ## LLaMA-3-8B and LLaMA-3-70B: arithmetic, not measurement
@@ -119,13 +119,13 @@ Markdown(
 )
 
 # %%
-tables.show(speed.projection(**lengths), "Arithmetic: the paper's grid on one model")
+html.table(speed.projection(**lengths), "Arithmetic: the paper's grid on one model")
 
 # %%
-tables.show(speed.memory(), "Arithmetic: memory")
+html.table(speed.memory(), "Arithmetic: memory")
 
 # %% [markdown]
 # ## Machine, versions and commands
 
 # %%
-tables.show(speed.machines(), "Where the measurements come from")
+html.table(speed.machines(), "Where the measurements come from")

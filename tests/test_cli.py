@@ -471,7 +471,7 @@ def test_to_look_at_records_needs_no_pytorch(place):
     code = """
 import sys
 from repro import cli
-from repro.report import plots, tables
+from repro.report import restoration
 from repro.study import study
 for model in ("micro-m", "smollm2-135m"):
     print(study.open(model, "full").mastery_task().record())

@@ -89,7 +89,9 @@ def test_it_runs_from_any_folder(source):
 
 def test_every_figure_has_a_text_for_those_who_do_not_see_it(source):
     for cell in read(source).cells:
-        if cell.cell_type == "code" and "plots." in cell.source.splitlines()[-1]:
+        if cell.cell_type == "code" and re.search(
+            r"\b(\w+_)?figure\(", cell.source.splitlines()[-1]
+        ):
             assert len(cell.metadata["mystnb"]["image"]["alt"]) > 30, cell.source
 
 

@@ -5,7 +5,6 @@ import pandas as pd
 import pytest
 
 from repro.book import overview
-from repro.statistics import summary
 
 
 class Measured:
@@ -103,13 +102,6 @@ def test_overview_difference_is_ours_minus_the_papers():
 def test_overview_without_level_0_or_restoration_has_dashes():
     frame = overview.overview(Measured("x", levels=(1, 2))).set_index("item")
     assert frame.loc["Table 2", "ours"] == frame.loc["Table 4", "ours"] == "–"
-
-
-def test_text_numbers_repeat_the_papers_own_table():
-    frame = overview.text_numbers(summary.means(made_up.accuracy()))
-    by = frame.set_index("quantity")
-    assert by.loc["level 0: 1,920 facts against 240", "table_4"] == pytest.approx(44.96 - 55.33)
-    assert len(frame) == 4 and frame["ours"].notna().all()
 
 
 def test_findings_say_a_line_on_each():

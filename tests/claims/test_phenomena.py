@@ -7,6 +7,7 @@ import pytest
 
 from repro import paper
 from repro.claims import phenomena
+from repro.report import divergence
 from repro.statistics import bootstrap, summary, verdicts
 
 
@@ -204,7 +205,7 @@ def test_paired_divergence_draws_topics():
     frame = made_up.divergence(levels=(0,), sizes=[(60, "60"), (240, "240")], topics=topics)
     shared = np.random.default_rng(8).gamma(2.0, 2.0, len(topics))
     frame["kl_sum"] = shared[frame["topic"].str[1:].astype(int)] + 2 * (frame["train_size"] == 60)
-    kl, units = summary.divergence(frame), bootstrap.of_topics(frame)
+    kl, units = divergence.means(frame), bootstrap.of_topics(frame)
     assert phenomena.divergence_falls(kl)["verdict"].item() == "undecided"
     (found,) = phenomena.divergence_falls(kl, units).to_dict("records")
     assert (found["verdict"], found["interval"]) == ("supported", "paired")
@@ -218,3 +219,10 @@ def test_rank_correlation_needs_runs_and_variation():
     assert phenomena.divergence_lowers_accuracy(joined.iloc[:3])["verdict"].item() == "undecided"
     flat = joined.assign(accuracy=1.0)
     assert phenomena.divergence_lowers_accuracy(flat)["verdict"].item() == "undecided"
+
+
+def test_quoted_changes_repeat_the_papers_own_table():
+    frame = phenomena.quoted_changes(summary.means(made_up.accuracy()))
+    by = frame.set_index("quantity")
+    assert by.loc["level 0: 1,920 facts against 240", "table_4"] == pytest.approx(44.96 - 55.33)
+    assert len(frame) == 4 and frame["ours"].notna().all()

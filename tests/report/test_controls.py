@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from repro.report import controls, tables
+from repro.report import controls
 
 COUNTS = made_up.controls()
 MEANS = controls.means(COUNTS)
@@ -71,7 +71,7 @@ def test_differences_keep_the_order_of_the_strategies():
     found = controls.same_amount(MEANS, NO_UNITS)
     first = (found["train_level"] == 0) & (found["train_size"] == 240)
     found = found[~(first & (found["restored_percent"] == 20) & (found["strategy"] == "random"))]
-    heads = re.findall(r">(top|absolute|random|bottom)<", tables.differences(found, "x").html)
+    heads = re.findall(r">(top|absolute|random|bottom)<", controls.table(found, "x").html)
     assert heads == ["top", "absolute", "random", "bottom", "random", "bottom"]
 
 
@@ -106,14 +106,14 @@ def test_a_study_without_controls_says_so():
     for compare in (controls.same_share, controls.same_amount):
         assert compare(empty, NO_UNITS).empty
     assert "nothing to compare" in controls.sentence("top", controls.same_share(empty, NO_UNITS))
-    assert "Training facts" in tables.differences(controls.same_share(empty, NO_UNITS), "x").html
+    assert "Training facts" in controls.table(controls.same_share(empty, NO_UNITS), "x").html
 
 
 def test_differences_are_shaded_where_the_interval_excludes_zero():
     found = controls.same_share(MEANS, NO_UNITS).iloc[:1].assign(estimate=3.0, low=1.0, high=5.0)
-    shown = tables.differences(found.assign(verdict="supported"), "x").html
+    shown = controls.table(found.assign(verdict="supported"), "x").html
     assert "+3.00" in shown and "+1.0 to +5.0" in shown and "background-color" in shown
-    undecided = tables.differences(found.assign(verdict="undecided"), "x").html
+    undecided = controls.table(found.assign(verdict="undecided"), "x").html
     assert "background-color" not in undecided
 
 

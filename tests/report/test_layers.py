@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from repro import paper
-from repro.report import layers, tables
+from repro.report import layers
 from repro.statistics.verdicts import CONTRADICTED, SUPPORTED, UNDECIDED
 
 MEANS = layers.means(made_up.layers())
@@ -47,7 +47,7 @@ def test_answers_make_the_intervals_paired():
 
 
 def test_blocks_are_in_the_order_of_the_layers():
-    assert layers.blocks(pd.Series(["8-11", "none", "0-3", "12-15"])) == [
+    assert layers.block_names(pd.Series(["8-11", "none", "0-3", "12-15"])) == [
         "none",
         "0-3",
         "8-11",
@@ -78,15 +78,15 @@ def test_a_cost_is_told_as_a_loss_or_a_gain():
 
 
 def test_the_table_shades_what_a_block_costs():
-    html = tables.blocks(MEANS[MEANS["split"] == "test"], "x").html
+    html = layers.table(MEANS[MEANS["split"] == "test"], "x").html
     assert html.index(">none<") < html.index(">0-1<") < html.index(">2-3<")
     assert "<span>−15.00</span>" in html and "rgba(215,60,50" in html
-    assert "Download" in tables.blocks(layers.published(), "paper").html
+    assert "Download" in layers.table(layers.published(), "paper").html
 
 
 def test_a_profile_without_blocks_has_an_empty_table_and_says_so():
     empty = layers.means(made_up.layers().iloc[:0])
-    assert "Download" in tables.blocks(empty, "none").html
+    assert "Download" in layers.table(empty, "none").html
     assert "No layers" in layers.sentence(layers.costs(empty))
 
 
@@ -99,7 +99,7 @@ def test_blocks_of_several_models_are_counted_by_verdict():
     made = made_up.layers()
     table = layers.by_model([study("one", made), study("none", made.iloc[:0])])
     assert set(table["model"]) == {"one"}
-    assert list(table["layers"]) == layers.blocks(MEANS["layers"])[1:]
+    assert list(table["layers"]) == layers.block_names(MEANS["layers"])[1:]
     found = layers.costs(MEANS).query("split == 'test'")
     for row in table.itertuples():
         own = found[found["layers"] == row.layers]

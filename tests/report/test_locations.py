@@ -6,7 +6,7 @@ import made_up
 import pytest
 
 from repro.errors import ConfigError
-from repro.report import locations, tables
+from repro.report import html, locations
 
 COUNTED = made_up.where()
 PLACES = locations.chosen(COUNTED, 20)
@@ -62,10 +62,10 @@ def test_a_share_that_is_not_counted_is_named():
 
 
 def test_tables_show_share_and_lift_and_shade_by_the_lift():
-    table = tables.places(locations.summary(PLACES, "layer"), "x", "layer")
+    table = locations.table(locations.summary(PLACES, "layer"), "x", "layer")
     assert "75.00<sub>0.00</sub><br><span>×1.50</span>" in table.html
-    assert "font-weight:bold" in tables.shade(tables.LIFT_SHADE)
-    theirs = tables.places(locations.summary(locations.published()[1], "module"), "y", "module")
+    assert "font-weight:bold" in html.shade(locations.LIFT_SHADE)
+    theirs = locations.table(locations.summary(locations.published()[1], "module"), "y", "module")
     assert theirs.html.index("mlp.down") < theirs.html.index("attn.k")
     assert "×1.33" in theirs.html and "<sub>" not in theirs.html
 
@@ -73,7 +73,7 @@ def test_tables_show_share_and_lift_and_shade_by_the_lift():
 @pytest.mark.parametrize("by", ["layer", "module"])
 def test_without_restored_runs_there_is_a_table_all_the_same(by):
     empty = locations.summary(locations.chosen(COUNTED.iloc[:0], 20), by)
-    assert "Download" in tables.places(empty, "none", by).html
+    assert "Download" in locations.table(empty, "none", by).html
 
 
 def test_models_stand_side_by_side_where_they_counted_the_share():

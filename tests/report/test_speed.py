@@ -6,7 +6,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 
 from repro import paper
 from repro.models import registry
-from repro.report import plots, speed
+from repro.report import speed
 
 
 @pytest.mark.parametrize("name", speed.LARGE)
@@ -79,7 +79,7 @@ def test_a_plan_and_what_the_study_took_stand_side_by_side():
 def test_no_benchmarks_is_no_error(tmp_path):
     assert speed.benchmark_records("mastery", tmp_path) == {}
     assert not len(speed.sampling(tmp_path)) and not len(speed.machines(tmp_path))
-    assert plots.loss_curves(speed.curves(tmp_path)).axes
+    assert speed.loss_figure(speed.curves(tmp_path)).axes
 
 
 def test_machines_name_every_command():

@@ -6,7 +6,7 @@ import pytest
 
 from repro.errors import ConfigError, ModelError
 from repro.models import registry, weights
-from repro.report import strategies, tables
+from repro.report import strategies
 from repro.statistics import summary
 from repro.study import study
 
@@ -84,7 +84,7 @@ def test_restoration_is_set_against_each_of_the_others():
 
 
 def test_the_table_has_both_choices_and_the_papers():
-    html = tables.strategies(FOUND, "x").html
+    html = strategies.table(FOUND, "x").html
     assert html.count(">chosen on dev<") == html.count(">chosen on itself<") == 2
     assert "62.21" in html and "57.10" in html and "% restored" in html
     places = [html.index(f">{name}<") for name in strategies.ORDER]
@@ -108,7 +108,7 @@ def test_without_any_runs_there_is_the_papers_column_alone():
     nothing = Measured()
     nothing.accuracy, nothing.mixed = (lambda: ACCURACY.iloc[:0]), pd.DataFrame
     found = strategies.best(strategies.gather(nothing))
-    assert found.empty and "62.21" in tables.strategies(found, "x").html
+    assert found.empty and "62.21" in strategies.table(found, "x").html
     assert strategies.leads(found).empty and strategies.luck(found).empty
 
 

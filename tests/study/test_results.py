@@ -5,6 +5,7 @@ import pytest
 
 from repro import files
 from repro.models import registry
+from repro.report import scale
 from repro.statistics import summary
 from repro.study import profiles, study, task_study
 
@@ -55,15 +56,15 @@ def test_table_5_is_whole_or_absent(measured):
 
 
 def test_the_learning_rate_is_the_best_on_dev(measured):
-    rates = summary.learning_rates(measured.learning_rates())
+    rates = scale.learning_rate_means(measured.learning_rates())
     assert len(rates) == len(measured.profile.rates)
-    assert summary.best_rate(rates) == measured.model.learning_rate
+    assert scale.best_rate(rates) == measured.model.learning_rate
 
 
 def test_best_rate_counts_right_answers_and_prefers_the_smaller():
     rates = pd.DataFrame({"learning_rate": [1e-3, 1e-4, 1e-5], "correct": [7, 7, 3]})
-    assert summary.best_rate(rates) == 1e-4
-    assert summary.best_rate(rates.iloc[:0]) is None
+    assert scale.best_rate(rates) == 1e-4
+    assert scale.best_rate(rates.iloc[:0]) is None
 
 
 def test_answers_never_exceed_questions_and_cover_the_split(measured):

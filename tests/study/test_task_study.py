@@ -22,7 +22,7 @@ from repro.inference.decoding import Prompt
 from repro.measures import accuracy
 from repro.measures.task_scores import METRICS, final_number, score
 from repro.models import loading
-from repro.report import tables
+from repro.report import html, tasks
 from repro.restoration import restore
 from repro.study import records, task_study
 from repro.study.requests import REGION
@@ -343,12 +343,12 @@ def test_what_is_not_measured_says_what_to_set(place, tiny_model):
     shown, told = task_study.shown(str(tiny_model), "smoke")
     assert told.startswith("Nothing is measured yet") and "REPRO_TASKS must name" in told
     for draw in (shown.training, shown.answers, shown.differences, shown.means):
-        assert "Nothing" in tables.show(draw(), "Nothing").html
-    assert "<table" in tables.tasks(shown.means(), "Nothing").html
+        assert "Nothing" in html.table(draw(), "Nothing").html
+    assert "<table" in tasks.table(shown.means(), "Nothing").html
 
 
 def test_table_5_is_shaded_by_the_difference_from_no_restoration():
-    page = tables.tasks(task_study.published(), "Table 5").html
+    page = tasks.table(tasks.published(), "Table 5").html
     assert page.count("57.69") == 4 and "+1.91" in page and "−57.69" in page
     assert page.count("ROUGE-") == 3
 

@@ -7,7 +7,16 @@ from repro import paper
 from repro.claims import phenomena
 from repro.paper import BEST_SIZE, LARGE_SIZE
 from repro.paper.quotes import quoted
-from repro.report import controls, layers, locations, strategies
+from repro.report import (
+    controls,
+    divergence,
+    html,
+    layers,
+    locations,
+    restoration,
+    strategies,
+    tasks,
+)
 from repro.statistics import bootstrap, summary, verdicts
 from repro.study import task_study
 
@@ -45,36 +54,15 @@ def overview(measured) -> pd.DataFrame:
     return frame.assign(command=frame["command"].map(lambda name: f"papermill {name} {options}"))
 
 
-def text_numbers(means: pd.DataFrame, units: verdicts.Units = None) -> pd.DataFrame:
-    """Return the changes of accuracy that §3.4 states, as quoted, as tabled, and as ours.
-
-    Columns: quantity, unit, quoted, table_4 (the paper's own Table 4), ours, low, high. Our
-    sizes stand in for 1,920 (the largest that two levels have) and, where that is not above 240,
-    for 240 (the one below it). `units` makes the intervals paired, as in `verdicts`.
-    """
-    rows = quoted()
-    large = phenomena.largest_common_size(means)
-    peak = _peak(means, 0, large)
-    ours = _changes(means, peak, large, units)
-    table = paper.table("restore").assign(low=np.nan, high=np.nan)
-    tabled = _changes(table, BEST_SIZE, LARGE_SIZE, None)
-    rows = rows.rename(columns={"value": "quoted"})[["name", "quantity", "unit", "quoted"]]
-    rows["table_4"] = [tabled[name][0] for name in rows["name"]]
-    for place, column in enumerate(("ours", "low", "high")):
-        rows[column] = [ours[name][place] for name in rows["name"]]
-    instead = f"{large:,} for {LARGE_SIZE:,}; {peak or 'none'} for {BEST_SIZE}"
-    return rows.drop(columns="name").assign(our_sizes=instead)
-
-
 def findings(measured) -> dict[str, str]:
     """Return a line of Markdown on each phenomenon and finding of the paper, for a `Study`.
 
     In domain; restoration at `SHARE` percent. The notebooks show the comparisons one by one.
     """
     accuracy, answers = measured.accuracy(), measured.answers()
-    means, divergence = summary.means(accuracy), measured.divergence()
+    means, kl_sums = summary.means(accuracy), measured.divergence()
     restored, kept = summary.means(summary.restored(accuracy)), summary.restored(answers)
-    kl, topics = summary.divergence(divergence), bootstrap.of_topics(divergence)
+    kl, topics = divergence.means(kl_sums), bootstrap.of_topics(kl_sums)
     size, levels = phenomena.largest_common_size(means), summary.per_level(accuracy)
     rows = {
         "rises": (
@@ -110,21 +98,6 @@ def _hurts(kl: pd.DataFrame, levels: pd.DataFrame, level: int) -> pd.DataFrame:
     return phenomena.divergence_lowers_accuracy(kl.merge(own[[*run, "accuracy"]], on=run))
 
 
-def _changes(means: pd.DataFrame, peak: int, large: int, units) -> dict[str, tuple]:
-    def change(first: tuple[int, int], second: tuple[int, int]) -> tuple:
-        row = phenomena.accuracy_change(means, first, second, units)
-        return row["estimate"], row["low"], row["high"]
-
-    gap, before = change((0, large), (2, large)), change((0, peak), (2, peak))
-    ratio = gap[0] / before[0] if before[0] else np.nan
-    return {
-        "level_0": change((0, large), (0, peak)),
-        "level_0_2": change((0, large), (2, peak)),
-        "gap": gap,
-        "gap_ratio": (ratio, np.nan, np.nan),
-    }
-
-
 def _mastery(ours: pd.DataFrame) -> list[tuple]:
     published = paper.table("distribution")
     rows = []
@@ -147,7 +120,7 @@ def _share(frame: pd.DataFrame, split: str, level: int) -> float:
 
 def _scale(means: pd.DataFrame) -> list[tuple]:
     large = _largest(means, 0)
-    peak = _peak(means, 0, large)
+    peak = phenomena.size_before(means, 0, large)
     text = "Change of {} Acc from {:,} to {:,} facts of level 0{}, points"
     theirs = quoted().set_index("name")["value"]["level_0"]
     note = " (paper, §3.4: 240 to 1,920)"
@@ -184,7 +157,7 @@ def _figure_3(measured) -> tuple:
 
 
 def _divergence(measured, accuracy: pd.DataFrame) -> list[tuple]:
-    kl = summary.divergence(measured.divergence())
+    kl = divergence.means(measured.divergence())
     if kl.empty:
         return [
             (item, "No facts to compare", IMAGE, np.nan, "04_divergence")
@@ -193,7 +166,7 @@ def _divergence(measured, accuracy: pd.DataFrame) -> list[tuple]:
     level = measured.compared_level()
     levels = summary.per_level(accuracy).query("test_level == @level")
     size = _largest(kl, 0)
-    peak = _peak(kl, 0, size)
+    peak = phenomena.size_before(kl, 0, size)
     ours = _value(levels, split="test", train_size=size)
     where = f"Accuracy on level-{level} facts (paper: level 4, from Table 2)"
     quantity = f"{where} after {_instead(size)} facts of level 0, %"
@@ -206,7 +179,7 @@ def _divergence(measured, accuracy: pd.DataFrame) -> list[tuple]:
 
 
 def _concentration(measured) -> tuple:
-    ours = summary.concentration(measured.concentration())
+    ours = restoration.concentration_means(measured.concentration())
     size = _largest(ours, 0)
     at = {"train_level": 0, "top_percent": 1}
     theirs = _value(
@@ -266,14 +239,16 @@ def _blocks(means: pd.DataFrame) -> tuple:
     for frame, facts in ((layers.published(), BEST_SIZE), (means, size)):
         own = (frame["split"] == "test") & (frame["train_level"] == 0)
         costs = layers.costs(frame[own & (frame["train_size"] == facts)])
-        lowest = costs.loc[costs["layers"].isin(layers.blocks(costs["layers"])[:1]), "estimate"]
+        lowest = costs.loc[
+            costs["layers"].isin(layers.block_names(costs["layers"])[:1]), "estimate"
+        ]
         both.append(float(lowest.iloc[0]) if len(lowest) else np.nan)
     instead = f"{size:,}" if size == BEST_SIZE else f"{size:,} (paper: {BEST_SIZE:,})"
     return "Table 11", f"{text}, {instead} facts of level 0, points", *both, "09_layers"
 
 
 def _tasks(means: pd.DataFrame) -> list[tuple]:
-    published, rows = task_study.published(), []
+    published, rows = tasks.published(), []
     for metric, name in (("xsum_rouge1", "ROUGE-1 on XSum"), ("gsm8k_accuracy", "Acc on GSM8K")):
         text = f"Change of {name} from restoring {SHARE}%, points"
         both = [_value(f, metric=metric, restored_percent=SHARE) for f in (published, means)]
@@ -300,23 +275,16 @@ def _largest(frame: pd.DataFrame, level: int) -> int:
     return found[-1] if found else 0
 
 
-def _peak(frame: pd.DataFrame, level: int, large: int) -> int:
-    """240 where the level has it below `large`, else the size before `large` (0: none)."""
-    found = summary.sizes(frame[frame["train_level"] == level])
-    smaller = [size for size in found if size < large]
-    return BEST_SIZE if BEST_SIZE in smaller else max(smaller, default=0)
-
-
 def _instead(size: int) -> str:
     return f"{LARGE_SIZE:,}" if size == LARGE_SIZE else f"{size:,} (paper: {LARGE_SIZE:,})"
 
 
 def _texts(item: str, quantity: str, theirs, ours: float, notebook: str) -> tuple:
     numeric = not isinstance(theirs, str) and not np.isnan(ours)
-    difference = summary.signed(ours - theirs) if numeric else summary.ABSENT
+    difference = html.signed(ours - theirs) if numeric else html.ABSENT
     shown = theirs if isinstance(theirs, str) else _number(theirs)
     return item, quantity, shown, _number(ours), difference, f"notebooks/{notebook}.py"
 
 
 def _number(value: float) -> str:
-    return summary.ABSENT if np.isnan(value) else summary.signed(value).removeprefix("+")
+    return html.ABSENT if np.isnan(value) else html.signed(value).removeprefix("+")

@@ -14,7 +14,7 @@ from repro import paper
 from repro.claims import phenomena
 from repro.claims.printed_digits import AUDITS, PRINTED, agrees, equal, told
 from repro.claims.sources import LLM, Evidence
-from repro.report.tables import SPLITS
+from repro.paper import SPLIT_TITLES
 from repro.statistics import verdicts
 from repro.statistics.verdicts import CONTRADICTED, SUPPORTED
 
@@ -157,7 +157,7 @@ def _described(terms: list[tuple[int, dict]]) -> str:
 
 def _words(cell: dict) -> str:
     return ", ".join(
-        WORDS.get(key, "{}").format(SPLITS.get(value, value)) for key, value in cell.items()
+        WORDS.get(key, "{}").format(SPLIT_TITLES.get(value, value)) for key, value in cell.items()
     )
 
 

@@ -20,8 +20,8 @@ from repro.claims.printed_digits import PRINTED
 from repro.claims.sources import Evidence, of_paper, of_study
 from repro.errors import ConfigError
 from repro.models import registry
+from repro.report.html import ABSENT
 from repro.statistics import verdicts
-from repro.statistics.summary import ABSENT
 from repro.statistics.verdicts import COLUMNS, CONTRADICTED, SUPPORTED, UNDECIDED
 from repro.study import profiles, study
 

@@ -10,8 +10,7 @@ import html
 import pandas as pd
 
 from repro.claims.claims import VERDICTS, Claim, load, number, table
-from repro.report.tables import GREEN, RED, Html, to_csv_link
-from repro.statistics.summary import ABSENT
+from repro.report.html import ABSENT, GREEN, RED, Html, csv_link
 
 SIGNS = dict(zip(VERDICTS, ("✓", "✗", "?", ABSENT), strict=True))
 PARTS = ("Abstract", "§1", "§3", "§4", "§5", "§6", "App.")
@@ -51,7 +50,7 @@ def page(found: pd.DataFrame, title: str) -> Html:
     end = "<p><small>End of the list. What the filters leave out is not shown.</small></p>"
     filters, rules = _filters(found, sides)
     text = f'<div class="ledger"><style>{CSS}{rules}</style>{filters}{rows}{end}</div>'
-    return Html(text + to_csv_link(table(found), title).html, title)
+    return Html(text + csv_link(table(found), title).html, title)
 
 
 def _filters(found: pd.DataFrame, sides: list[str]) -> tuple[str, str]:

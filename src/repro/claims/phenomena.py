@@ -10,7 +10,9 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from repro import paper
 from repro.paper import BEST_SIZE, LARGE_SIZE
+from repro.paper.quotes import quoted
 from repro.statistics.intervals import Z95
 from repro.statistics.summary import best_share, size_names, sizes, tuned
 from repro.statistics.verdicts import COLUMNS, Term, Units, compare, judge
@@ -155,6 +157,50 @@ def largest_common_size(means: pd.DataFrame) -> int:
     runs = [size for _, rows in _levels(means) for size in sizes(rows)]
     shared = [size for size in runs if runs.count(size) > 1]
     return max(shared or runs, default=0)
+
+
+def size_before(frame: pd.DataFrame, level: int, large: int) -> int:
+    """Return 240 where the level has it below `large`, else the size before `large` (0: none)."""
+    smaller = [size for size in sizes(frame[frame["train_level"] == level]) if size < large]
+    return BEST_SIZE if BEST_SIZE in smaller else max(smaller, default=0)
+
+
+def quoted_changes(means: pd.DataFrame, units: Units = None) -> pd.DataFrame:
+    """Return the changes of accuracy that §3.4 states, as quoted, as tabled, and as ours.
+
+    Columns: quantity, unit, quoted, table_4 (the paper's own Table 4), ours, low, high, our_sizes.
+    Our sizes stand in for 1,920 (the largest that two levels have) and, where that is not above
+    240, for 240 (the one below it). `units` makes the intervals paired, as in `verdicts`.
+    """
+    rows = quoted()
+    large = largest_common_size(means)
+    small = size_before(means, 0, large)
+    ours = _changes(means, small, large, units)
+    table = paper.table("restore").assign(low=np.nan, high=np.nan)
+    tabled = _changes(table, BEST_SIZE, LARGE_SIZE, None)
+    rows = rows.rename(columns={"value": "quoted"})[["name", "quantity", "unit", "quoted"]]
+    rows["table_4"] = [tabled[name][0] for name in rows["name"]]
+    for place, column in enumerate(("ours", "low", "high")):
+        rows[column] = [ours[name][place] for name in rows["name"]]
+    instead = f"{large:,} for {LARGE_SIZE:,}; {small or 'none'} for {BEST_SIZE}"
+    return rows.drop(columns="name").assign(our_sizes=instead)
+
+
+def _changes(means: pd.DataFrame, small: int, large: int, units: Units) -> dict[str, tuple]:
+    """Return estimate, low and high of each quoted change, by its name in `claims.yaml`."""
+
+    def change(first: tuple[int, int], second: tuple[int, int]) -> tuple:
+        row = accuracy_change(means, first, second, units)
+        return row["estimate"], row["low"], row["high"]
+
+    gap, before = change((0, large), (2, large)), change((0, small), (2, small))
+    ratio = gap[0] / before[0] if before[0] else np.nan
+    return {
+        "level_0": change((0, large), (0, small)),
+        "level_0_2": change((0, large), (2, small)),
+        "gap": gap,
+        "gap_ratio": (ratio, np.nan, np.nan),
+    }
 
 
 def _beside_best_size(frame, at, chosen, text, units: Units, expected="below") -> pd.DataFrame:

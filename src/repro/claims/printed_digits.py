@@ -12,8 +12,8 @@ import pandas as pd
 from scipy import stats
 
 from repro import paper
+from repro.paper import SPLIT_TITLES
 from repro.paper.quotes import quoted
-from repro.report.tables import SPLITS
 from repro.statistics import verdicts
 from repro.statistics.intervals import Z95
 from repro.statistics.verdicts import COLUMNS, CONTRADICTED, SUPPORTED, UNDECIDED
@@ -187,7 +187,7 @@ def same_totals(_value: str) -> list[dict]:
     """Compare the facts of each model (Tables 1 and 8) with those of the first."""
     totals = paper.table("distribution").groupby(["split", "model"], sort=False)["count"].sum()
     return [
-        equal(f"{model}, {SPLITS[split]}: {total:,} facts", total - totals[split].iloc[0])
+        equal(f"{model}, {SPLIT_TITLES[split]}: {total:,} facts", total - totals[split].iloc[0])
         for (split, model), total in totals.items()
     ]
 
@@ -250,7 +250,7 @@ def division(_value: str) -> list[dict]:
     halves = {split: _chance(spread[split]) for split in gains.index}
     return [
         told(
-            SPLITS[split],
+            SPLIT_TITLES[split],
             gain,
             half := halves[split],
             verdicts.judge(gain - half, gain + half, "above"),
@@ -290,7 +290,7 @@ def nearer_240(_value: str) -> list[dict]:
 
 
 def _name(row) -> str:
-    split = SPLITS.get(getattr(row, "split", ""), "")
+    split = SPLIT_TITLES.get(getattr(row, "split", ""), "")
     parts = [getattr(row, "llm", ""), split, f"level {row.train_level}"]
     size = getattr(row, "train_size", None)
     return ", ".join([*filter(None, parts), *([f"{size:,} facts"] if size else [])])

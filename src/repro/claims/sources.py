@@ -13,7 +13,7 @@ import pandas as pd
 
 from repro import paper
 from repro.claims.printed_digits import ROUNDING
-from repro.report import layers, locations, strategies
+from repro.report import divergence, layers, locations, strategies, tasks
 from repro.report.locations import RUN, by_samples, lifts
 from repro.statistics import bootstrap, summary
 from repro.study import task_study
@@ -52,7 +52,7 @@ def of_paper() -> Evidence:
         "restored": restored,
         "levels": second[~whole].astype({"test_level": int}),
         "change": _renamed(paper.table("concentration"), "share_of_change_percent"),
-        "tasks": task_study.published(),
+        "tasks": tasks.published(),
         "strategies": _strategies(),
         "harmless": _harmless(paper.table("restore")),
         "blocks": _in_order(_renamed(paper.table("layer_restore"), layers="restored_layers")),
@@ -66,8 +66,8 @@ def of_study(measured) -> Evidence:
     """Return what a `Study` measured. Computes what is missing."""
     accuracy, answers = measured.accuracy(), measured.answers()
     means, levels = summary.means(accuracy), summary.per_level(accuracy)
-    divergence = measured.divergence()
-    kl = summary.divergence(divergence)
+    kl_sums = measured.divergence()
+    kl = divergence.means(kl_sums)
     frames = {
         "acc": summary.tuned(means),
         "restored": summary.means(summary.restored(accuracy)),
@@ -76,7 +76,7 @@ def of_study(measured) -> Evidence:
         "kl_and_accuracy": _joined(kl, levels, measured.compared_level()),
         **_of_parameters(measured),
     }
-    units = {"kl": bootstrap.of_topics(divergence), "restored": summary.restored(answers)}
+    units = {"kl": bootstrap.of_topics(kl_sums), "restored": summary.restored(answers)}
     if len(answers):
         units |= dict.fromkeys(("acc", "levels"), summary.tuned(answers))
     other = task_study.Trial(measured.model, measured.profile)

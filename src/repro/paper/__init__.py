@@ -19,6 +19,7 @@ LEVELS = (0, 1, 2, 3, 4)  # of mastery (§3.1)
 SPLITS = ("train", "dev", "test", "testood")  # of the facts
 BEST_SIZE = 240  # training facts with which the paper's models are best (Phenomenon 1)
 LARGE_SIZE = 1920  # training facts of the large models of Tables 2, 3, 4, 6 and 7
+SPLIT_TITLES = {"train": "Training", "dev": "Dev", "test": "In-domain", "testood": "Out-of-domain"}
 TABLES: dict[str, tuple[tuple[int, ...], str]] = {
     "distribution": ((1, 8), "Facts per mastery level, five models"),
     "accuracy_1920": ((2,), "Accuracy after fine-tuning on 1,920 facts of one level, LLaMA-3"),

@@ -7,11 +7,18 @@ differs is due to which parameters were set back.
 """
 
 from collections.abc import Iterable
+from itertools import product
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from scipy import stats
 
+from repro.report.html import Html, grid, in_size_order, shade, signed, trained_on
+from repro.report.style import MARKERS, STYLE, VIVID, closed, panel_grid, say_if_empty
 from repro.statistics import bootstrap, summary
 from repro.statistics.verdicts import COLUMNS, CONTRADICTED, SUPPORTED, Term, compare
 from repro.study import study
@@ -171,3 +178,70 @@ def _interpolated(means: pd.DataFrame, run: dict, undone: float, amount: str) ->
     part = (undone - low) / (high - low)
     pairs = ((1 - part, before), (part, after))
     return [(w, run | row[KEYS[2:]].iloc[0].to_dict()) for w, row in pairs if w > 1e-6]
+
+
+WAYS = dict(zip(("top", "absolute", "random", "interpolate", "bottom"), VIVID, strict=True))
+
+
+@plt.rc_context(STYLE)
+def figure(means: pd.DataFrame, x: str) -> Figure:
+    """Draw accuracy after restoring parameters chosen in different ways, one panel per run.
+
+    `means` comes from `controls.gather`; `x` is restored_percent, or undone_l1 or undone_l2. Rows
+    are training levels, columns data sizes. The dotted line is the model without restoration.
+    """
+    levels, found = (sorted(means[name].unique()) for name in ("train_level", "train_size"))
+    figure, axes = panel_grid(max(len(levels), 1), max(len(found), 1))
+    for (row, level), (column, size) in product(enumerate(levels), enumerate(found)):
+        own = means[(means["train_level"] == level) & (means["train_size"] == size)]
+        axes[row, column].set_title(f"level {level}, {size:,} facts", fontsize=10)
+        _strategy_curves(axes[row, column], own, x)
+    labels = {"restored_percent": "Restored parameters (%)"}
+    labels |= {"undone_l1": "Undone of Σ|s − p| (%)", "undone_l2": "Undone of Σ(s − p)² (%)"}
+    for axis in axes[-1]:
+        axis.set_xlabel(labels[x], fontsize=10)
+    figure.supylabel("Accuracy (%)", fontsize=11)
+    say_if_empty(axes[0, 0], means)
+    handles = [
+        Line2D([], [], color=colour, marker=marker, label=way)
+        for (way, colour), marker in zip(WAYS.items(), MARKERS, strict=True)
+        if (means.loc[means[x].notna(), "strategy"] == way).any()
+    ]
+    handles.append(Line2D([], [], color="0.3", ls=":", label="nothing restored"))
+    figure.legend(handles=handles, loc="outside lower center", ncols=3, columnspacing=1.2)
+    return closed(figure)
+
+
+def _strategy_curves(axis: Axes, rows: pd.DataFrame, x: str) -> None:
+    before = rows[rows["strategy"] == "none"]
+    if before.empty:
+        say_if_empty(axis, before)
+        axis.set_yticks([])
+    else:
+        axis.axhline(before["accuracy"].item(), color="0.3", ls=":", lw=1.2)
+    for (way, colour), marker in zip(WAYS.items(), MARKERS, strict=True):
+        own = pd.concat([before, rows[rows["strategy"] == way].dropna(subset=x)]).sort_values(x)
+        if len(own) > len(before):
+            axis.plot(x, "accuracy", data=own, color=colour, marker=marker, ms=4, lw=1.2)
+            axis.fill_between(own[x], own["low"], own["high"], color=colour, alpha=0.07, lw=0)
+
+
+def table(frame: pd.DataFrame, title: str) -> Html:
+    """Return comparisons of `controls`: runs by share and strategy, points and interval.
+
+    `frame` has train_size, train_level, restored_percent, strategy, estimate, low, high, verdict.
+    A cell is shaded where its interval excludes zero.
+    """
+    rows = in_size_order(frame, ["train_level"]) if len(frame) else frame.assign(group="")
+    cells = zip(rows["estimate"], rows["low"], rows["high"], strict=True)
+    rows["text"] = [
+        f"{signed(d)}<br><small>{signed(low, 1)} to {signed(high, 1)}</small>"
+        for d, low, high in cells
+    ]
+    rows["css"] = np.where(rows["verdict"] == "undecided", "", rows["estimate"].map(shade))
+    rows["row"] = rows["train_level"].map(trained_on)
+    shares = rows["restored_percent"].map(lambda share: f"{share:g}%")
+    rows["column"] = list(zip(shares, rows["strategy"], strict=True))
+    place = rows["strategy"].map(list(rows["strategy"].unique()).index)
+    columns = rows.assign(place=place).sort_values(["restored_percent", "place"])["column"].unique()
+    return grid(rows, columns, ("Training facts", "Trained on"), title, frame)

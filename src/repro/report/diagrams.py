@@ -8,7 +8,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
-from repro.report.plots import COLOURS, STYLE, VIVID, WIDTH
+from repro.report.style import COLOURS, STYLE, VIVID, WIDTH
 from repro.restoration import restore
 from repro.restoration.ranking import selection
 

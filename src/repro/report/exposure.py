@@ -4,14 +4,29 @@ Known for the models that were pre-trained on `atlas` alone. Facts of a topic sh
 and their likely answers, so the intervals are over topics, as in §4.1.
 """
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 
 from repro.data import atlas
 from repro.models import registry, weights
 from repro.paper import LEVELS
+from repro.report.html import ABSENT
+from repro.report.style import (
+    COLOURS,
+    MARKERS,
+    STYLE,
+    WIDTH,
+    closed,
+    heat_map,
+    level_legend,
+    panels,
+    say_if_empty,
+    square_root,
+    stack_levels,
+)
 from repro.statistics import bootstrap
-from repro.statistics.summary import ABSENT
 from repro.study import study
 
 HALF = 0.5  # the mean R at which a model is said to master half
@@ -169,3 +184,72 @@ def _ordered(rows: pd.DataFrame, facts: pd.DataFrame) -> pd.DataFrame:
     return rows.sort_values(
         ["model", "exposure"], key=lambda c: c.replace(place), ignore_index=True
     )
+
+
+MODEL_LINES = ["-", "--", ":", "-."]
+
+
+@plt.rc_context(STYLE)
+def figure(curves: pd.DataFrame) -> Figure:
+    """Draw mean R against exposure, one line per model; the bands are 95 % intervals over topics.
+
+    `curves` comes from `exposure.curves`. The axis is a square root, which has room for 0.
+    """
+    figure, (axis,) = panels(1)
+    groups = curves.groupby("model", sort=False)
+    for place, (model, rows) in enumerate(groups):
+        style = {
+            "color": COLOURS[2 * place % 5],
+            "marker": MARKERS[place],
+            "ls": MODEL_LINES[place],
+        }
+        axis.plot("exposure", "rate", data=rows, label=model, ms=5, lw=1.6, **style)
+        band = rows["exposure"], rows["low"], rows["high"]
+        axis.fill_between(*band, color=style["color"], alpha=0.12, lw=0)
+    axis.axhline(0.5, color="0.6", lw=0.8, zorder=0)
+    axis.set_xscale("function", functions=(square_root, np.square))
+    ticks = _apart(sorted(curves["exposure"].unique()))
+    axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axis.set(xlabel="Statements in the pre-training text (square-root scale)", ylim=(0, 1))
+    axis.set_ylabel("Mean R")
+    say_if_empty(axis, curves)
+    if len(groups):
+        figure.legend(loc="outside lower center", ncols=3)
+    return closed(figure)
+
+
+@plt.rc_context(STYLE)
+def levels_figure(levels: pd.DataFrame) -> Figure:
+    """Draw the share of facts at each mastery level by exposure, one panel per model.
+
+    `levels` comes from `exposure.levels`.
+    """
+    panels = list(levels.groupby("model", sort=False))
+    heights = [0.5 + 0.24 * len(rows) for _, rows in panels] or [2.0]
+    figure, axes = plt.subplots(
+        len(heights), 1, figsize=(WIDTH, 1.2 + sum(heights)), squeeze=False, layout="constrained"
+    )
+    for axis, (model, rows) in zip(axes[:, 0], panels, strict=False):
+        stack_levels(axis, rows.set_index(rows["exposure"].astype(str))[list(LEVELS)])
+        axis.set(title=model, ylabel="Statements")
+    axes[-1, 0].set_xlabel("Facts (%)")
+    say_if_empty(axes[0, 0], levels)
+    level_legend(figure)
+    return closed(figure)
+
+
+@plt.rc_context(STYLE)
+def topics_figure(rates: pd.DataFrame) -> Figure:
+    """Draw the mean R by topic (rows) and exposure (columns); `rates` is in percent."""
+    figure = heat_map(rates, "Statements in the pre-training text", "Mean R (%)")
+    figure.axes[0].set_xticks(range(rates.shape[1]), [f"{seen:g}" for seen in rates.columns])
+    return figure
+
+
+def _apart(values: list[float]) -> list[float]:
+    """Return the values that have room for a label on a square-root axis."""
+    kept: list[float] = []
+    for value in values:
+        if not kept or np.sqrt(value) - np.sqrt(kept[-1]) > 0.055 * np.sqrt(values[-1]):
+            kept.append(value)
+    return kept

@@ -8,14 +8,17 @@ Table 11; Table 4 has it for the 240 facts that the table seems to be of.
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 
 from repro import paper
 from repro.paper import BEST_SIZE
+from repro.report.html import Html, cell_texts, grid, in_size_order, shade, signed, trained_on
 from repro.report.locations import RUN
+from repro.report.style import COLOURS, MARKERS, STYLE, finish, panels
 from repro.statistics import summary
-from repro.statistics.summary import signed
 from repro.statistics.verdicts import COLUMNS, CONTRADICTED, SUPPORTED, Units, compare
 
 if TYPE_CHECKING:
@@ -61,7 +64,7 @@ def costs(means: pd.DataFrame, units: Units = None) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=[*KEYS, *COLUMNS])
 
 
-def blocks(names: pd.Series) -> list[str]:
+def block_names(names: pd.Series) -> list[str]:
     """Return the names of blocks from the lowest, `none` first where it is among them."""
     return sorted(names.unique(), key=lambda name: -1 if name == NONE else first(name))
 
@@ -90,7 +93,7 @@ def by_model(studies: Iterable["Study"]) -> pd.DataFrame:
         answers = one.answers(task for run in one.layer_runs() for task in one.layer_tasks(run))
         found = costs(means(one.layers()), answers)
         found = found[found["split"] == "test"]
-        for name in blocks(found["layers"]):
+        for name in block_names(found["layers"]):
             own = found[found["layers"] == name]
             lose, gain = ((own["verdict"] == v).sum() for v in (SUPPORTED, CONTRADICTED))
             counts = len(own), lose, gain, len(own) - lose - gain, own["estimate"].mean()
@@ -104,7 +107,7 @@ def sentence(costs: pd.DataFrame) -> str:
     if costs.empty:
         return "No layers were restored in this profile."
     lines = []
-    for name in blocks(costs["layers"]):
+    for name in block_names(costs["layers"]):
         rows = costs[costs["layers"] == name]
         worse, better = ((rows["verdict"] == v).sum() for v in (SUPPORTED, CONTRADICTED))
         change = f"{signed(rows['estimate'].min())} to {signed(rows['estimate'].max())}"
@@ -112,3 +115,42 @@ def sentence(costs: pd.DataFrame) -> str:
         rest = f"{len(rows) - worse - better} undecided (change {change} points)"
         lines.append(f"- layers {name}: {counts}, {rest}.")
     return "\n".join(lines)
+
+
+@plt.rc_context(STYLE)
+def figure(frame: pd.DataFrame, title: str) -> Figure:
+    """Draw Table 11 as curves: the change of accuracy from restoring each block of layers.
+
+    `frame` comes from `layers.costs`, of one split and size. Error bars are 95 % intervals, where
+    known; the dotted line is the model without restoration.
+    """
+    figure, (axis,) = panels(1)
+    places = {name: i for i, name in enumerate(block_names(frame["layers"]))}
+    for level, rows in frame.groupby("train_level"):
+        x = rows["layers"].map(places) + 0.08 * (level - 2)
+        error = np.abs(rows[["low", "high"]].to_numpy(float).T - rows["estimate"].to_numpy(float))
+        style = {"color": COLOURS[level], "marker": MARKERS[level], "ms": 5, "lw": 1.2}
+        axis.errorbar(x, rows["estimate"], np.nan_to_num(error), elinewidth=0.8, **style)
+    axis.axhline(0, color="0.3", ls=":", lw=1.2)
+    axis.set_xticks(range(len(places)), list(places))
+    axis.set(title=title, xlabel="Restored layers", ylabel="Change of Acc (points)")
+    return finish(figure, frame)
+
+
+def table(frame: pd.DataFrame, title: str) -> Html:
+    """Return Table 11 for one split: training level by restored block of layers.
+
+    `frame` comes from `published` or `layers.means`. A cell is shaded by its difference
+    from the same model without restoration (`none`), as in `restoration`.
+    """
+    rows = in_size_order(frame, ["train_level"]) if len(frame) else frame.assign(group="")
+    keys = ["group", "train_level"]
+    before = rows.loc[rows["layers"] == NONE, [*keys, "accuracy"]]
+    rows = rows.merge(before.rename(columns={"accuracy": "before"}), on=keys, how="left")
+    difference = (rows["accuracy"] - rows["before"]).where(rows["layers"] != NONE)
+    rows = rows.assign(row=rows["train_level"].map(trained_on), column=rows["layers"])
+    rows = rows.assign(
+        css=difference.map(shade), text=cell_texts(rows.assign(difference=difference))
+    )
+    corner = ("Training facts", "Restored layers")
+    return grid(rows, block_names(frame["layers"]), corner, title, frame)

@@ -8,13 +8,19 @@ share of all parameters that do. A lift of 1 is an even share.
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from scipy import stats
 
 from repro import paper
 from repro.errors import ConfigError
+from repro.paper import LEVELS
 from repro.report import speed
+from repro.report.html import FULL_SHADE, Html, cell_texts, grid, in_size_order, shade, trained_on
+from repro.report.style import COLOURS, MARKERS, STYLE, finish, panels
 
 if TYPE_CHECKING:
     from repro.study.study import Study
@@ -157,3 +163,72 @@ def by_samples(rows: pd.DataFrame, value: str, by: list[str]) -> pd.DataFrame:
     half = rows["spread"] / np.sqrt(rows["n"]) * stats.t.ppf(0.975, (rows["n"] - 1).clip(1))
     rows = rows.assign(low=rows["accuracy"] - half, high=rows["accuracy"] + half)
     return rows.drop(columns=["spread", "n"])
+
+
+@plt.rc_context(STYLE)
+def layers_figure(ours: pd.DataFrame, paper: pd.DataFrame) -> Figure:
+    """Draw Table 9 as curves: the lift of each layer by its depth, the paper's in grey behind ours.
+
+    Both frames come from `where.summary`. Depth is from 0 (input) to 1, so that models of different
+    numbers of layers share an axis; the dotted line is an even share.
+    """
+    figure, (axis,) = panels(1)
+    axis.plot(_depth(paper["layer"]), paper["lift"], color="0.7", lw=3, zorder=1)
+    for (_, level), run in ours.groupby(["train_size", "train_level"]):
+        style = {"color": COLOURS[level], "marker": MARKERS[level], "ms": 5, "lw": 1.2}
+        axis.plot(_depth(run["layer"]), run["lift"], **style)
+    axis.axhline(1, color="0.3", ls=":", lw=1.2)
+    axis.set(xlabel="Depth (0: input, 1: output)", ylabel="Lift", xlim=(0, 1))
+    return finish(figure, ours, [Line2D([], [], color="0.7", lw=3, label="paper")])
+
+
+@plt.rc_context(STYLE)
+def modules_figure(ours: pd.DataFrame, paper: pd.DataFrame) -> Figure:
+    """Draw Table 10 as points: the lift of each module, the paper's in grey beside ours.
+
+    Both frames come from `where.summary`; modules stand in the order of the paper's table. The
+    dotted line is an even share.
+    """
+    figure, (axis,) = panels(1)
+    names = list(paper["module"])
+    names += [name for name in ours["module"].unique() if name not in names]
+    heights = {name: place for place, name in enumerate(names)}
+    axis.plot(paper["lift"], paper["module"].map(heights), "s", color="0.7", ms=13, zorder=1)
+    for level, rows in ours.groupby("train_level"):
+        shifted = rows["module"].map(heights) + 0.13 * (level - 2)
+        axis.plot(rows["lift"], shifted, MARKERS[level], color=COLOURS[level], ms=5)
+    axis.axvline(1, color="0.3", ls=":", lw=1.2)
+    axis.set_yticks(range(len(names)), names)
+    axis.invert_yaxis()
+    axis.set_xlabel("Lift")
+    return finish(figure, ours, [Line2D([], [], color="0.7", marker="s", ls="", label="paper")])
+
+
+def _depth(layer: pd.Series) -> pd.Series:
+    return (layer + 0.5) / (layer.max() + 1)
+
+
+LIFT_SHADE = 10.0  # points of shading for each doubling of a lift: darkest from four times
+
+
+def table(frame: pd.DataFrame, title: str, by: str) -> Html:
+    """Return Table 9 (`by` layer) or 10 (`by` module): where the restored parameters lie.
+
+    `frame` comes from `where.summary`; without train_level it is the paper's. A cell holds the
+    percentage and the lift, and is shaded by the lift: green and bold above an even share.
+    """
+    ours = "train_level" in frame
+    rows = in_size_order(frame, []) if ours else frame.assign(group="")
+    names = rows["train_level"].map(trained_on) if ours else "LLaMA-3-8B"
+    css = [
+        shade(LIFT_SHADE * np.log2(lift)) if lift else shade(-FULL_SHADE) for lift in rows["lift"]
+    ]
+    rows = rows.assign(row=rows[by], column=names, css=css)
+    texts = cell_texts(rows.assign(accuracy=rows["share"]))
+    rows["text"] = [
+        f"{text}<br><span>×{lift:.2f}</span>"
+        for text, lift in zip(texts, rows["lift"], strict=True)
+    ]
+    columns = map(trained_on, LEVELS) if ours else ["LLaMA-3-8B"]
+    corner = ("Training facts" if ours else "", by.capitalize())
+    return grid(rows, columns, corner, title, frame)

@@ -4,11 +4,14 @@ The paper takes the setting that is best on the very split it reports, which fav
 with the most settings to choose from. Beside that, the fair way: the setting that is best on dev.
 """
 
+import numpy as np
 import pandas as pd
 
 from repro import paper
 from repro.errors import ConfigError
 from repro.models import registry
+from repro.paper import SPLIT_TITLES
+from repro.report.html import Html, cell_texts, grid
 from repro.statistics import summary
 from repro.statistics.verdicts import CONTRADICTED, SUPPORTED, compare
 
@@ -170,3 +173,23 @@ def instruct(measured, name: str):
 
 def _place(model: registry.ModelEntry) -> tuple:
     return model.name, model.folder
+
+
+def table(frame: pd.DataFrame, title: str) -> Html:
+    """Return Table 7: strategies by split, chosen in two ways, and the paper's beside them.
+
+    `frame` comes from `strategies.best`. The best strategy of every column is bold.
+    """
+    rows = pd.concat([frame, published()], ignore_index=True)
+    rows = rows.assign(place=rows["strategy"].map(ORDER.index)).sort_values("place")
+    best = rows.groupby(["split", "chosen_on"])["accuracy"].transform("max")
+    rows["css"] = np.where(rows["accuracy"] == best, "font-weight:bold;", "")
+    lines = rows["setting"].fillna("").str.replace(", ", "<br>")
+    settings = lines.map(lambda text: f"<br><small>{text}</small>" if text else "")
+    rows["text"] = [t + own for t, own in zip(cell_texts(rows), settings, strict=True)]
+    ways = {"dev": "chosen on dev", OWN: "chosen on itself", "paper": "paper"}
+    cells = zip(rows["split"], rows["chosen_on"], strict=True)
+    rows["column"] = [(SPLIT_TITLES[split], ways[chosen]) for split, chosen in cells]
+    columns = [(SPLIT_TITLES[split], way) for split in REPORTED for way in ways.values()]
+    rows = rows.assign(group="", row=rows["strategy"])
+    return grid(rows, columns, ("", "Strategy"), title, rows.drop(columns=["text", "css"]))

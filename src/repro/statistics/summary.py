@@ -1,4 +1,4 @@
-"""From counts of answers to the rows of the paper's tables: means, spreads, intervals.
+"""From counts of answers to means, spreads between data samples, and intervals.
 
 Two uncertainties are kept apart. `low` and `high` bound the accuracy of the runs given a finite
 number of test questions (95 %); all data samples answer the same questions, so averaging over
@@ -11,12 +11,10 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from repro.measures.mastery import template_columns
-from repro.statistics.intervals import Z95, wilson
+from repro.statistics.intervals import wilson
 
 RUN = ["model", "train_level", "train_size", "size_label", "restored_percent", "strategy"]
 RUN += ["layers"]
-ABSENT = "–"  # what cannot exist, never written as 0
 
 
 def means(accuracy: pd.DataFrame) -> pd.DataFrame:
@@ -27,137 +25,15 @@ def means(accuracy: pd.DataFrame) -> pd.DataFrame:
     (data samples); strategy and layers where `accuracy` has them. A level without facts does not
     enter the mean.
     """
-    by = [*_run(accuracy), "split"]
+    by = [*run_columns(accuracy), "split"]
     return _over_samples(acc(accuracy, by=[*by, "sample"]), by)
 
 
 def per_level(accuracy: pd.DataFrame) -> pd.DataFrame:
     """Return what `means` returns with one row per `test_level`, as in Table 2."""
-    by = [*_run(accuracy), "split", "level"]
+    by = [*run_columns(accuracy), "split", "level"]
     rows = acc(accuracy.assign(level=accuracy["test_level"]), by=[*by, "sample"])
     return _over_samples(rows, by).rename(columns={"level": "test_level"})
-
-
-def table_2(accuracy: pd.DataFrame) -> pd.DataFrame:
-    """Return rows shaped like the paper's Table 2: `test_level` is "0" to "4" or "mean"."""
-    levels = per_level(accuracy)
-    levels["test_level"] = levels["test_level"].astype(str)
-    return pd.concat([levels, means(accuracy).assign(test_level="mean")], ignore_index=True)
-
-
-def learning_rates(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return the share of right dev answers by learning rate, all levels and samples together.
-
-    Columns: learning_rate, accuracy, low, high, spread (percent), correct, total, n. Not the mean
-    over levels: on a few dev facts a level with one of them would decide it. All samples answer
-    the same questions, so the interval is that of one sample's questions.
-    """
-    each = frame.groupby(["learning_rate", "sample"])[["correct", "total"]].sum().reset_index()
-    each["share"] = 100 * each["correct"] / each["total"].astype(float)
-    groups = each.groupby("learning_rate")
-    rows = groups[["correct", "total"]].sum()
-    rows = rows.assign(
-        n=groups.size(), accuracy=groups["share"].mean(), spread=groups["share"].std()
-    )
-    low, high = wilson(rows["correct"] / rows["n"], rows["total"] / rows["n"])
-    columns = ["learning_rate", "accuracy", "low", "high", "spread", "correct", "total", "n"]
-    return rows.assign(low=100 * low, high=100 * high).reset_index()[columns]
-
-
-def best_rate(rates: pd.DataFrame) -> float | None:
-    """Return the learning rate with the most right dev answers (ties: the smaller), or None."""
-    ordered = rates.sort_values(["correct", "learning_rate"], ascending=[False, True])
-    return float(ordered["learning_rate"].iloc[0]) if len(ordered) else None
-
-
-def concentration(frame: pd.DataFrame, share: str = "share_of_change_percent") -> pd.DataFrame:
-    """Return Table 3's share of the total relative change, averaged over samples, in percent.
-
-    `share` names the column averaged; `without_zero_base_percent` leaves out the parameters
-    that were exactly zero before fine-tuning.
-    """
-    by = [*_run(frame), "top_percent"]
-    if frame.empty:
-        return pd.DataFrame(columns=[*RUN[:3], "top_percent", "share_of_change_percent", "spread"])
-    shares = frame.groupby(by, observed=True)[share]
-    return shares.agg(share_of_change_percent="mean", spread="std", n="size").reset_index()
-
-
-def special_parameters(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return how many parameters are ranked, have p = 0, and have s = p: means over data samples.
-
-    Columns: train_size, train_level, samples, n, zero_base, unchanged. Records made before zeros
-    were counted lack the last two.
-    """
-    counted = [name for name in ("n", "zero_base", "unchanged") if name in frame]
-    run = ["train_size", "train_level"]
-    if frame.empty:
-        return pd.DataFrame(columns=[*run, "samples", *counted])
-    groups = frame.groupby(run)
-    return (
-        groups["sample"]
-        .nunique()
-        .rename("samples")
-        .to_frame()
-        .join(groups[counted].mean())
-        .reset_index()
-    )
-
-
-def divergence(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return the mean KL divergence in nats (§4.1) of every run, averaged over samples.
-
-    Columns: the run, kl, low, high (95 %, over topics), spread, n, facts. With facts of a single
-    topic the interval is unknown (NaN).
-    """
-    by = _run(frame) if len(frame) else RUN[:3]
-    groups = frame.groupby(by) if len(frame) else []
-    rows = [dict(zip(by, key, strict=True)) | _kl(runs) for key, runs in groups]
-    return pd.DataFrame(rows, columns=[*by, "kl", "low", "high", "spread", "n", "facts"])
-
-
-def level_shares(distribution: pd.DataFrame) -> pd.DataFrame:
-    """Return the share of facts at every level in percent, with its 95 % Wilson interval.
-
-    `distribution` has model, split, level, count; share, low and high are added. A split
-    without facts is left out.
-    """
-    total = distribution.groupby(["model", "split"])["count"].transform("sum")
-    rows = distribution.assign(total=total)[total > 0]
-    low, high = wilson(rows["count"], rows["total"])
-    share = 100 * rows["count"] / rows["total"]
-    return rows.assign(share=share, low=100 * low, high=100 * high).drop(columns="total")
-
-
-def templates(mastery: pd.DataFrame) -> pd.DataFrame:
-    """Return the success rate in percent of every mapping template: topics × template number.
-
-    `mastery` is `Study.mastery()`; a column is named after the template's place, counted from 1,
-    in Tables 13–36. Templates that the profile does not use have no column.
-    """
-    columns = template_columns(mastery)
-    groups = mastery.groupby("topic", observed=True)
-    draws = groups["trials"].sum() / len(columns)
-    rates = 100 * groups[columns].sum().div(draws, axis=0)
-    return rates.rename(columns={c: int(c[1:]) + 1 for c in columns})
-
-
-def best_templates(success: pd.DataFrame, texts: dict[str, tuple[str, ...]]) -> pd.DataFrame:
-    """Return each topic's most successful mapping template and how much it matters.
-
-    `success` comes from `templates`, `texts` holds every topic's templates. Columns: topic,
-    template, best, mean, worst (success rates in percent).
-    """
-    best = success.idxmax(axis=1)
-    return pd.DataFrame(
-        {
-            "topic": success.index,
-            "template": [texts[topic][number - 1] for topic, number in best.items()],
-            "best": success.max(axis=1).to_numpy(),
-            "mean": success.mean(axis=1).to_numpy(),
-            "worst": success.min(axis=1).to_numpy(),
-        }
-    ).sort_values("best", ascending=False, kind="stable", ignore_index=True)
 
 
 def best_share(mean: pd.DataFrame, chosen_on: str, reported_on: str = "test") -> pd.DataFrame:
@@ -212,14 +88,8 @@ def size_names(frame: pd.DataFrame) -> pd.Series:
     return frame["size_label" if known else "train_size"].astype(str)
 
 
-def signed(value: float, decimals: int = 2) -> str:
-    """Return a number with its sign, with a true minus sign, and no sign when it rounds to 0."""
-    rounded = round(value, decimals) + 0.0
-    sign = "+" if rounded > 0 else "−" if rounded < 0 else ""
-    return f"{sign}{abs(rounded):.{decimals}f}"
-
-
-def _run(frame: pd.DataFrame) -> list[str]:
+def run_columns(frame: pd.DataFrame) -> list[str]:
+    """Return the columns of `frame` that tell one run from another."""
     return [column for column in RUN if column in frame]
 
 
@@ -233,21 +103,6 @@ def _over_samples(runs: pd.DataFrame, by: list[str]) -> pd.DataFrame:
         "n": ("sample", "nunique"),
     }
     return groups.agg(**columns).reset_index()
-
-
-def _kl(runs: pd.DataFrame) -> dict:
-    samples = runs.groupby("sample")[["kl_sum", "facts"]].sum()
-    topics = runs.groupby("topic")[["kl_sum", "facts"]].sum()
-    facts, count = topics["facts"].sum(), len(topics)
-    kl = topics["kl_sum"].sum() / facts
-    # The ratio estimator's variance with topics as clusters: facts of a topic share a template.
-    residuals = topics["kl_sum"] - kl * topics["facts"]
-    variance = (residuals**2).sum() * count / (count - 1) / facts**2 if count > 1 else np.nan
-    half = Z95 * np.sqrt(variance)
-    spread = (samples["kl_sum"] / samples["facts"]).std()
-    low = max(kl - half, 0.0) if count > 1 else np.nan
-    result = {"kl": kl, "low": low, "high": kl + half, "spread": spread}
-    return result | {"n": len(samples), "facts": int(facts / len(samples))}
 
 
 def acc(frame: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from repro import files, paper, provenance
+from repro import files, provenance
 from repro.data import task_examples
 from repro.errors import ConfigError
 from repro.measures.task_scores import METRICS
@@ -227,11 +227,6 @@ class Trial:
         return pd.DataFrame(
             {"kind": r.kind, "key": r.key, **r.provenance} for _, r in self._records()
         )
-
-
-def published() -> pd.DataFrame:
-    """Return the paper's Table 5: metric, restored_percent, accuracy (percent)."""
-    return paper.table("tasks").melt("restored_percent", None, "metric", "accuracy")
 
 
 def _interval(metric: str, values, sizes, strata) -> tuple[float, float, float]:

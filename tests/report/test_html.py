@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from repro import paper
-from repro.report import tables
+from repro.report import divergence, html, levels, mastery, restoration, scale
 from repro.statistics import summary
 from repro.statistics.intervals import wilson
 from repro.statistics.summary import acc
@@ -63,7 +63,7 @@ def csv_behind(table):
 
 
 def test_restoration_has_the_papers_layout():
-    body = rows(tables.restoration(IN_DOMAIN, "Table 4(a)"))[2:]
+    body = rows(restoration.table(IN_DOMAIN, "Table 4(a)"))[2:]
     assert len(body) == 16
     assert body[0] == ["240", "0", "55.33", "57.96", "59.32", "59.12", "53.97"]
     assert body[1] == [
@@ -79,7 +79,7 @@ def test_restoration_has_the_papers_layout():
 
 
 def test_gains_are_green_and_bold_and_losses_red_and_not_bold():
-    css = styles(tables.restoration(IN_DOMAIN, "Table 4(a)"))
+    css = styles(restoration.table(IN_DOMAIN, "Table 4(a)"))
     assert "rgba(0,150,90" in css["row1_col0"] and "bold" in css["row1_col0"]
     assert "rgba(215,60,50" in css["row6_col1"] and "bold" not in css["row6_col1"]
     assert "rgba" not in css.get("row0_col0", "")
@@ -90,16 +90,16 @@ def alpha(css):
 
 
 def test_darker_means_larger_and_the_scale_does_not_depend_on_the_table():
-    assert alpha(tables.shade(0.2)) < alpha(tables.shade(3)) < alpha(tables.shade(15))
-    assert alpha(tables.shade(20)) == alpha(tables.shade(60)) == alpha(tables.shade(-60))
+    assert alpha(html.shade(0.2)) < alpha(html.shade(3)) < alpha(html.shade(15))
+    assert alpha(html.shade(20)) == alpha(html.shade(60)) == alpha(html.shade(-60))
     few = IN_DOMAIN.query("restored_percent <= 1")
-    whole, part = (styles(tables.restoration(f, "t")) for f in (IN_DOMAIN, few))
+    whole, part = (styles(restoration.table(f, "t")) for f in (IN_DOMAIN, few))
     assert whole["row1_col0"] == part["row1_col0"]
 
 
 @pytest.mark.parametrize("difference", [0, 0.004, -0.004, np.nan])
 def test_what_rounds_to_nothing_is_not_shaded(difference):
-    assert tables.shade(difference) == ""
+    assert html.shade(difference) == ""
 
 
 def luminance(colour):
@@ -110,7 +110,7 @@ def luminance(colour):
 @pytest.mark.parametrize("page, text", [("ffffff", "323232"), ("121212", "ced6dd")])
 @pytest.mark.parametrize("difference", [60, -60])
 def test_text_keeps_its_contrast_on_the_darkest_shade(page, text, difference):
-    css = tables.shade(difference)
+    css = html.shade(difference)
     paint = [int(v) / 255 for v in re.search(r"rgba\((\d+),(\d+),(\d+)", css).groups()]
     below, ink = ([int(c[i : i + 2], 16) / 255 for i in (0, 2, 4)] for c in (page, text))
     mixed = [alpha(css) * p + (1 - alpha(css)) * b for p, b in zip(paint, below, strict=True)]
@@ -119,37 +119,37 @@ def test_text_keeps_its_contrast_on_the_darkest_shade(page, text, difference):
 
 
 def test_the_asked_share_is_framed():
-    table = tables.restoration(IN_DOMAIN, "t", mark=20.0)
+    table = restoration.table(IN_DOMAIN, "t", mark=20.0)
     assert [row[0] for row in rows(table)[2:] if "▸" in "".join(row)] == ["▸ 20%", "▸ 20%"]
     assert "border-top" in styles(table)["row5_col0"]
     assert "border-top" not in styles(table).get("row4_col0", "")
 
 
 def test_a_level_without_runs_is_a_dash_not_zero():
-    body = rows(tables.restoration(IN_DOMAIN.query("train_level != 3"), "t"))[2:]
-    assert {row[-2] for row in body} == {tables.ABSENT}
+    body = rows(restoration.table(IN_DOMAIN.query("train_level != 3"), "t"))[2:]
+    assert {row[-2] for row in body} == {html.ABSENT}
     assert "0.00" not in "".join("".join(row[-2:-1]) for row in body)
 
 
 def test_a_true_zero_is_a_zero():
     frame = IN_DOMAIN.query("train_level == 0").copy()
     frame.loc[frame["restored_percent"] == 60, "accuracy"] = 0.0
-    last = rows(tables.restoration(frame, "t"))[-1]
+    last = rows(restoration.table(frame, "t"))[-1]
     assert last[1].startswith("0.00|−")
 
 
 def test_without_a_row_to_compare_with_nothing_is_shaded():
-    table = tables.restoration(IN_DOMAIN.query("restored_percent > 0"), "t")
+    table = restoration.table(IN_DOMAIN.query("restored_percent > 0"), "t")
     assert "rgba" not in table.html and "+" not in str(rows(table))
 
 
 def test_two_values_for_one_cell_are_an_error():
     with pytest.raises(ValueError):
-        tables.restoration(paper.table("restore"), "both splits at once")
+        restoration.table(paper.table("restore"), "both splits at once")
 
 
 def test_table_2_layout_best_rows_and_spread():
-    table = tables.accuracy(paper.table("accuracy_1920"), "Table 2")
+    table = levels.table(paper.table("accuracy_1920"), "Table 2")
     body = rows(table)[3:]
     assert [row[0] for row in (body[0], body[5])] == ["LLaMA-3-8B", "LLaMA-3-70B"]
     assert body[0][2:8] == [
@@ -165,10 +165,10 @@ def test_table_2_layout_best_rows_and_spread():
 
 
 def test_table_2_without_some_levels():
-    rows_2 = summary.table_2(made_up.accuracy(levels=(0, 2), sizes=[(8, "8")]))
-    body = rows(tables.accuracy(rows_2, "ours"))[3:]
+    rows_2 = levels.frame(made_up.accuracy(levels=(0, 2), sizes=[(8, "8")]))
+    body = rows(levels.table(rows_2, "ours"))[3:]
     assert len(body) == 2
-    assert [body[0][i] == tables.ABSENT for i in range(2, 8)] == [
+    assert [body[0][i] == html.ABSENT for i in range(2, 8)] == [
         False,
         True,
         False,
@@ -179,9 +179,9 @@ def test_table_2_without_some_levels():
 
 
 def test_table_3_and_distribution():
-    table = rows(tables.concentration(paper.table("concentration"), "Table 3"))
+    table = rows(restoration.concentration_table(paper.table("concentration"), "Table 3"))
     assert table[2][2:] == ["70.59", "78.82", "82.35", "87.06", "91.76", "96.47", "99.12"]
-    table = rows(tables.distribution(made_up.distribution(), "ours"))
+    table = rows(mastery.table(made_up.distribution(), "ours"))
     assert table[2] == [
         "made-up",
         "Training",
@@ -198,41 +198,39 @@ def test_whole_pools_are_one_block_after_the_sizes():
     accuracy = made_up.accuracy(levels=(0,), sizes=[(3000, "All"), (8, "8")])
     other = made_up.accuracy(levels=(1,), sizes=[(700, "All"), (8, "8")], seed=3)
     means = summary.means(pd.concat([accuracy, other])).query("split == 'test'")
-    body = rows(tables.scale(means, "sizes"))[2:]
+    body = rows(scale.table(means, "sizes"))[2:]
     assert [row[-6] for row in body] == ["8", "All"]
-    assert tables.ABSENT not in body[1][-5:-3]
+    assert html.ABSENT not in body[1][-5:-3]
 
 
-@pytest.mark.parametrize("draw", [tables.restoration, tables.scale, tables.accuracy, tables.show])
+@pytest.mark.parametrize("draw", [restoration.table, scale.table, levels.table, html.table])
 def test_no_runs_at_all_still_makes_a_table(draw):
-    empty = summary.table_2(made_up.accuracy()).iloc[:0]
+    empty = levels.frame(made_up.accuracy()).iloc[:0]
     assert "<table" in draw(empty, "nothing").html
 
 
 def test_a_csv_link_returns_the_frame():
     pd.testing.assert_frame_equal(
-        csv_behind(tables.restoration(IN_DOMAIN, "Table 4(a)")), IN_DOMAIN.reset_index(drop=True)
+        csv_behind(restoration.table(IN_DOMAIN, "Table 4(a)")), IN_DOMAIN.reset_index(drop=True)
     )
-    assert 'download="table-4-a.csv"' in tables.to_csv_link(IN_DOMAIN, "Table 4(a)").html
+    assert 'download="table-4-a.csv"' in html.csv_link(IN_DOMAIN, "Table 4(a)").html
 
 
 def test_tables_are_the_same_every_time_and_have_different_names():
-    first, again = (tables.restoration(IN_DOMAIN, "t").html for _ in range(2))
+    first, again = (restoration.table(IN_DOMAIN, "t").html for _ in range(2))
     assert first == again
-    assert (
-        first.split("</style>")[0] != tables.restoration(IN_DOMAIN, "u").html.split("</style>")[0]
-    )
+    assert first.split("</style>")[0] != restoration.table(IN_DOMAIN, "u").html.split("</style>")[0]
 
 
 def test_show_escapes_text_and_marks_what_is_missing():
     frame = pd.DataFrame({"text": ["<b>&", None], "x": [-1.234, np.nan], "n": [12345, 0]})
-    table = tables.show(frame, "any <frame>")
-    assert rows(table)[1:] == [["<b>&", "−1.23", "12,345"], [tables.ABSENT, tables.ABSENT, "0"]]
+    table = html.table(frame, "any <frame>")
+    assert rows(table)[1:] == [["<b>&", "−1.23", "12,345"], [html.ABSENT, html.ABSENT, "0"]]
     assert "any &lt;frame&gt;" in table.html and "<b>&" not in table.html
 
 
 def test_beside_keeps_both_tables():
-    both = tables.beside(tables.show(IN_DOMAIN, "a"), tables.show(IN_DOMAIN, "b"))
+    both = html.beside(html.table(IN_DOMAIN, "a"), html.table(IN_DOMAIN, "b"))
     assert both.html.count("<table") == 2 and both._repr_html_() == both.html
 
 
@@ -240,7 +238,7 @@ def test_beside_keeps_both_tables():
     "value, text", [(1.234, "+1.23"), (-1.2, "−1.20"), (0.001, "0.00"), (-0.001, "0.00")]
 )
 def test_signed(value, text):
-    assert tables.signed(value) == text
+    assert html.signed(value) == text
 
 
 def test_means_over_samples_by_hand():
@@ -306,31 +304,31 @@ def test_divergence_is_the_mean_over_facts():
         {"train_level": 0, "train_size": 8, "sample": 0, "topic": ["a", "b"]}
         | {"facts": [1, 3], "kl_sum": [1.0, 0.6]}
     )
-    row = summary.divergence(frame).iloc[0]
+    row = divergence.means(frame).iloc[0]
     assert row["kl"] == pytest.approx(0.4) and row["facts"] == 4
     # Residuals are 1 − 0.4 and 0.6 − 1.2, so the variance is 2 · (0.36 + 0.36) / 16.
     assert row["high"] - row["kl"] == pytest.approx(1.959964 * 0.3)
-    alone = summary.divergence(frame.iloc[:1]).iloc[0]
+    alone = divergence.means(frame.iloc[:1]).iloc[0]
     assert np.isnan(alone["low"]) and np.isnan(alone["high"])
 
 
 def test_frames_without_runs_are_summarised_as_empty():
-    assert summary.divergence(pd.DataFrame()).empty
-    assert summary.concentration(pd.DataFrame()).empty
+    assert divergence.means(pd.DataFrame()).empty
+    assert restoration.concentration_means(pd.DataFrame()).empty
 
 
 def test_templates_are_rates_per_topic():
-    mastery = made_up.mastery(facts=30, templates=4, draws=5)
-    success = summary.templates(mastery)
-    one = mastery[mastery["topic"] == "P17"]
+    facts = made_up.mastery(facts=30, templates=4, draws=5)
+    success = mastery.template_rates(facts)
+    one = facts[facts["topic"] == "P17"]
     assert list(success.columns) == [1, 2, 3, 4]
     assert success.loc["P17", 2] == pytest.approx(100 * one["t01"].sum() / (5 * len(one)))
-    best = summary.best_templates(success, dict.fromkeys(success.index, ("a", "b", "c", "d")))
+    best = mastery.best_templates(success, dict.fromkeys(success.index, ("a", "b", "c", "d")))
     assert best["best"].is_monotonic_decreasing and set(best["template"]) <= set("abcd")
 
 
 def test_level_shares_have_intervals():
-    shares = summary.level_shares(made_up.distribution()).query("split == 'train'")
+    shares = mastery.level_shares(made_up.distribution()).query("split == 'train'")
     assert shares["share"].sum() == pytest.approx(100)
     assert ((shares["low"] <= shares["share"]) & (shares["share"] <= shares["high"])).all()
     assert shares.query("count == 0")["high"].gt(0).all()
@@ -340,27 +338,27 @@ def test_level_shares_have_intervals():
     "value, text", [(3e-5, "3e-05"), (1e-17, "0.00"), (0.0, "0.00"), (1e-3, "0.001")]
 )
 def test_show_keeps_small_rates_and_drops_rounding_noise(value, text):
-    assert rows(tables.show(pd.DataFrame({"rate": [value]}), "t"))[1] == [text]
+    assert rows(html.table(pd.DataFrame({"rate": [value]}), "t"))[1] == [text]
 
 
 def test_special_parameters_are_counted_once_per_run():
     frame = made_up.concentration(levels=(0,), sizes=[(240, "240"), (960, "960")])
     frame = frame.assign(zero_base=frame["sample"] * 10, unchanged=3)
-    found = summary.special_parameters(frame)
+    found = restoration.special_parameters(frame)
     assert list(found["train_size"]) == [240, 960] and list(found["samples"]) == [2, 2]
     assert list(found["zero_base"]) == [5, 5] and list(found["n"]) == [100, 100]
-    assert summary.special_parameters(frame.iloc[:0]).empty
+    assert restoration.special_parameters(frame.iloc[:0]).empty
 
 
 def test_learning_rates_take_the_same_questions_once():
     runs = made_up.accuracy(levels=(0,), sizes=[(8, "8")], samples=5).query("split == 'dev'")
     runs = runs.query("train_level == 0").assign(learning_rate=1e-4)
     alone, five = runs.query("sample == 0"), runs.assign(correct=runs["correct"].iloc[0])
-    one = summary.learning_rates(alone.assign(correct=runs["correct"].iloc[0])).iloc[0]
-    row = summary.learning_rates(five).iloc[0]
+    one = scale.learning_rate_means(alone.assign(correct=runs["correct"].iloc[0])).iloc[0]
+    row = scale.learning_rate_means(five).iloc[0]
     assert (row["n"], row["total"]) == (5, 5 * one["total"])
     assert row["low"] == pytest.approx(one["low"]) and row["spread"] == pytest.approx(0)
 
 
 def test_a_table_of_nothing_is_a_line():
-    assert tables.show(pd.DataFrame(), "Loss & gain").html == "<p>Loss &amp; gain: –</p>"
+    assert html.table(pd.DataFrame(), "Loss & gain").html == "<p>Loss &amp; gain: –</p>"

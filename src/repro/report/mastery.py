@@ -1,0 +1,137 @@
+"""What a model knows before fine-tuning (§3.1): Tables 1 and 8, topics and templates."""
+
+import textwrap
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from repro.measures.mastery import template_columns
+from repro.paper import LEVELS, SPLIT_TITLES
+from repro.report.html import Html, grid, in_model_order
+from repro.report.style import COLOURS, STYLE, finish, heat_map, level_bars, panels
+from repro.statistics.intervals import wilson
+
+
+@plt.rc_context(STYLE)
+def figure(frame: pd.DataFrame, split: str = "train") -> Figure:
+    """Draw Tables 1 and 8 as bars: the share of facts per mastery level, one bar per model.
+
+    `frame` has model, split, level, count.
+    """
+    counts = frame[frame["split"] == split].pivot_table(
+        index="model", columns="level", values="count", aggfunc="sum", sort=False
+    )
+    figure = level_bars(100 * counts.div(counts.sum(axis=1), axis=0))
+    figure.axes[0].set_xlabel(f"Facts of the {SPLIT_TITLES[split].lower()} split (%)")
+    return figure
+
+
+@plt.rc_context(STYLE)
+def topics_figure(mastery: pd.DataFrame, names: dict[str, str]) -> Figure:
+    """Draw the share of facts per mastery level, one bar per topic; `names` labels topic ids.
+
+    Raises ValueError if two topics have the same name: their bars would cover each other.
+    """
+    if len(set(names.values())) < len(names):
+        raise ValueError("two topics have the same name")
+    counts = mastery.groupby(["topic", "level"]).size().unstack(fill_value=0)
+    shares = 100 * counts.div(counts.sum(axis=1), axis=0)
+    known = shares.get(0, pd.Series(0.0, index=shares.index)).sort_values(kind="stable").index
+    labels = {topic: textwrap.fill(name, 27) for topic, name in names.items()}
+    figure = level_bars(shares.loc[known].rename(index=labels), print_shares=False, height=0.46)
+    figure.axes[0].tick_params(axis="y", labelsize=9)
+    figure.axes[0].set_xlabel("Facts (%)")
+    return figure
+
+
+@plt.rc_context(STYLE)
+def rates_figure(mastery: pd.DataFrame) -> Figure:
+    """Draw the histogram of R (Appendix F.1), facts counted on a logarithmic axis."""
+    figure, (axis,) = panels(1)
+    edges = np.linspace(0, 1, 21)
+    positive = mastery.loc[mastery["rate"] > 0, "rate"]
+    # R = 0 is a level of its own, so it is a bar of its own.
+    axis.bar(-0.05, (mastery["rate"] == 0).sum(), width=0.045, color=COLOURS[0])
+    counts, _ = np.histogram(np.ceil(positive * 20 - 1e-9) / 20 - 0.025, bins=edges)
+    levels = np.repeat(LEVELS[1:], 5)
+    axis.bar(edges[:-1] + 0.025, counts, width=0.045, color=[COLOURS[i] for i in levels])
+    axis.set(yscale="symlog", xlabel="R: share of sampled completions with the answer")
+    axis.set(ylabel="Facts (logarithmic)", ylim=(0, None))
+    axis.set_xticks([-0.05, 0.25, 0.5, 0.75, 1], ["0", "¼", "½", "¾", "1"])
+    return finish(figure, mastery.rename(columns={"level": "train_level"}), title="Mastery level")
+
+
+@plt.rc_context(STYLE)
+def templates_figure(success: pd.DataFrame) -> Figure:
+    """Draw the success rate of every mapping template; rows are topics, columns templates.
+
+    `success` is a frame of rates in percent (from `summary.templates`), one row per topic.
+    """
+    figure = heat_map(success, "Mapping template (number in Tables 13–36)", "Success rate (%)")
+    figure.axes[0].set_xticks(range(0, success.shape[1], 5), success.columns[::5])
+    return figure
+
+
+def table(frame: pd.DataFrame, title: str) -> Html:
+    """Return Tables 1 and 8: facts per mastery level and split, with their share in percent.
+
+    `frame` has model, split, level, count. A 0 here is a count: the level exists and is empty.
+    """
+    rows = frame.assign(order=frame["split"].map(list(SPLIT_TITLES).index))
+    rows = in_model_order(rows.rename(columns={"model": "group"}))
+    rows["row"] = rows["split"].map(SPLIT_TITLES)
+    totals = rows.groupby(["group", "row"])["count"].transform("sum")
+    shares = 100 * rows["count"] / totals
+    counts = zip(rows["count"], shares, strict=True)
+    rows["text"] = [f"{count:,}<br><small>{share:.1f}%</small>" for count, share in counts]
+    rows["column"] = rows["level"].map(lambda level: f"level {level}")
+    every = rows.assign(column="all", text=totals.map("{:,}".format))
+    rows = pd.concat([rows, every.drop_duplicates(["group", "row"])]).assign(css="")
+    columns = [*(f"level {level}" for level in LEVELS), "all"]
+    return grid(rows, columns, ("Model", "Facts"), title, frame)
+
+
+def level_shares(distribution: pd.DataFrame) -> pd.DataFrame:
+    """Return the share of facts at every level in percent, with its 95 % Wilson interval.
+
+    `distribution` has model, split, level, count; share, low and high are added. A split
+    without facts is left out.
+    """
+    total = distribution.groupby(["model", "split"])["count"].transform("sum")
+    rows = distribution.assign(total=total)[total > 0]
+    low, high = wilson(rows["count"], rows["total"])
+    share = 100 * rows["count"] / rows["total"]
+    return rows.assign(share=share, low=100 * low, high=100 * high).drop(columns="total")
+
+
+def template_rates(mastery: pd.DataFrame) -> pd.DataFrame:
+    """Return the success rate in percent of every mapping template: topics × template number.
+
+    `mastery` is `Study.mastery()`; a column is named after the template's place, counted from 1,
+    in Tables 13–36. Templates that the profile does not use have no column.
+    """
+    columns = template_columns(mastery)
+    groups = mastery.groupby("topic", observed=True)
+    draws = groups["trials"].sum() / len(columns)
+    rates = 100 * groups[columns].sum().div(draws, axis=0)
+    return rates.rename(columns={c: int(c[1:]) + 1 for c in columns})
+
+
+def best_templates(success: pd.DataFrame, texts: dict[str, tuple[str, ...]]) -> pd.DataFrame:
+    """Return each topic's most successful mapping template and how much it matters.
+
+    `success` comes from `templates`, `texts` holds every topic's templates. Columns: topic,
+    template, best, mean, worst (success rates in percent).
+    """
+    best = success.idxmax(axis=1)
+    return pd.DataFrame(
+        {
+            "topic": success.index,
+            "template": [texts[topic][number - 1] for topic, number in best.items()],
+            "best": success.max(axis=1).to_numpy(),
+            "mean": success.mean(axis=1).to_numpy(),
+            "worst": success.min(axis=1).to_numpy(),
+        }
+    ).sort_values("best", ascending=False, kind="stable", ignore_index=True)

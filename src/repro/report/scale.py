@@ -1,0 +1,97 @@
+"""Accuracy against the number of training facts (§3.4): Figures 2 and 6, learning rates."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from repro.paper import LEVELS, SPLIT_TITLES
+from repro.report.html import Html, cell_texts, grid, in_size_order, trained_on
+from repro.report.style import (
+    COLOURS,
+    STYLE,
+    closed,
+    finish,
+    level_curves,
+    panels,
+    say_if_empty,
+    size_axis,
+    untuned_line,
+)
+from repro.statistics.intervals import wilson
+from repro.statistics.summary import tuned
+
+
+@plt.rc_context(STYLE)
+def figure(means: pd.DataFrame) -> Figure:
+    """Draw Figure 2 or 6: accuracy against data size by training level, one panel per split.
+
+    `means` comes from `summary.means`; the bands are 95 % intervals over questions. A hollow
+    marker is a level's whole pool ("All"); the dashed line is the model before fine-tuning.
+    """
+    shown = [split for split in ("test", "testood") if (means["split"] == split).any()]
+    figure, axes = panels(max(len(shown), 1))
+    for axis, split in zip(axes, shown, strict=False):
+        rows = means[means["split"] == split]
+        level_curves(axis, tuned(rows), "train_size", "accuracy")
+        untuned_line(axis, rows)
+        size_axis(axis, tuned(rows))
+        axis.set(title=SPLIT_TITLES[split], ylabel="Accuracy (%)", xlabel="")
+    axes[-1].set_xlabel("Training facts (logarithmic)")
+    return finish(figure, means)
+
+
+@plt.rc_context(STYLE)
+def learning_rate_figure(frame: pd.DataFrame, chosen: float) -> Figure:
+    """Draw right dev answers against the learning rate with 95 % intervals; `chosen` is marked.
+
+    `frame` comes from `summary.learning_rates`.
+    """
+    figure, (axis,) = panels(1)
+    rows = frame.sort_values("learning_rate")
+    error = np.abs(rows[["low", "high"]].to_numpy().T - rows["accuracy"].to_numpy())
+    axis.errorbar(rows["learning_rate"], rows["accuracy"], error, color=COLOURS[1], marker="o")
+    axis.axvline(chosen, color=COLOURS[3], ls="--", label=f"chosen: {chosen:g}")
+    axis.set(xscale="log", xlabel="Learning rate (logarithmic)", ylabel="Right answers on dev (%)")
+    say_if_empty(axis, rows)
+    figure.legend(loc="outside lower center")
+    return closed(figure)
+
+
+def table(frame: pd.DataFrame, title: str) -> Html:
+    """Return what Figures 2 and 6 draw, for one split: data size by training level.
+
+    `frame` has train_level, train_size, accuracy (percent), and where known size_label, spread,
+    low, high. The best size of every training level is bold.
+    """
+    rows = in_size_order(tuned(frame), ["train_level"])
+    best = rows.groupby("train_level")["accuracy"].transform("max")
+    rows["css"] = np.where((rows["accuracy"] == best) & (best > 0), "font-weight:bold;", "")
+    rows["column"] = rows["train_level"].map(trained_on)
+    rows = rows.assign(row=rows["group"], group="", text=cell_texts(rows))
+    return grid(rows, map(trained_on, LEVELS), ("", "Training facts"), title, frame)
+
+
+def learning_rate_means(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return the share of right dev answers by learning rate, all levels and samples together.
+
+    Columns: learning_rate, accuracy, low, high, spread (percent), correct, total, n. Not the mean
+    over levels: on a few dev facts a level with one of them would decide it. All samples answer
+    the same questions, so the interval is that of one sample's questions.
+    """
+    each = frame.groupby(["learning_rate", "sample"])[["correct", "total"]].sum().reset_index()
+    each["share"] = 100 * each["correct"] / each["total"].astype(float)
+    groups = each.groupby("learning_rate")
+    rows = groups[["correct", "total"]].sum()
+    rows = rows.assign(
+        n=groups.size(), accuracy=groups["share"].mean(), spread=groups["share"].std()
+    )
+    low, high = wilson(rows["correct"] / rows["n"], rows["total"] / rows["n"])
+    columns = ["learning_rate", "accuracy", "low", "high", "spread", "correct", "total", "n"]
+    return rows.assign(low=100 * low, high=100 * high).reset_index()[columns]
+
+
+def best_rate(rates: pd.DataFrame) -> float | None:
+    """Return the learning rate with the most right dev answers (ties: the smaller), or None."""
+    ordered = rates.sort_values(["correct", "learning_rate"], ascending=[False, True])
+    return float(ordered["learning_rate"].iloc[0]) if len(ordered) else None

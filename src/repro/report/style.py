@@ -1,0 +1,187 @@
+"""What all figures share: palette, axes, legends, and the drawing of curves and bars.
+
+Figures are narrow with large type, so that they read at phone width. Mastery levels have an ordered
+palette of falling darkness and one marker each, so neither colour vision nor a screen is needed to
+tell them apart.
+"""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from repro.paper import LEVELS
+from repro.statistics.summary import size_names, sizes
+
+COLOURS = [sns.color_palette("inferno", 100).as_hex()[i] for i in (4, 25, 42, 57, 67)]
+
+
+MARKERS = ["o", "s", "^", "D", "v"]
+
+
+WIDTH, DPI = 5.2, 150
+
+
+VIVID = ["black", *(sns.color_palette("colorblind").as_hex()[i] for i in (3, 0, 2, 4))]
+
+
+SHARES = [0, 1, 3, 5, 10, 20, 40, 60, 80, 100]
+
+
+STYLE = {
+    "axes.edgecolor": "0.4",
+    "axes.labelsize": 11,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlelocation": "left",
+    "axes.titlesize": 11,
+    "figure.dpi": DPI,
+    "figure.facecolor": "white",
+    "font.size": 11,
+    "legend.fontsize": 10,
+    "legend.frameon": False,
+    "xtick.labelsize": 10,
+    "ytick.labelsize": 10,
+}
+
+
+def heat_map(values: pd.DataFrame, xlabel: str, label: str) -> Figure:
+    """Draw values in percent as colours, one row and one column each as in the frame."""
+    size = (WIDTH, 1.4 + 0.2 * len(values))
+    figure, axis = plt.subplots(figsize=size, layout="constrained")
+    if values.empty:
+        say_if_empty(axis, values)
+        axis.set_xlabel(xlabel)
+        return closed(figure)
+    top = max(float(np.nanmax(values.to_numpy())), 1.0)
+    image = axis.imshow(values, cmap="cividis", aspect="auto", vmin=0, vmax=top)
+    axis.set_yticks(range(len(values)), values.index, fontsize=8)
+    axis.set(xlabel=xlabel)
+    figure.colorbar(image, ax=axis, orientation="horizontal", label=label)
+    return closed(figure)
+
+
+def panel_grid(rows: int, columns: int) -> tuple[Figure, np.ndarray]:
+    """Return a figure of rows and columns of panels on one x axis, with faint grid lines."""
+    size = (WIDTH, 1.3 + 1.55 * rows)
+    options = {"squeeze": False, "sharex": True, "layout": "constrained"}
+    figure, axes = plt.subplots(rows, columns, figsize=size, **options)
+    for axis in axes.flat:
+        axis.grid(color="0.9", lw=0.8)
+        axis.set_axisbelow(True)
+    return figure, axes
+
+
+def panels(count: int) -> tuple[Figure, np.ndarray]:
+    """Return a figure of panels below each other, and their axes."""
+    size = (WIDTH, 0.9 + 2.7 * count)
+    figure, axes = plt.subplots(count, 1, figsize=size, squeeze=False, layout="constrained")
+    for axis in axes[:, 0]:
+        axis.grid(color="0.9", lw=0.8)
+        axis.set_axisbelow(True)
+    return figure, axes[:, 0]
+
+
+def level_curves(axis: Axes, rows: pd.DataFrame, x: str, y: str, mark: float | None = None) -> None:
+    """Draw `y` against `x`, one line per training level, with bands where low and high are known.
+
+    Hollow markers stand for whole pools ("All") where `x` is the size, else for the value `mark`.
+    """
+    for level, run in rows.sort_values(x).groupby("train_level"):
+        colour, marker = COLOURS[level], MARKERS[level]
+        axis.plot(x, y, data=run, color=colour, marker=marker, ms=6, lw=1.6)
+        if "low" in run:
+            axis.fill_between(run[x], run["low"], run["high"], color=colour, alpha=0.1, lw=0)
+        whole = run[size_names(run) == "All"] if x == "train_size" else run[run[x] == mark]
+        style = {"mfc": "white", "mec": colour, "ls": "", "zorder": 3}
+        axis.plot(whole[x], whole[y], marker, ms=9, **style)
+
+
+def untuned_line(axis: Axes, rows: pd.DataFrame) -> None:
+    """Draw the accuracy of the model before fine-tuning as a dashed line."""
+    before = rows.loc[rows["train_level"] == -1, "accuracy"]
+    if len(before):
+        axis.axhline(before.mean(), color="0.3", ls="--", lw=1.2)
+
+
+def size_axis(axis: Axes, rows: pd.DataFrame) -> None:
+    """Make the x axis logarithmic, with a tick at each sampled size."""
+    axis.set_xscale("log")
+    ticks = sizes(rows) or sorted(rows["train_size"].unique())
+    axis.set_xticks(ticks, [f"{size:,}" for size in ticks])
+    axis.minorticks_off()
+
+
+def share_axis(axis: Axes, shares: pd.Series) -> None:
+    """Make the x axis a square root, which gives small shares room, with ticks in percent."""
+    axis.set_xscale("function", functions=(square_root, np.square))
+    ticks = [share for share in SHARES if share <= max(shares.max(), 1)]
+    axis.set_xticks(ticks, [str(share) for share in ticks])
+
+
+def square_root(values: np.ndarray) -> np.ndarray:
+    """Return the square roots, 0 for negative numbers: an axis asks below its lower end."""
+    return np.sqrt(np.clip(values, 0, None))
+
+
+def level_bars(shares: pd.DataFrame, print_shares: bool = True, height: float = 0.3) -> Figure:
+    """Draw one bar per row, divided by level; `shares` has a column per level, in percent."""
+    size = (WIDTH, 1.4 + height * len(shares))
+    figure, axis = plt.subplots(figsize=size, layout="constrained")
+    stack_levels(axis, shares, print_shares)
+    level_legend(figure)
+    return closed(figure)
+
+
+def stack_levels(axis: Axes, shares: pd.DataFrame, print_shares: bool = True) -> None:
+    """Draw the bars of `level_bars` on an axis; shares of 6 % or more are printed."""
+    left = np.zeros(len(shares))
+    for level in LEVELS:
+        width = shares.get(level, pd.Series(0.0, index=shares.index)).fillna(0).to_numpy()
+        bars = axis.barh(shares.index, width, left=left, color=COLOURS[level], edgecolor="white")
+        texts = [f"{w:.0f}" if print_shares and w >= 6 else "" for w in width]
+        axis.bar_label(bars, texts, label_type="center", color="white", fontsize=9)
+        left += width
+    axis.invert_yaxis()
+    axis.set(xlim=(0, 100))
+
+
+def level_legend(figure: Figure) -> None:
+    """Add a legend of the mastery levels below the figure."""
+    handles = [plt.Rectangle((0, 0), 1, 1, color=COLOURS[i], label=str(i)) for i in LEVELS]
+    figure.legend(handles=handles, loc="outside lower center", ncols=5, title="Mastery level")
+
+
+def finish(figure: Figure, rows: pd.DataFrame, extra=(), title="Trained on level") -> Figure:
+    """Add a legend of the training levels that `rows` has, then `extra` handles, and close."""
+    say_if_empty(figure.axes[0], rows)
+    present = sorted(level for level in rows["train_level"].unique() if level >= 0)
+    handles = [Line2D([], [], color=COLOURS[i], marker=MARKERS[i], label=str(i)) for i in present]
+    if (rows["train_level"] == -1).any():
+        handles.append(Line2D([], [], color="0.3", ls="--", label="before"))
+    handles += extra
+    if handles:
+        columns = {"ncols": min(len(handles), 6), "columnspacing": 1.2, "handlelength": 1.6}
+        figure.legend(handles=handles, loc="outside lower center", title=title, **columns)
+    return closed(figure)
+
+
+def thousands(name: str) -> str:
+    """Return the name of a size with a thousands separator; "All" stays."""
+    return f"{int(name):,}" if name.isdecimal() else name
+
+
+def say_if_empty(axis: Axes, rows: pd.DataFrame) -> None:
+    """Write on the axis that there are no such runs, where there are none."""
+    if rows.empty:
+        where = {"ha": "center", "va": "center", "transform": axis.transAxes}
+        axis.text(0.5, 0.5, "No such runs", backgroundcolor="white", **where)
+
+
+def closed(figure: Figure) -> Figure:
+    """Return the figure, closed: Jupyter would show an open one again at the end of the cell."""
+    plt.close(figure)
+    return figure
