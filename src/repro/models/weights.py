@@ -9,7 +9,7 @@ from pathlib import Path
 
 from repro.errors import ModelError
 from repro.files import safetensors, sha256
-from repro.models.gguf import convert, converted_folder, wheel_part
+from repro.models.gguf import convert, converted_folder, installed_parts
 from repro.models.registry import ModelEntry
 
 IDENTIFYING = (".safetensors", ".json", ".model", ".txt")  # files that results depend on
@@ -69,7 +69,7 @@ def _bundled_weights(model: ModelEntry) -> Path:
 def available(model: ModelEntry) -> bool:
     """Tell whether a model can be loaded without a download."""
     if model.gguf:
-        return converted_folder(model).exists() or all(wheel_part(*p) for p in model.gguf["parts"])
+        return converted_folder(model).exists() or bool(installed_parts(model))
     if model.bundled:
         return any(bundled_folder(model).glob("*.safetensors"))
     return locate(model).exists()
