@@ -24,9 +24,9 @@ from repro import files
 
 PLAN = """
 import json, sys
-from repro import plan, study
-opened = study.open(sys.argv[1], sys.argv[2])
-table = plan.plan(opened, plan.calibrate(opened))
+from repro.study import calibration, open_study, plan
+opened = open_study(sys.argv[1], sys.argv[2])
+table = plan.plan(opened, calibration.calibrate(opened))
 said = {"seconds": table["seconds"].sum(), "memory": plan.memory(opened)}
 print(json.dumps(said | {"stages": dict(zip(table["kind"], table["seconds"].round(1)))}))
 """

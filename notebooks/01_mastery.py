@@ -29,9 +29,9 @@ from IPython.display import Markdown
 
 from repro import paper
 from repro.report import html, mastery
-from repro.study import study
+from repro.study import open_study
 
-s = study.open(model, profile)
+s = open_study(model, profile)
 Markdown(f"**{s.model.title}**, profile `{s.profile.name}`. {s.model.note}")
 
 # %% [markdown]
@@ -59,7 +59,7 @@ mastery.rates_figure(facts)
 # fell into it.
 
 # %%
-ours = s.distribution()
+ours = s.results.distribution()
 mastery.table(ours, f"Ours: {s.model.title}")
 
 # %%

@@ -33,9 +33,9 @@ from repro import paper
 from repro.claims import phenomena
 from repro.report import html, scale
 from repro.statistics import summary, verdicts
-from repro.study import study
+from repro.study import open_study
 
-s = study.open(model, profile)
+s = open_study(model, profile)
 Markdown(
     f"**{s.model.title}**, profile `{s.profile.name}`, {s.profile.samples} data sample(s) per "
     f"size. Learning rate {s.model.learning_rate:g}."
@@ -51,7 +51,7 @@ Markdown(
 # a level.
 
 # %%
-means = summary.means(s.accuracy())
+means = summary.means(s.results.accuracy())
 
 # %% mystnb={"image": {"alt": "Accuracy against the number of training facts, in and out of domain, one line per training level"}}
 scale.figure(means)
@@ -77,7 +77,7 @@ scale.figure(paper.table("restore"))
 # The text quotes four changes. We compute each once more from the paper's Table 4, and from our runs.
 
 # %%
-answers = s.answers()
+answers = s.results.answers()
 quoted = phenomena.quoted_changes(means, answers)
 html.table(quoted, "Changes of in-domain Acc quoted in Section 3.4")
 
@@ -126,7 +126,7 @@ html.table(second.drop(columns="runs"), "Phenomenon 2: differences in points")
 # a level with a handful of facts would decide the mean over levels. Never chosen on a test split.
 
 # %%
-rates = scale.learning_rate_means(s.learning_rates())
+rates = scale.learning_rate_means(s.results.learning_rates())
 html.table(rates, "Learning rates tried: right answers on the dev split (%)")
 
 # %%

@@ -32,10 +32,10 @@ from repro import paper
 from repro.claims import phenomena
 from repro.report import html, levels
 from repro.statistics import summary, verdicts
-from repro.study import study
+from repro.study import open_study
 
-s = study.open(model, profile)
-accuracy = summary.tuned(s.accuracy())
+s = open_study(model, profile)
+accuracy = summary.tuned(s.results.accuracy())
 means = summary.means(accuracy)
 size = phenomena.largest_common_size(means) if size == "largest" else int(size)
 Markdown(f"**{s.model.title}**, profile `{s.profile.name}`, {size:,} training facts.")
@@ -64,7 +64,7 @@ levels.table(paper.table("accuracy_1920"), "Table 2 of the paper: 1,920 training
 # takes the place of level 4. Intervals and verdicts as in [the notebook on data size](02_scale).
 
 # %%
-levels, answers = summary.per_level(accuracy), s.answers()
+levels, answers = summary.per_level(accuracy), s.results.answers()
 inside = phenomena.balance(levels, means, size, "test", answers)
 Markdown(verdicts.sentence("In domain", inside))
 

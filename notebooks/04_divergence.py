@@ -30,10 +30,10 @@ from IPython.display import Markdown
 from repro.claims import phenomena
 from repro.report import divergence, html, scale
 from repro.statistics import bootstrap, summary, verdicts
-from repro.study import study
+from repro.study import open_study
 
-s = study.open(model, profile)
-measured, test_level = s.divergence(), s.compared_level()
+s = open_study(model, profile)
+measured, test_level = s.results.divergence(), s.compared_level()
 kl = divergence.means(measured)
 
 # %%
@@ -49,7 +49,7 @@ Markdown(text + (f"{kl['facts'].max():,} facts." if len(kl) else "there are none
 # of the same tokens; a softmax over those ten gives $p$ and $p'$. A fact the run compared:
 
 # %%
-example = s.logits_example()
+example = s.results.logits_example()
 text = "Question: {question} Answer: {answer}.\n\nThe pre-trained model reads: “{template_prompt}”"
 Markdown(text.format(**example) if example else "Not one fact of this level could be compared.")
 
@@ -79,7 +79,7 @@ html.table(kl[columns], "KL divergence in nats, with 95 % intervals", decimals=3
 # ## Figure 4: accuracy on the same level
 
 # %% mystnb={"image": {"alt": "Accuracy on the compared level against the number of training facts, one line per training level"}}
-levels = summary.per_level(s.accuracy())
+levels = summary.per_level(s.results.accuracy())
 divergence.accuracy_figure(levels, test_level)
 
 # %%

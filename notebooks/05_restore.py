@@ -33,10 +33,11 @@ from repro import book, paper
 from repro.claims import phenomena
 from repro.report import html, restoration
 from repro.statistics import summary, verdicts
-from repro.study import study
+from repro.study import open_study
+from repro.study.results import restoration_requests
 
 share = round(100 * book.fraction(frac), 6)
-s = study.open(model, profile)
+s = open_study(model, profile)
 Markdown(f"**{s.model.title}**, profile `{s.profile.name}`; `frac` is {share:g} %.")
 
 # %% [markdown]
@@ -46,7 +47,7 @@ Markdown(f"**{s.model.title}**, profile `{s.profile.name}`; `frac` is {share:g} 
 # all relative changes, by the most changed share of the parameters:
 
 # %%
-measured = s.concentration()
+measured = s.results.concentration()
 ours = restoration.concentration_means(measured)
 restoration.concentration_table(ours, f"Ours: {s.model.title}; share of the total change (%)")
 
@@ -83,11 +84,11 @@ restoration.concentration_table(
 # The share `frac` is evaluated here if it is not one of the profile's.
 
 # %%
-accuracy, answers = s.accuracy(), s.answers()
+accuracy, answers = s.results.accuracy(), s.results.answers()
 if share not in set(accuracy["restored_percent"]):
-    accuracy = pd.concat([accuracy, s.restore(share)])
-    tasks = [task for run in s.restore_runs() for task in s.restore_tasks(run, [share])]
-    answers = pd.concat([answers, s.answers(tasks)])
+    requests = restoration_requests(s, share)
+    accuracy = pd.concat([accuracy, s.results.accuracy(requests)])
+    answers = pd.concat([answers, s.results.answers(requests)])
 means, answers = summary.means(summary.restored(accuracy)), summary.restored(answers)
 
 # %% [markdown]

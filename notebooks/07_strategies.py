@@ -30,9 +30,9 @@ from IPython.display import Markdown
 
 from repro.claims import claims, sources
 from repro.report import html, strategies
-from repro.study import study
+from repro.study import open_study
 
-s = strategies.instruct(study.open(model, profile), instruct)
+s = strategies.instruct(open_study(model, profile), instruct)
 means = strategies.gather(s)
 Markdown(
     f"**{s.model.title}**, profile `{s.profile.name}`. Without a row:\n\n{strategies.absent(s, means)}"

@@ -31,11 +31,11 @@ from IPython.display import Markdown
 from repro import book
 from repro.claims import claims, sources
 from repro.report import html, locations
-from repro.study import study
+from repro.study import open_study
 
 share = round(100 * book.fraction(frac), 6)
-s = study.open(model, profile)
-counted = s.where()
+s = open_study(model, profile)
+counted = s.results.locations()
 places = locations.chosen(counted, share)
 Markdown(
     f"**{s.model.title}**, profile `{s.profile.name}`: the {share:g} % most changed parameters."

@@ -28,13 +28,14 @@ from IPython.display import Markdown
 
 from repro.claims import claims, sources
 from repro.report import html, layers
-from repro.study import study
+from repro.study import open_study
+from repro.study.results import layer_requests
 
-s = study.open(model, profile)
-means = layers.means(s.layers())
-answers = s.answers(task for run in s.layer_runs() for task in s.layer_tasks(run))
+s = open_study(model, profile)
+means = layers.means(s.results.layers())
+answers = s.results.answers(layer_requests(s))
 sizes = ", ".join(f"{size:,}" for size in s.profile.layer_sizes) or "none"
-blocks = ", ".join(s.layer_blocks()) or "none: this profile does not restore layers"
+blocks = ", ".join(s.requests.layer_groups()) or "none: this profile does not restore layers"
 Markdown(
     f"**{s.model.title}**, profile `{s.profile.name}`. Training facts: {sizes}. Blocks: {blocks}."
 )

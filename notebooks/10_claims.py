@@ -30,9 +30,9 @@ from IPython.display import Markdown
 
 from repro.claims import claims, claims_page, printed_digits
 from repro.report import html
-from repro.study import study
+from repro.study import open_study
 
-s = study.open(model, profile)
+s = open_study(model, profile)
 sides = claims.sides(s)
 found = claims.findings(sides)
 names = ", ".join(f"`{side.name}`" for side in sides[1:])

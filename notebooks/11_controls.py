@@ -31,9 +31,9 @@ from IPython.display import Markdown
 from repro.claims import claims
 from repro.report import controls, html
 from repro.statistics import bootstrap
-from repro.study import study
+from repro.study import open_study
 
-s = study.open(model, profile)
+s = open_study(model, profile)
 means, answers, together = controls.gather(s)
 few = f"a level has fewer than {bootstrap.ENOUGH} test facts, so all questions count alike"
 Markdown(

@@ -30,9 +30,9 @@ profile = "default"
 from IPython.display import Markdown
 
 from repro.report import exposure, html
-from repro.study import study
+from repro.study import open_study
 
-s = study.open(model, profile)
+s = open_study(model, profile)
 facts = exposure.known(s)
 Markdown(exposure.told(s, facts))
 

@@ -19,7 +19,7 @@ from repro.data import facts
 from repro.inference.cpu import cpu_engine
 from repro.models import registry
 from repro.restoration import restore_folder
-from repro.study import plan, study
+from repro.study import open_study, plan
 
 RATE = ("--learning-rate", "1e-3")
 COMMAND = Path(sys.executable).with_name("repro")
@@ -472,9 +472,9 @@ def test_to_look_at_records_needs_no_pytorch(place):
 import sys
 from repro import cli
 from repro.report import restoration
-from repro.study import study
+from repro.study import open_study
 for model in ("micro-m", "smollm2-135m"):
-    print(study.open(model, "full").mastery_task().record())
+    print(open_study(model, "full").requests.mastery().record())
 print(sorted({"torch", "transformers", "accelerate", "numba"} & set(sys.modules)))
 """
     out = subprocess.run(
@@ -542,7 +542,7 @@ def test_plan_counts_what_run_then_computes(place, finished, here, capsys):
 def test_a_plan_counts_the_memory_of_every_worker(monkeypatch):
     def needed(model: str, number: int) -> int:
         monkeypatch.setattr(plan.workers, "how_many", lambda jobs: number)
-        return plan.memory(study.open(model, "smoke"))
+        return plan.memory(open_study(model, "smoke"))
 
     one, two, three = (needed("micro-m", number) for number in (1, 2, 3))
     assert three - two == one

@@ -363,9 +363,9 @@ def data(
 
 
 def _open(model: str, profile: str, data: Path | None, learning_rate: float | None):
-    from repro.study import study
+    from repro.study import open_study
 
-    return study.open(model, profile, data, learning_rate)
+    return open_study(model, profile, data, learning_rate)
 
 
 @_command(
@@ -382,14 +382,18 @@ def plan(
 
     study = _open(model, profile, data, learning_rate)
     _say(f"{study.model.title}, profile {study.profile.name}: {study.profile.about}")
-    table = plan.plan(study, plan.calibrate(study))
+    table = plan.plan(study)
+    if table["missing"].any():  # else nothing need be timed, nor PyTorch be loaded
+        from repro.study import calibration
+
+        table = plan.plan(study, calibration.calibrate(study))
     _say(table.to_string(index=False, float_format="{:,.0f}".format))
-    seconds, size = table["seconds"].sum(), table["bytes"].sum() + plan.model_bytes(study)
-    _say(
-        f"missing: {table['missing'].sum():,} of {table['records'].sum():,} records,"
-        f" {table['tokens'].sum():,} tokens, {seconds / 60:.1f} min,"
-        f" {plan.memory(study) / 1e9:.1f} GB of memory, {size / 1e6:,.0f} MB of disk"
-    )
+    summary = f"missing: {table['missing'].sum():,} of {table['records'].sum():,} records"
+    if table["missing"].any():
+        seconds, size = table["seconds"].sum(), table["bytes"].sum() + plan.model_bytes(study)
+        summary += f", {table['tokens'].sum():,} tokens, {seconds / 60:.1f} min,"
+        summary += f" {plan.memory(study) / 1e9:.1f} GB of memory, {size / 1e6:,.0f} MB of disk"
+    _say(summary)
 
 
 @_command(
@@ -445,7 +449,7 @@ def tasks(
     from repro.study import task_study
 
     examples = data or task_examples.source() or task_examples.HUB
-    trial = task_study.open(model, profile, examples)
+    trial = task_study.open_task_study(model, profile, examples)
     made = trial.run()
     if processes().is_main_process:
         _say(f"{trial.model.name} {trial.profile.name}: {made} new records, all are there")
@@ -463,7 +467,7 @@ def export(
     from repro.study import task_study
 
     study = _open(model, profile, data, learning_rate)
-    for path in [*study.export(), *task_study.Trial(study.model, study.profile).export()]:
+    for path in [*study.export(), *task_study.TaskStudy(study.model, study.profile).export()]:
         _say(path)
 
 

@@ -14,6 +14,7 @@ class Measured:
         named = {"name": name, "folder": None, "control_percents": (5, 20), "facts": "atlas"}
         self.model = self.profile = type("Named", (), named)
         self.frame = made_up.accuracy(percents=(0, 20), **options)
+        self.results = self.grid = self.requests = self
 
     def accuracy(self):
         return self.frame
@@ -47,13 +48,13 @@ class Measured:
 
     instruct = lora
 
-    def where(self):
+    def locations(self):
         return made_up.where()
 
     def layers(self):
         return made_up.layers()
 
-    def asked(self, run, split):
+    def facts_of(self, run, split):
         return pd.DataFrame({"level": [0, 1] * 40})
 
     def answers(self, tasks=None):

@@ -16,7 +16,7 @@ from repro.errors import ConfigError
 from repro.paper.quotes import quoted
 from repro.report import locations
 from repro.statistics.verdicts import CONTRADICTED, SUPPORTED, UNDECIDED
-from repro.study import study
+from repro.study import open_study
 
 ROOT = Path(__file__).parents[2]
 CLAIMS = claims.load()
@@ -57,7 +57,7 @@ def measured(tmp_path_factory, tiny_model, tiny_facts_folder):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("REPRO_CACHE", str(folder / "cache"))
         patch.setenv("REPRO_RESULTS", str(folder / "results"))
-        opened = study.open(tiny_model, "smoke", tiny_facts_folder, learning_rate=1e-3)
+        opened = open_study(tiny_model, "smoke", tiny_facts_folder, learning_rate=1e-3)
         opened.run()
         yield opened
 

@@ -22,9 +22,6 @@ from transformers import (
 
 from repro.inference.cpu import architectures, cpu_engine, cpu_kernels
 from repro.inference.cpu.cpu_engine import Lean, Memory, Tree, fits, plant
-from repro.models import registry
-from repro.study import study
-from repro.study.compute import Workbench
 
 TEXTS = [[2, 3, 4, 5], [2, 3, 9], [7, 3, 4, 5, 6, 8], [2, 3, 4, 5, 9, 9, 9]]
 
@@ -359,20 +356,3 @@ def test_samples_stay_inside_the_budget():
     kept = [memory.put(at, np.arange(1), *torch.ones(2, 1, 2, size)) for at in range(2)]
     held = sum(tensor.nbytes for pair in kept for tensor in pair)
     assert budget / 4 < held + samples * 4 * 700 < budget
-
-
-@pytest.mark.parametrize("small", [True, False])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_study_computes_so_what_it_is_fastest_for(monkeypatch, small, dtype):
-    """A larger network is computed in bfloat16 where that is faster, from float32 weights."""
-    network = tiny.network(700)
-    monkeypatch.setattr(cpu_engine, "SMALL", network.num_parameters() - (not small))
-    monkeypatch.setattr(registry, "inference_dtype", lambda device: dtype)
-    monkeypatch.setattr(Workbench, "network", network)
-    bench = Workbench(study.open("micro-m", "smoke"))
-    assert bench.small is small
-    fastest = torch.float32 if small else dtype
-    assert (bench.reader.dtype, bench.trainer.dtype) == (fastest, fastest)
-    assert bench.reader.native is (dtype is torch.bfloat16)
-    assert bench.trainer.network is network
-    assert (bench.decoder is network) is (fastest is torch.float32)

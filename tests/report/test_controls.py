@@ -123,11 +123,12 @@ class Measured:
     def __init__(self, questions):
         self.questions = questions
         self.profile = type("Named", (), {"control_percents": (5, 20)})
+        self.results = self.grid = self.requests = self
 
     def controls(self):
         return made_up.controls(questions=self.questions)
 
-    def asked(self, run, split):
+    def facts_of(self, run, split):
         return pd.DataFrame({"level": np.repeat([0, 1], self.questions)})
 
     def control_runs(self):

@@ -7,7 +7,7 @@ import pytest
 
 from repro.data import atlas
 from repro.report import exposure
-from repro.study import study
+from repro.study import open_study
 
 FACTS = made_up.exposed()
 
@@ -79,11 +79,11 @@ def own_folders(tmp_path, monkeypatch):
 
 
 def test_a_model_is_measured_and_others_are_shown_as_far_as_they_are(own_folders):
-    measured = study.open("micro-s", "smoke")
+    measured = open_study("micro-s", "smoke")
     facts = exposure.known(measured)
     assert list(facts["model"].unique()) == ["micro-s"]
     assert exposure.unknown(measured) == ["micro-m", "micro-l"]
-    study.open("micro-m", "smoke").mastery()
+    open_study("micro-m", "smoke").mastery()
     assert list(exposure.known(measured)["model"].unique()) == ["micro-s", "micro-m"]
     assert exposure.unknown(measured) == ["micro-l"]
     asked = sum(measured.profile.facts.values())
@@ -93,7 +93,7 @@ def test_a_model_is_measured_and_others_are_shown_as_far_as_they_are(own_folders
 
 
 def test_of_another_world_only_what_is_measured_is_shown(own_folders, tiny_model):
-    facts = exposure.known(study.open(tiny_model, "smoke"))
+    facts = exposure.known(open_study(tiny_model, "smoke"))
     assert facts.empty and exposure.reading(facts) == ""
 
 

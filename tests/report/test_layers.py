@@ -93,8 +93,9 @@ def test_a_profile_without_blocks_has_an_empty_table_and_says_so():
 def test_blocks_of_several_models_are_counted_by_verdict():
     def study(name: str, answers):
         model, profile = SimpleNamespace(title=name), SimpleNamespace(name="quick")
-        none = {"layer_runs": list, "layer_tasks": list, "answers": lambda tasks: None}
-        return SimpleNamespace(model=model, profile=profile, layers=lambda: answers, **none)
+        results = SimpleNamespace(layers=lambda: answers, answers=lambda requests: None)
+        parts = {"grid": SimpleNamespace(layer_runs=list), "requests": None, "results": results}
+        return SimpleNamespace(model=model, profile=profile, **parts)
 
     made = made_up.layers()
     table = layers.by_model([study("one", made), study("none", made.iloc[:0])])

@@ -79,7 +79,8 @@ def test_without_restored_runs_there_is_a_table_all_the_same(by):
 def test_models_stand_side_by_side_where_they_counted_the_share():
     def study(name: str, counted):
         model, profile = SimpleNamespace(title=name), SimpleNamespace(name="quick")
-        return SimpleNamespace(model=model, profile=profile, where=lambda: counted)
+        results = SimpleNamespace(locations=lambda: counted)
+        return SimpleNamespace(model=model, profile=profile, results=results)
 
     without = COUNTED[COUNTED["top_percent"] != 20]
     table = locations.by_model([study("one", COUNTED), study("two", without)], 20)

@@ -8,7 +8,7 @@ from repro.errors import ConfigError, ModelError
 from repro.models import registry, weights
 from repro.report import strategies
 from repro.statistics import summary
-from repro.study import study
+from repro.study import open_study
 
 ACCURACY = made_up.accuracy(percents=(0, 5, 20))
 
@@ -18,6 +18,10 @@ class Measured:
 
     model = registry.entries()["llama-2-7b"]
     profile = type("Named", (), {"name": "x"})
+
+    @property
+    def results(self):
+        return self
 
     def accuracy(self):
         return ACCURACY
@@ -113,7 +117,7 @@ def test_without_any_runs_there_is_the_papers_column_alone():
 
 
 def test_an_instruct_model_that_is_missing_is_named(tiny_model, tmp_path):
-    opened = study.open(tiny_model, "smoke")
+    opened = open_study(tiny_model, "smoke")
     assert strategies.instruct(opened, "default") is opened
     assert strategies.instruct(opened, "none").model.instruct == ""
     with pytest.raises(ConfigError, match="unknown model 'nowhere'"):

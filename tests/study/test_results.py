@@ -7,7 +7,7 @@ from repro import files
 from repro.models import registry
 from repro.report import scale
 from repro.statistics import summary
-from repro.study import profiles, study, task_study
+from repro.study import Study, open_study, profiles, task_study
 
 FOLDERS = sorted(
     folder
@@ -27,8 +27,8 @@ def measured(request, tmp_path, monkeypatch):
 
     monkeypatch.setenv("REPRO_CACHE", str(tmp_path))
     monkeypatch.delenv("REPRO_DATA", raising=False)
-    monkeypatch.setattr(study.Study, "compute", only_read)
-    return study.open(*request.param)
+    monkeypatch.setattr(Study, "compute", only_read)
+    return open_study(*request.param)
 
 
 def test_the_default_study_is_committed():
@@ -38,25 +38,25 @@ def test_the_default_study_is_committed():
 
 @pytest.mark.parametrize("model_and_profile", MASTERY, ids="/".join)
 def test_where_only_mastery_was_measured_it_is_that_of_the_weights(model_and_profile):
-    alone = study.open(*model_and_profile)
-    assert alone.missing([alone.mastery_task()]) == []
+    alone = open_study(*model_and_profile)
+    assert alone.missing([alone.requests.mastery()]) == []
     assert alone.mastery()["level"].nunique() == 5
 
 
 def test_nothing_is_missing(measured):
-    tasks = [measured.mastery_task(), *measured.tasks()]
+    tasks = measured.all_requests()
     assert len(tasks) > 1 and measured.missing(tasks) == []
 
 
 def test_table_5_is_whole_or_absent(measured):
-    known = task_study.Trial(measured.model, measured.profile).tasks()
+    known = task_study.TaskStudy(measured.model, measured.profile).requests()
     wanted = len(task_study.TITLES) * (1 + len(measured.profile.tasks["percents"]))
     assert len(known) in (0, wanted)
     assert measured.missing(known) == []
 
 
 def test_the_learning_rate_is_the_best_on_dev(measured):
-    rates = scale.learning_rate_means(measured.learning_rates())
+    rates = scale.learning_rate_means(measured.results.learning_rates())
     assert len(rates) == len(measured.profile.rates)
     assert scale.best_rate(rates) == measured.model.learning_rate
 
@@ -68,7 +68,7 @@ def test_best_rate_counts_right_answers_and_prefers_the_smaller():
 
 
 def test_answers_never_exceed_questions_and_cover_the_split(measured):
-    frame = measured.accuracy()
+    frame = measured.results.accuracy()
     assert (frame["correct"] <= frame["total"]).all() and (frame["total"] > 0).all()
     asked = frame[frame["split"] == "test"].groupby(["run", "restored_percent"])["total"].sum()
     given = measured.profile.facts["test"]
@@ -77,7 +77,7 @@ def test_answers_never_exceed_questions_and_cover_the_split(measured):
 
 
 def test_intervals_hold_their_accuracy(measured):
-    rows = summary.acc(measured.accuracy(), ["run", "restored_percent", "split"])
+    rows = summary.acc(measured.results.accuracy(), ["run", "restored_percent", "split"])
     assert (rows["low"] <= rows["accuracy"]).all() and (rows["accuracy"] <= rows["high"]).all()
 
 

@@ -14,7 +14,7 @@ from repro.data import facts
 from repro.errors import ConfigError, ModelError, StoreError
 from repro.models import loading, weights
 from repro.restoration import restore
-from repro.study import profiles, records, requests, study
+from repro.study import open_study, profiles, records, requests, results
 from repro.training.recipe import Adapter, Recipe
 
 RATE = 1e-3
@@ -37,7 +37,7 @@ def cache(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def opened(cache, tiny_model, tiny_facts_folder):
-    return study.open(tiny_model, "smoke", tiny_facts_folder, learning_rate=RATE)
+    return open_study(tiny_model, "smoke", tiny_facts_folder, learning_rate=RATE)
 
 
 @pytest.fixture(scope="module")
@@ -58,10 +58,10 @@ def elsewhere(tmp_path, monkeypatch):
 def no_model(monkeypatch):
     """Fail as soon as this package loads a model."""
 
-    def load(*_, **__):
+    def load_model(*_, **__):
         raise AssertionError("a model was loaded")
 
-    monkeypatch.setattr(loading, "load", load)
+    monkeypatch.setattr(loading, "load_model", load_model)
 
 
 def fresh(done, **changes):
@@ -78,14 +78,14 @@ def key(task):
 
 
 def keys(opened):
-    return {key(task) for task in opened.tasks()}
+    return {key(task) for task in opened.all_requests()}
 
 
 # --- records ----------------------------------------------------------------------------------
 
 
 def test_every_task_has_its_record(computed):
-    tasks = [computed.mastery_task(), *computed.tasks()]
+    tasks = computed.all_requests()
     assert len({key(task) for task in tasks}) == len(tasks)
     assert computed.missing(tasks) == []
     assert {task.kind for task in tasks} == {
@@ -94,7 +94,7 @@ def test_every_task_has_its_record(computed):
 
 
 def test_a_record_says_what_it_is_and_where_it_comes_from(computed):
-    for task in computed.tasks():
+    for task in computed.all_requests():
         record = task.record()
         assert record.params == task.params
         assert record.provenance["model"] == computed.model.name
@@ -109,10 +109,11 @@ def test_a_second_start_computes_nothing_and_loads_no_model(computed, cache, no_
     before = file_stamps(cache)
     again = fresh(computed)
     assert again.run() == 0
+    frames = again.results
     for frame in (
-        *(again.distribution(), again.mastery(), again.accuracy(), again.divergence()),
-        *(again.concentration(), again.losses(), again.records(), again.controls()),
-        *(again.layers(), again.where(), again.answers()),
+        *(frames.distribution(), again.mastery(), frames.accuracy(), frames.divergence()),
+        *(frames.concentration(), frames.losses(), again.records(), frames.controls()),
+        *(frames.layers(), frames.locations(), frames.answers()),
     ):
         assert len(frame)
     assert file_stamps(cache) == before
@@ -146,18 +147,18 @@ def timeless(result):
 def test_two_studies_with_one_seed_are_equal(computed, cache, elsewhere, monkeypatch):
     second = fresh(computed)
     made = second.run()
-    theirs = {key(t): t.record() for t in [second.mastery_task(), *second.tasks()]}
+    theirs = {key(t): t.record() for t in second.all_requests()}
     # Nothing else is left behind: no temporary file, no partial block, no record unasked for.
-    names = [f"{name}.json" for name in theirs] + [f"{key(second.mastery_task())}.csv"]
+    names = [f"{name}.json" for name in theirs] + [f"{key(second.requests.mastery())}.csv"]
     assert sorted(p.name for p in elsewhere.rglob("*") if p.is_file()) == sorted(names)
     assert made == len(theirs)
-    table = records.load_table(second.mastery_task().record())
+    table = records.load_table(second.requests.mastery().record())
     monkeypatch.setenv("REPRO_CACHE", str(cache))
-    ours = {key(t): t.record() for t in [computed.mastery_task(), *computed.tasks()]}
+    ours = {key(t): t.record() for t in computed.all_requests()}
     assert ours.keys() == theirs.keys()
     for name, record in ours.items():
         assert timeless(record.result) == timeless(theirs[name].result)
-    pd.testing.assert_frame_equal(records.load_table(computed.mastery_task().record()), table)
+    pd.testing.assert_frame_equal(records.load_table(computed.requests.mastery().record()), table)
 
 
 # --- keys -------------------------------------------------------------------------------------
@@ -165,13 +166,13 @@ def test_two_studies_with_one_seed_are_equal(computed, cache, elsewhere, monkeyp
 
 def test_the_learning_rate_changes_all_but_mastery_and_the_untuned_model(computed):
     other = fresh(computed, model=replace(computed.model, learning_rate=2 * RATE))
-    assert key(other.mastery_task()) == key(computed.mastery_task())
+    assert key(other.requests.mastery()) == key(computed.requests.mastery())
     common = keys(computed) & keys(other)
-    assert common == {key(t) for t in computed.tasks() if t.run is None}
+    assert common == {key(t) for t in computed.all_requests() if t.run is None}
 
 
 def test_seed_weights_and_data_change_every_key(computed, tiny_data, tmp_path):
-    own = key(computed.mastery_task())
+    own = key(computed.requests.mastery())
     path = tiny_data / "train" / "P17.train.json"
     path.write_text(path.read_text().replace("Arvenia", "Arvonia"))
     other_weights = replace(computed.model, folder=copy_of(computed.model.folder, tmp_path))
@@ -180,7 +181,7 @@ def test_seed_weights_and_data_change_every_key(computed, tiny_data, tmp_path):
         fresh(computed, data=tiny_data),
         fresh(computed, model=other_weights),
     ]
-    assert len({own, *(key(other.mastery_task()) for other in others)}) == 4
+    assert len({own, *(key(other.requests.mastery()) for other in others)}) == 4
     # A key holds its parent's key, so what changes mastery changes all that follows from it.
     assumed = {0: 36}
     follows = [keys(replace(s, assumed=assumed)) for s in (computed, *others)]
@@ -208,7 +209,7 @@ def copy_of(folder, where):
 )
 def test_what_mastery_depends_on_changes_its_key(computed, change):
     other = fresh(computed, profile=replace(computed.profile, **change))
-    assert key(other.mastery_task()) != key(computed.mastery_task())
+    assert key(other.requests.mastery()) != key(computed.requests.mastery())
 
 
 def test_what_a_profile_is_called_changes_no_key(computed):
@@ -217,15 +218,15 @@ def test_what_a_profile_is_called_changes_no_key(computed):
 
 
 def test_a_recipe_is_in_the_key_with_every_field(computed):
-    params = computed.finetune_task(computed.runs()[0]).params
+    params = computed.requests.finetune(computed.grid.runs()[0]).params
     assert set(params["recipe"]) == {field.name for field in fields(Recipe)}
     assert params["recipe"]["learning_rate"] == RATE
 
 
 def test_runs_differ_by_level_size_and_sample(computed):
     more = fresh(computed, profile=replace(computed.profile, samples=3))
-    tasks = [more.finetune_task(run) for run in more.runs()]
-    assert len({key(task) for task in tasks}) == len(tasks) == 3 * len(computed.runs())
+    tasks = [more.requests.finetune(run) for run in more.grid.runs()]
+    assert len({key(task) for task in tasks}) == len(tasks) == 3 * len(computed.grid.runs())
     assert len({task.params["recipe"]["seed"] for task in tasks}) == 3
 
 
@@ -246,7 +247,7 @@ def test_mastery_frame(computed):
 
 
 def test_distribution_has_every_level_of_every_split(computed):
-    frame = computed.distribution()
+    frame = computed.results.distribution()
     assert list(frame) == ["model", "split", "level", "count"]
     assert len(frame) == 4 * 5
     assert set(frame["level"]) == {0, 1, 2, 3, 4}
@@ -258,7 +259,7 @@ def test_distribution_has_every_level_of_every_split(computed):
 
 
 def test_accuracy_frame_counts_every_question_once(computed):
-    frame = computed.accuracy()
+    frame = computed.results.accuracy()
     assert set(frame) >= ACCURACY
     assert set(frame["split"]) == {"train", "dev", "test", "testood"}
     each = frame.groupby([*RUN, "restored_percent", "split"])["total"].sum().reset_index()
@@ -270,7 +271,7 @@ def test_accuracy_frame_counts_every_question_once(computed):
 
 
 def test_levels_and_topics_without_facts_are_absent(computed):
-    frame = computed.accuracy()
+    frame = computed.results.accuracy()
     assert (frame["total"] > 0).all()
     table = computed.mastery()
     known = table.groupby(["split", "topic", "level"]).size()
@@ -280,7 +281,7 @@ def test_levels_and_topics_without_facts_are_absent(computed):
 
 
 def test_base_model_is_in_the_frame(computed):
-    frame = computed.accuracy()
+    frame = computed.results.accuracy()
     base = frame[frame["train_level"] == -1]
     assert set(base["split"]) == {"dev", "test", "testood"}
     assert set(base["train_size"]) == set(base["sample"]) == {0}
@@ -296,24 +297,24 @@ def test_runs_that_cannot_exist_are_absent(computed):
     sizes = pools(computed)
     possible = {(v, n) for v, have in sizes.items() for n in (6, 12) if n <= have}
     assert 0 < len(possible) < 5 * 2  # some cannot exist: else this test shows nothing
-    frame = computed.accuracy()
+    frame = computed.results.accuracy()
     made = frame.loc[frame["train_level"] >= 0, ["train_level", "train_size"]]
     assert set(made.itertuples(index=False, name=None)) == possible
-    for other in (computed.divergence(), computed.losses()):
+    for other in (computed.results.divergence(), computed.results.losses()):
         assert set(other[RUN[:2]].itertuples(index=False, name=None)) == possible
     restored = frame.loc[frame["restored_percent"] > 0, RUN[:2]]
     assert set(restored.itertuples(index=False, name=None)) == {p for p in possible if p[1] == 12}
 
 
 def test_training_facts_are_of_the_runs_level_only(computed):
-    frame = computed.accuracy()
+    frame = computed.results.accuracy()
     trained = frame[frame["split"] == "train"]
     assert len(trained)
     assert (trained["test_level"] == trained["train_level"]).all()
 
 
 def test_divergence_frame(computed):
-    frame = computed.divergence()
+    frame = computed.results.divergence()
     assert set(frame) >= {"model", *RUN, "test_level", "topic", "facts", "kl_sum"}
     assert (frame["facts"] > 0).all()
     assert (frame["kl_sum"] > 0).all()  # fine-tuning at this rate moves every first token
@@ -326,7 +327,7 @@ def test_divergence_frame(computed):
 
 
 def test_logits_example_agrees_with_itself(computed):
-    example = computed.logits_example()
+    example = computed.results.logits_example()
     tuned, base = np.array(example["tuned_logits"]), np.array(example["base_logits"])
     p, q = (np.exp(x) / np.exp(x).sum() for x in (tuned, base))
     assert len(example["tokens"]) == 10
@@ -344,7 +345,7 @@ def parameters_in_region(folder):
 
 
 def test_concentration_frame(computed):
-    frame = computed.concentration()
+    frame = computed.results.concentration()
     assert set(frame) >= {
         *("model", *RUN, "top_percent", "share_of_change_percent", "k", "n", "threshold"),
         *("moved", "zero_base", "unchanged"),
@@ -359,12 +360,12 @@ def test_concentration_frame(computed):
 
 
 def test_losses_and_records_frames(computed):
-    losses = computed.losses()
+    losses = computed.results.losses()
     assert set(losses) >= {"step", "loss", *RUN}
     steps = losses.groupby(RUN).size().reset_index(name="steps")
     assert (steps["steps"] == np.ceil(steps["train_size"] / 8)).all()
     traced = computed.records()
-    assert len(traced) == 1 + len(computed.tasks())
+    assert len(traced) == len(computed.all_requests())
     assert set(traced) >= {
         *("kind", "key", "wall_seconds", "date", "git_commit", "device", "dtype", "versions"),
         *("weights", "data", "seed", "profile"),
@@ -372,7 +373,7 @@ def test_losses_and_records_frames(computed):
 
 
 def test_a_study_without_rates_has_an_empty_frame_of_the_same_columns(computed):
-    frame = computed.learning_rates()
+    frame = computed.results.learning_rates()
     assert frame.empty
     assert set(frame) >= {"learning_rate", "sample", "split", "topic", "test_level", "correct"}
 
@@ -383,23 +384,25 @@ def test_a_study_without_rates_has_an_empty_frame_of_the_same_columns(computed):
 def test_learning_rates_are_compared_on_the_dev_split(computed, cache):
     sizes = {"rates": (1e-4, 1e-3), "rate_size": 12, "sizes": (), "percents": ()}
     other = fresh(computed, profile=replace(computed.profile, **sizes))
-    frame = other.learning_rates()
+    frame = other.results.learning_rates()
     assert set(frame["learning_rate"]) == {1e-4, 1e-3}
     assert set(frame["split"]) == {"dev"}
     assert set(frame["train_level"]) == {requests.MIXED}
     assert (frame.groupby("learning_rate")["total"].sum() == 12).all()
-    assert set(other.accuracy()["train_level"]) == {-1}  # the comparison stays out of the tables
+    assert set(other.results.accuracy()["train_level"]) == {
+        -1
+    }  # the comparison stays out of the tables
 
 
 def test_all_facts_of_a_level_are_a_size(computed):
     level, have = min(pools(computed).items(), key=lambda item: item[1])
     sizes = {"sizes": ("all",), "percents": (), "restore_sizes": ()}
     other = fresh(computed, profile=replace(computed.profile, **sizes))
-    assert {run.level for run in other.runs()} == set(pools(computed))
-    run = next(run for run in other.runs() if run.level == level)
-    other.compute([other.finetune_task(run), other.accuracy_task(run, "train")])
-    assert other.accuracy_task(run, "train").record().result["total"] == have
-    columns = other._run_columns(run)
+    assert {run.level for run in other.grid.runs()} == set(pools(computed))
+    run = next(run for run in other.grid.runs() if run.level == level)
+    other.compute([other.requests.finetune(run), other.requests.accuracy(run, "train")])
+    assert other.requests.accuracy(run, "train").record().result["total"] == have
+    columns = results.run_columns(other, run)
     assert columns["train_size"] == have
     assert columns["size_label"] == "All"
 
@@ -416,20 +419,20 @@ def test_more_facts_than_there_are(computed, elsewhere):
 
 
 def test_one_more_share_is_computed_and_restores_exactly_its_floor(computed):
-    frame = computed.restore(33.3)
+    frame = computed.results.restored(33.3)
     assert set(frame) >= ACCURACY
     assert set(frame["restored_percent"]) == {33.3}
     assert set(frame["split"]) == {"dev", "test", "testood", "train"}
     n = parameters_in_region(computed.model.folder)
-    for run in computed.restore_runs():
-        record = computed.accuracy_task(run, "test", 33.3).record()
+    for run in computed.grid.restored_runs():
+        record = computed.requests.accuracy(run, "test", 33.3).record()
         assert record.result["restored"] == Fraction("33.3") * n // 100
         assert record.result["restored"] == restore.how_many(n, 33.3)
 
 
 def test_a_share_already_restored_is_read(computed, no_model):
-    frame = computed.restore(20)
-    whole = computed.accuracy()
+    frame = computed.results.restored(20)
+    whole = computed.results.accuracy()
     same = whole[whole["restored_percent"] == 20]
     order = [*RUN, "split", "topic", "test_level"]
     pd.testing.assert_frame_equal(
@@ -438,12 +441,14 @@ def test_a_share_already_restored_is_read(computed, no_model):
 
 
 def test_restoring_nothing_is_the_fine_tuned_model(computed):
-    for run in computed.restore_runs():
-        plain = computed.accuracy_task(run, "test")
-        assert key(computed.accuracy_task(run, "test", 0)) == key(plain)
-    tiny_share = computed.restore(1e-4)  # rounds down to no parameter, but is run as a share
+    for run in computed.grid.restored_runs():
+        plain = computed.requests.accuracy(run, "test")
+        assert key(computed.requests.accuracy(run, "test", 0)) == key(plain)
+    tiny_share = computed.results.restored(
+        1e-4
+    )  # rounds down to no parameter, but is run as a share
     assert restore.how_many(parameters_in_region(computed.model.folder), 1e-4) == 0
-    none = computed.restore(0)
+    none = computed.results.restored(0)
     columns = [*RUN, "split", "topic", "test_level", "correct", "total"]
     pd.testing.assert_frame_equal(tiny_share[columns], none[columns])
 
@@ -451,14 +456,14 @@ def test_restoring_nothing_is_the_fine_tuned_model(computed):
 @pytest.mark.parametrize("percent", [-0.1, 100.1, float("nan"), float("inf")])
 def test_an_impossible_share_is_refused(computed, percent, no_model):
     with pytest.raises(ConfigError, match="from 0 to 100"):
-        computed.restore(percent)
+        computed.results.restored(percent)
 
 
 # --- controls, layers, where, answers -----------------------------------------------------------
 
 
 def test_controls_choose_as_many_parameters_by_other_rules(computed):
-    frame = computed.controls()
+    frame = computed.results.controls()
     assert set(frame) >= ACCURACY | {"strategy", "restored", "undone_l1", "undone_l2"}
     assert set(frame["split"]) == {"test"}
     n = parameters_in_region(computed.model.folder)
@@ -477,26 +482,26 @@ def test_controls_choose_as_many_parameters_by_other_rules(computed):
 
 
 def test_controls_and_layers_are_no_part_of_the_papers_tables(computed):
-    frame = computed.accuracy()
-    own = {key(t) for run in computed.control_runs() for t in computed.control_tasks(run)}
-    own |= {key(t) for run in computed.layer_runs() for t in computed.layer_tasks(run)}
+    frame = computed.results.accuracy()
+    own = {key(t) for run in computed.grid.control_runs() for t in computed.requests.controls(run)}
+    own |= {key(t) for run in computed.grid.layer_runs() for t in computed.requests.layers(run)}
     assert own and own <= keys(computed)
     assert not frame.duplicated([*RUN, "restored_percent", "split", "topic", "test_level"]).any()
     assert set(frame["restored_percent"]) == {0.0, *computed.profile.percents}
 
 
 def test_random_parameters_differ_between_samples(computed):
-    run = computed.control_runs()[0]
+    run = computed.grid.control_runs()[0]
     seeds = [
-        computed.accuracy_task(replace(run, sample=n), "test", 20, "random").params["restore"]
+        computed.requests.accuracy(replace(run, sample=n), "test", 20, "random").params["restore"]
         for n in (0, 1)
     ]
     assert [settings["seed"] for settings in seeds] == [0, 1]
-    assert "seed" not in computed.accuracy_task(run, "test", 20).params["restore"]
+    assert "seed" not in computed.requests.accuracy(run, "test", 20).params["restore"]
 
 
 def test_layers_are_restored_block_by_block(computed):
-    frame = computed.layers()
+    frame = computed.results.layers()
     assert set(frame["layers"]) == {"none", "0", "1"}
     assert set(frame["split"]) == {"test", "testood"}
     n = parameters_in_region(computed.model.folder)
@@ -519,21 +524,21 @@ def test_layers_are_restored_block_by_block(computed):
 def test_blocks_of_layers_are_about_as_large(computed, layers, blocks, expected):
     model = replace(computed.model, layers=layers)
     other = fresh(computed, model=model, profile=replace(computed.profile, layer_blocks=blocks))
-    assert other.layer_blocks() == expected
+    assert other.requests.layer_groups() == expected
 
 
 def test_strategies_are_runs_of_all_levels_with_records_of_their_own(computed):
-    mixed, adapted = computed.mixed(), computed.lora()
+    mixed, adapted = computed.results.mixed(), computed.results.lora()
     assert set(mixed["train_size"]) == {6, 12} and set(adapted["train_size"]) == {12}
     for frame in (mixed, adapted):
         assert set(frame["split"]) == {"dev", "test", "testood"}
         assert set(frame["train_level"]) == {requests.MIXED}
     assert not set(mixed["run"]) & set(adapted["run"])
-    assert requests.MIXED not in set(computed.accuracy()["train_level"])
-    first, second = computed.mixed_runs()[-1], computed.lora_runs()[-1]
-    assert computed.asked(first, "train").equals(computed.asked(second, "train"))
-    assert "lora" not in computed.finetune_task(first).params  # records of old keep their key
-    settings = computed.finetune_task(second).params["lora"]
+    assert requests.MIXED not in set(computed.results.accuracy()["train_level"])
+    first, second = computed.grid.mixed_runs()[-1], computed.grid.lora_runs()[-1]
+    assert computed.facts_of(first, "train").equals(computed.facts_of(second, "train"))
+    assert "lora" not in computed.requests.finetune(first).params  # records of old keep their key
+    settings = computed.requests.finetune(second).params["lora"]
     assert set(settings) == {field.name for field in fields(Adapter)}
     assert settings["rank"] == computed.profile.lora_rank
 
@@ -541,25 +546,24 @@ def test_strategies_are_runs_of_all_levels_with_records_of_their_own(computed):
 def test_a_profile_with_adapters_of_rank_0_is_refused(computed):
     other = fresh(computed, profile=replace(computed.profile, lora_rank=0))
     with pytest.raises(ConfigError, match="rank of at least 1, not 0"):
-        other.tasks()
+        other.all_requests()
 
 
 def test_an_instruct_model_answers_the_same_questions(computed):
-    assert computed.model.instruct == "" and computed.instruct().empty
+    assert computed.model.instruct == "" and computed.results.instruct().empty
     same = computed.with_instruct(str(computed.model.folder))
     columns = ["split", "topic", "test_level", "correct", "total"]
-    base = computed.accuracy().query("train_level == -1")
-    pd.testing.assert_frame_equal(
-        same.instruct()[columns].reset_index(drop=True), base[columns].reset_index(drop=True)
-    )
+    base = computed.results.accuracy().query("train_level == -1")
+    answered = same.results.instruct()[columns].reset_index(drop=True)
+    pd.testing.assert_frame_equal(answered, base[columns].reset_index(drop=True))
 
 
 def test_where_adds_up_to_the_shares(computed):
-    frame = computed.where()
+    frame = computed.results.locations()
     n = parameters_in_region(computed.model.folder)
     shares = [p for p in computed.profile.percents if p]
     assert set(frame["top_percent"]) == set(shares)
-    assert len(frame) == len(computed.restore_runs()) * 2 * 7 * len(shares)
+    assert len(frame) == len(computed.grid.restored_runs()) * 2 * 7 * len(shares)
     for (*_, percent), rows in frame.groupby([*RUN, "top_percent"]):
         assert rows["n"].sum() == n
         assert rows["k"].sum() == restore.how_many(n, percent)
@@ -568,8 +572,8 @@ def test_where_adds_up_to_the_shares(computed):
 
 
 def test_answers_add_up_to_the_counts(computed):
-    answers = computed.answers()
-    counts = computed.accuracy()
+    answers = computed.results.answers()
+    counts = computed.results.accuracy()
     by = [*RUN, "restored_percent", "split"]
     assert len(answers) == len(counts.groupby(by))
     totals = counts.groupby([*by, "test_level"])[["correct", "total"]].sum()
@@ -584,14 +588,14 @@ def test_answers_add_up_to_the_counts(computed):
 
 def test_a_record_without_answers_is_read(computed, cache):
     """Records made before answers were kept hold the counts."""
-    task = computed.accuracy_task(computed.control_runs()[0], "test", 20)
-    before, path = computed.controls(), cache / "records" / "accuracy" / f"{key(task)}.json"
+    task = computed.requests.accuracy(computed.grid.control_runs()[0], "test", 20)
+    before, path = computed.results.controls(), cache / "records" / "accuracy" / f"{key(task)}.json"
     text = path.read_text()
     record = json.loads(text)
-    own = computed._accuracies([task])[["topic", "test_level", "correct", "total"]]
+    own = computed.results.accuracy([task])[["topic", "test_level", "correct", "total"]]
     record["result"] = {"restored": 1, "counts": own.to_dict("records"), "tokens": 1}
     path.write_text(json.dumps(record))
-    after = fresh(computed).controls()
+    after = fresh(computed).results.controls()
     path.write_text(text)
     columns = [*sorted(ACCURACY), "strategy"]
     pd.testing.assert_frame_equal(after[columns], before[columns])
@@ -605,32 +609,37 @@ def test_a_record_without_answers_is_read(computed, cache):
 def test_opening_computes_nothing_and_names_what_is_wrong(
     tiny_model, tiny_facts_folder, elsewhere, no_model
 ):
-    assert study.open(tiny_model, "smoke", tiny_facts_folder).profile.name == "smoke"
+    assert open_study(tiny_model, "smoke", tiny_facts_folder).profile.name == "smoke"
     with pytest.raises(ConfigError, match="unknown profile 'huge'"):
-        study.open(tiny_model, "huge")
+        open_study(tiny_model, "huge")
     with pytest.raises(ConfigError, match="unknown model 'nonsense'"):
-        study.open("nonsense", "smoke")
+        open_study("nonsense", "smoke")
     for rate in (0, -1e-4, float("nan"), float("inf")):
         with pytest.raises(ConfigError, match=r"learning rate .* is not a positive number"):
-            study.open(tiny_model, "smoke", learning_rate=rate)
+            open_study(tiny_model, "smoke", learning_rate=rate)
     assert not elsewhere.exists()
 
 
 def test_the_environment_names_model_and_profile(tiny_model, monkeypatch):
     monkeypatch.setenv("REPRO_MODEL", str(tiny_model))
     monkeypatch.setenv("REPRO_PROFILE", "smoke")
-    opened = study.open()
+    opened = open_study()
     assert (opened.model.folder, opened.profile.name) == (tiny_model, "smoke")
 
 
 def test_looking_at_a_study_that_was_never_run_computes_nothing(
     tiny_model, tiny_facts_folder, elsewhere, no_model
 ):
-    opened = study.open(tiny_model, "smoke", tiny_facts_folder)
+    opened = open_study(tiny_model, "smoke", tiny_facts_folder)
     assert opened.records().empty
     with pytest.raises(StoreError, match=r"nothing to export: run tiny-llama smoke first"):
         opened.export()
     assert not elsewhere.exists()
+
+
+def some_frames(opened):
+    frames = opened.results
+    return [opened.mastery(), frames.accuracy(), frames.divergence(), frames.losses()]
 
 
 def contents(folder):
@@ -643,16 +652,15 @@ def test_an_exported_study_needs_no_cache(computed, elsewhere, cache, monkeypatc
     written = computed.export(results)
     assert sorted(written) == sorted(p for p in results.rglob("*") if p.is_file())
     assert {p.parent for p in written} == {results / computed.model.name / "smoke"}
-    frames = [computed.mastery(), computed.accuracy(), computed.divergence(), computed.losses()]
+    frames = some_frames(computed)
 
     monkeypatch.setenv("REPRO_CACHE", str(elsewhere))
     monkeypatch.setenv("REPRO_RESULTS", str(results))
     again = fresh(computed)
     assert again.run() == 0
-    frames_again = [again.mastery(), again.accuracy(), again.divergence(), again.losses()]
-    for ours, theirs in zip(frames, frames_again, strict=True):
+    for ours, theirs in zip(frames, some_frames(again), strict=True):
         pd.testing.assert_frame_equal(ours, theirs)
-    assert again.logits_example() == computed.logits_example()
+    assert again.results.logits_example() == computed.results.logits_example()
     first = contents(results)
     again.export()
     assert contents(results) == first
@@ -660,7 +668,7 @@ def test_an_exported_study_needs_no_cache(computed, elsewhere, cache, monkeypatc
 
 
 def test_weights_that_break_are_named(tiny_model, tiny_facts_folder, elsewhere):
-    broken = study.open(tiny_model, "smoke", tiny_facts_folder, learning_rate=1e9)
+    broken = open_study(tiny_model, "smoke", tiny_facts_folder, learning_rate=1e9)
     with pytest.raises(ModelError, match=r"NaN.* too large a learning rate") as error:
         broken.run()
     assert "\n" not in str(error.value)

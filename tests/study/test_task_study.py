@@ -248,12 +248,12 @@ def place(tmp_path, monkeypatch):
 
 @pytest.fixture
 def trial(place, folder, tiny_model):
-    opened = task_study.open(tiny_model, "smoke", folder)
+    opened = task_study.open_task_study(tiny_model, "smoke", folder)
     return replace(opened, model=replace(opened.model, learning_rate=1e-3))
 
 
 def results(trial):
-    return [(task.kind, record.key, record.result) for task, record in trial._records()]
+    return [(request.kind, record.key, record.result) for request, record in trial._records()]
 
 
 def test_it_computes_once_goes_on_and_is_read_without_examples(trial, place, tiny_loaded):
@@ -277,7 +277,7 @@ def test_it_computes_once_goes_on_and_is_read_without_examples(trial, place, tin
     check_by_hand(trial)
 
     before = results(trial)
-    lost = [t for t in trial.tasks() if t.kind == "task_score"][1]
+    lost = [t for t in trial.requests() if t.kind == "task_score"][1]
     path = place / "cache/records/task_score" / f"{provenance.key(lost.kind, lost.params)}.json"
     path.unlink()
     kept = {p: p.stat().st_mtime_ns for p in (place / "cache/records").rglob("*.json")}
@@ -295,25 +295,25 @@ def test_it_computes_once_goes_on_and_is_read_without_examples(trial, place, tin
 
 
 def check_by_hand(trial) -> None:
-    """Fine-tune and answer without the bench, and compare with the share 0 of GSM8K."""
+    """Fine-tune and answer without a session, and compare with the share 0 of GSM8K."""
     network, tokenizer = loading.load_model(trial.model, torch.float32)
     examples = trial.examples("gsm8k")
-    recipe = trial.finetune_task("gsm8k").params["recipe"]
+    recipe = trial.finetune_request("gsm8k").params["recipe"]
     sft.finetune(network, tokenizer, examples.train, Recipe(**recipe))
     asked = [Prompt(ids) for ids in encode_prompts(tokenizer, examples.test["question"])]
     done = accuracy.answer(network, tokenizer, asked, max_new_tokens=8)
-    record = trial.score_tasks("gsm8k")[0].record()
+    record = trial.score_requests("gsm8k")[0].record()
     assert record.result["tokens"] == sum(len(c.ids) for c in done) > 6
     texts = [c.text for c in done]
     assert record.result["blank"] == sum(final_number(text) is None for text in texts)
 
 
 def test_other_examples_are_other_records(trial, folder):
-    keys = {provenance.key(t.kind, t.params) for t in trial.tasks()}
+    keys = {provenance.key(t.kind, t.params) for t in trial.requests()}
     rows = sums(50, 9)
     rows[0]["answer"] = "#### 1"
     write(folder / "gsm8k/test.jsonl", rows[:6])
-    again = {provenance.key(t.kind, t.params) for t in replace(trial).tasks()}
+    again = {provenance.key(t.kind, t.params) for t in replace(trial).requests()}
     assert len(keys) == 8 and len(keys & again) == 5  # all but the three scores of GSM8K
 
 
@@ -333,10 +333,10 @@ def test_without_examples_the_last_measured_is_read(place, trial):
 
 def test_a_model_of_an_invented_world_has_no_part_in_it(place, folder, monkeypatch):
     with pytest.raises(ConfigError, match="choose a model of real text"):
-        task_study.open("micro-m", "smoke", folder)
+        task_study.open_task_study("micro-m", "smoke", folder)
     monkeypatch.setenv("REPRO_TASKS", str(folder))
     shown, told = task_study.shown("micro-m", "smoke")
-    assert "Table 5 does not apply" in told and shown.means().empty and shown.tasks() == []
+    assert "Table 5 does not apply" in told and shown.means().empty and shown.requests() == []
 
 
 def test_what_is_not_measured_says_what_to_set(place, tiny_model):

@@ -31,22 +31,22 @@ def overview(measured) -> pd.DataFrame:
     Where the paper used 1,920 facts, ours is the profile's largest sampled size of the same
     level, named in `quantity`. A dash stands for what does not exist.
     """
-    accuracy = measured.accuracy()
+    accuracy = measured.results.accuracy()
     means = summary.means(accuracy)
     restored = summary.means(summary.restored(accuracy))
     rows = [
-        *_mastery(measured.distribution()),
+        *_mastery(measured.results.distribution()),
         *_scale(means),
         _table_2(means),
         _figure_3(measured),
         *_divergence(measured, accuracy),
         _concentration(measured),
         _restore("Table 4", restored, "test", paper.table("restore")),
-        *_tasks(task_study.Trial(measured.model, measured.profile).means()),
+        *_tasks(task_study.TaskStudy(measured.model, measured.profile).means()),
         _restore("Table 6", restored, "train", paper.table("restore_train")),
         _strategies(measured),
-        *_where(measured.where()),
-        _blocks(layers.means(measured.layers())),
+        *_where(measured.results.locations()),
+        _blocks(layers.means(measured.results.layers())),
     ]
     model = measured.model.folder or measured.model.name  # what `study.open` would need
     options = f"-p model {model} -p profile {measured.profile.name}"
@@ -59,8 +59,8 @@ def findings(measured) -> dict[str, str]:
 
     In domain; restoration at `SHARE` percent. The notebooks show the comparisons one by one.
     """
-    accuracy, answers = measured.accuracy(), measured.answers()
-    means, kl_sums = summary.means(accuracy), measured.divergence()
+    accuracy, answers = measured.results.accuracy(), measured.results.answers()
+    means, kl_sums = summary.means(accuracy), measured.results.divergence()
     restored, kept = summary.means(summary.restored(accuracy)), summary.restored(answers)
     kl, topics = divergence.means(kl_sums), bootstrap.of_topics(kl_sums)
     size, levels = phenomena.largest_common_size(means), summary.per_level(accuracy)
@@ -151,13 +151,13 @@ def _paper_table_2(test_level: str) -> float:
 
 
 def _figure_3(measured) -> tuple:
-    example = measured.logits_example()
+    example = measured.results.logits_example()
     ours = example["kl"] if example else np.nan
     return "Figure 3", "KL divergence of the worked example, nats", IMAGE, ours, "04_divergence"
 
 
 def _divergence(measured, accuracy: pd.DataFrame) -> list[tuple]:
-    kl = divergence.means(measured.divergence())
+    kl = divergence.means(measured.results.divergence())
     if kl.empty:
         return [
             (item, "No facts to compare", IMAGE, np.nan, "04_divergence")
@@ -179,7 +179,7 @@ def _divergence(measured, accuracy: pd.DataFrame) -> list[tuple]:
 
 
 def _concentration(measured) -> tuple:
-    ours = restoration.concentration_means(measured.concentration())
+    ours = restoration.concentration_means(measured.results.concentration())
     size = _largest(ours, 0)
     at = {"train_level": 0, "top_percent": 1}
     theirs = _value(

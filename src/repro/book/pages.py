@@ -14,20 +14,20 @@ from repro.book import atlas_pages, demonstration, overview, substitutions
 from repro.book.execution import Book
 from repro.measures import divergence
 from repro.models import registry, weights
-from repro.study import study, task_study
+from repro.study import open_study, pools, task_study
 
 LONG = 30  # characters from which a cell of a table may wrap
 
 
 def substitution_values(book: Book) -> dict[str, object]:
     """Return the value of every `{{ name }}` in the book's Markdown, by name."""
-    measured = study.open(book.model, book.profile)
+    measured = open_study(book.model, book.profile)
     return {
         "paper": substitutions.of_paper(),
         "full": substitutions.of_profile("full"),
         "used": substitutions.of_profile(book.profile),
         "ours": substitutions.of_study(measured),
-        "method": {"near": divergence.NEAR, "enough": study.ENOUGH},
+        "method": {"near": divergence.NEAR, "enough": pools.ENOUGH},
         "rounding": substitutions.of_rounding(),
         "restore_benchmark": substitutions.of_restore_benchmark(),
         "tool": demonstration.outputs(book),
@@ -45,7 +45,10 @@ def substitution_values(book: Book) -> dict[str, object]:
         "status_notebooks": status_notebooks(book),
         "status_records": status_records(
             pd.concat(
-                [measured.records(), task_study.Trial(measured.model, measured.profile).records()]
+                [
+                    measured.records(),
+                    task_study.TaskStudy(measured.model, measured.profile).records(),
+                ]
             )
         ),
         "status_versions": status_versions(measured.records()),

@@ -10,7 +10,7 @@ from repro.claims.sources import SHARE
 from repro.paper.quotes import quoted
 from repro.report import locations
 from repro.statistics import summary
-from repro.study import profiles, study
+from repro.study import Study, profiles
 
 SMALL, LARGE = 240, 1920  # the two training sizes of the paper's Tables 3, 4 and 6
 ABSENT = "–"
@@ -105,9 +105,9 @@ def of_profile(name: str) -> dict[str, str]:
     }
 
 
-def of_study(measured: "study.Study") -> dict[str, str]:
+def of_study(measured: Study) -> dict[str, str]:
     """Return our numbers for the model and profile the book is built for."""
-    facts = measured.distribution().groupby("split")["count"].sum()
+    facts = measured.results.distribution().groupby("split")["count"].sum()
     rows = measured.mastery()
     test = rows.query("split == 'test'")["level"]
     return {
@@ -116,9 +116,9 @@ def of_study(measured: "study.Study") -> dict[str, str]:
         "level_0": f"{100 * (rows['level'] == 0).mean():.0f}",
         "level_4": f"{100 * (rows['level'] == 4).mean():.1f}",
         "learning_rate": f"{measured.model.learning_rate:g}",
-        **_our_concentration(measured.concentration()),
+        **_our_concentration(measured.results.concentration()),
         **_best_restoration(measured),
-        **_of_places(locations.named(measured.where())),
+        **_of_places(locations.named(measured.results.locations())),
     }
 
 
@@ -133,9 +133,9 @@ def _our_concentration(rows: pd.DataFrame) -> dict[str, str]:
     return dict(zip(names, [*told, zeros], strict=True))
 
 
-def _best_restoration(measured: "study.Study") -> dict[str, str]:
+def _best_restoration(measured: Study) -> dict[str, str]:
     # Only runs of which a share was restored: the base of a gain is the same run's own.
-    restored = summary.restored(measured.accuracy())
+    restored = summary.restored(measured.results.accuracy())
     if restored.empty:
         return {"best_gain": ABSENT, "best_share": ABSENT, "base": _base(measured)}
     rows = summary.means(restored).query("split == 'test'")
@@ -152,8 +152,8 @@ def _best_restoration(measured: "study.Study") -> dict[str, str]:
     }
 
 
-def _base(measured: "study.Study") -> str:
-    rows = summary.means(measured.accuracy()).query("split == 'test' and train_level == -1")
+def _base(measured: Study) -> str:
+    rows = summary.means(measured.results.accuracy()).query("split == 'test' and train_level == -1")
     return f"{rows['accuracy'].iloc[0]:.2f}" if len(rows) else ABSENT
 
 

@@ -23,7 +23,7 @@ from repro.models import registry
 from repro.report.html import ABSENT
 from repro.statistics import verdicts
 from repro.statistics.verdicts import COLUMNS, CONTRADICTED, SUPPORTED, UNDECIDED
-from repro.study import profiles, study
+from repro.study import Study, open_study, profiles
 
 NOT_TESTED = "not tested"
 VERDICTS = (SUPPORTED, CONTRADICTED, UNDECIDED, NOT_TESTED)
@@ -192,17 +192,17 @@ def number(value: float) -> str:
     return f"{value:.{0 if whole else 3 if seems else 2}f}".replace("-", "−")
 
 
-def sides(first: "study.Study") -> list[Evidence]:
+def sides(first: Study) -> list[Evidence]:
     """Return the paper, the study `first` and every other that is complete in `results/`."""
     return [of_paper(), of_study(first), *(of_study(other) for other in others(first))]
 
 
-def others(first: "study.Study") -> Iterable["study.Study"]:
+def others(first: Study) -> Iterable[Study]:
     """Yield every other study that is complete in `results/`."""
     for folder in sorted(files.results_dir().glob("*/*/")):
         name, profile = folder.parent.name, folder.name
         known = name in registry.entries() and profile in profiles.PROFILES
         if known and (name, profile) != (first.model.name, first.profile.name):
-            other = study.open(name, profile)
-            if not other.missing([other.mastery_task()]) and not other.missing(other.tasks()):
+            other = open_study(name, profile)
+            if not other.missing(other.all_requests()):
                 yield other

@@ -17,6 +17,7 @@ from repro.report import divergence, layers, locations, strategies, tasks
 from repro.report.locations import RUN, by_samples, lifts
 from repro.statistics import bootstrap, summary
 from repro.study import task_study
+from repro.study.results import layer_requests
 
 LLM = "LLaMA-3-8B"  # the model of all of the paper's tables but 1, 2 and 8
 SHARE = 20  # restored share (%) at which we look where the parameters are
@@ -64,9 +65,9 @@ def of_paper() -> Evidence:
 
 def of_study(measured) -> Evidence:
     """Return what a `Study` measured. Computes what is missing."""
-    accuracy, answers = measured.accuracy(), measured.answers()
+    accuracy, answers = measured.results.accuracy(), measured.results.answers()
     means, levels = summary.means(accuracy), summary.per_level(accuracy)
-    kl_sums = measured.divergence()
+    kl_sums = measured.results.divergence()
     kl = divergence.means(kl_sums)
     frames = {
         "acc": summary.tuned(means),
@@ -79,7 +80,7 @@ def of_study(measured) -> Evidence:
     units = {"kl": bootstrap.of_topics(kl_sums), "restored": summary.restored(answers)}
     if len(answers):
         units |= dict.fromkeys(("acc", "levels"), summary.tuned(answers))
-    other = task_study.Trial(measured.model, measured.profile)
+    other = task_study.TaskStudy(measured.model, measured.profile)
     frames["tasks"], units["tasks"] = other.means(), other.units()
     blocks, compared = of_blocks(measured), of_strategies(measured)
     frames, units = frames | blocks.frames | compared.frames, units | blocks.units
@@ -93,12 +94,11 @@ def of_places(measured) -> Evidence:
 
 def of_blocks(measured) -> Evidence:
     """Return Table 11 of a study, as far as it has runs of which layers were restored."""
-    if (blocks := measured.layers()).empty:
+    if (blocks := measured.results.layers()).empty:
         return Evidence(_name(measured), {})
-    tasks = [task for run in measured.layer_runs() for task in measured.layer_tasks(run)]
     both = [
         rows[rows["layers"] != layers.NONE].assign(restored_percent=0)  # of a block it is all
-        for rows in (layers.means(blocks), measured.answers(tasks))
+        for rows in (layers.means(blocks), measured.results.answers(layer_requests(measured)))
     ]
     frame, units = map(_in_order, both)
     return Evidence(_name(measured), {"blocks": frame}, {"blocks": units})
@@ -117,7 +117,7 @@ def _name(measured) -> str:
 
 def _of_parameters(measured) -> dict[str, pd.DataFrame]:
     """Return Tables 3, 9 and 10 of a study, as far as it has restored runs."""
-    change, found = measured.concentration(), measured.where()
+    change, found = measured.results.concentration(), measured.results.locations()
     if change.empty:
         return {}
     shares = by_samples(change, "share_of_change_percent", [*RUN, "top_percent"])

@@ -21,7 +21,8 @@ from repro.report.html import Html, grid, in_size_order, shade, signed, trained_
 from repro.report.style import MARKERS, STYLE, VIVID, closed, panel_grid, say_if_empty
 from repro.statistics import bootstrap, summary
 from repro.statistics.verdicts import COLUMNS, CONTRADICTED, SUPPORTED, Term, compare
-from repro.study import study
+from repro.study import Study
+from repro.study.results import control_requests
 
 STRATEGIES = ("top", "absolute", "random", "interpolate", "bottom")
 TOP, NONE, INTERPOLATE = "top", "none", "interpolate"
@@ -31,15 +32,16 @@ CHANCE = 0.05  # the share of comparisons that chance alone would decide
 KEYS = ["train_size", "train_level", "strategy", "restored_percent"]
 
 
-def gather(measured: "study.Study") -> tuple[pd.DataFrame, pd.DataFrame, bool]:
+def gather(measured: Study) -> tuple[pd.DataFrame, pd.DataFrame, bool]:
     """Return means, units of paired intervals, and whether all levels are taken together.
 
     `means` has one row per run, strategy and share: accuracy, low, high (percent), spread, n,
     undone_l1, undone_l2 (percent of the whole change). Accuracy is Acc (§3.3); where a level has
     fewer than `bootstrap.ENOUGH` test facts, all questions count alike instead.
     """
-    counts, units = measured.controls(), measured.answers(_tasks(measured))
-    facts = measured.asked(None, "test")["level"].value_counts()
+    counts = measured.results.controls()
+    units = measured.results.answers(control_requests(measured))
+    facts = measured.facts_of(None, "test")["level"].value_counts()
     together = bool(facts.min() < bootstrap.ENOUGH)
     if together:
         counts = counts.assign(test_level=0)
@@ -48,7 +50,7 @@ def gather(measured: "study.Study") -> tuple[pd.DataFrame, pd.DataFrame, bool]:
 
 
 def means(counts: pd.DataFrame) -> pd.DataFrame:
-    """Return `summary.means` of `Study.controls` by strategy, with the amounts undone."""
+    """Return `summary.means` of `Results.controls` by strategy, with the amounts undone."""
     if counts.empty:
         return pd.DataFrame(columns=[*KEYS, "accuracy", "low", "high", "spread", "n", *AMOUNTS])
     undone = counts.groupby(KEYS)[list(AMOUNTS)].mean().reset_index()
@@ -91,7 +93,7 @@ def same_amount(
     return pd.DataFrame(rows, columns=[*KEYS, *COLUMNS])
 
 
-def by_model(studies: Iterable["study.Study"]) -> pd.DataFrame:
+def by_model(studies: Iterable[Study]) -> pd.DataFrame:
     """Return how the most changed parameters fare against every other choice, study by study.
 
     DataFrame[model, profile, against, comparisons, better, worse, undecided]; a study without
@@ -145,12 +147,6 @@ def _decided(rows: pd.DataFrame) -> tuple[int, int, int, int]:
     """Return the number of comparisons, and how many are better, worse and undecided."""
     better, worse = ((rows["verdict"] == v).sum() for v in (SUPPORTED, CONTRADICTED))
     return len(rows), better, worse, len(rows) - better - worse
-
-
-def _tasks(measured: "study.Study") -> list["study.Task"]:
-    runs, shares = measured.control_runs(), measured.profile.control_percents
-    own = [measured.accuracy_task(run, "test", x) for run in runs for x in (0, *shares)]
-    return own + [task for run in runs for task in measured.control_tasks(run)]
 
 
 def _restored(means: pd.DataFrame, strategies: list[str]) -> list[dict]:

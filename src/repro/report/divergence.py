@@ -70,7 +70,7 @@ def scatter_figure(frame: pd.DataFrame) -> Figure:
 def logits_figure(example: dict) -> Figure:
     """Draw Figure 3 on a real example: the ten logits of both models, before and after softmax.
 
-    `example` comes from `Study.logits_example`; the tokens are the fine-tuned model's ten highest.
+    `example` comes from `Results.logits_example`; the tokens are the tuned model's ten highest.
     """
     figure, axes = plt.subplots(1, 2, figsize=(WIDTH, 4.2), sharey=True, layout="constrained")
     rows = np.arange(len(example["tokens"]))

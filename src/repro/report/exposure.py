@@ -27,12 +27,12 @@ from repro.report.style import (
     stack_levels,
 )
 from repro.statistics import bootstrap
-from repro.study import study
+from repro.study import Study, open_study
 
 HALF = 0.5  # the mean R at which a model is said to master half
 
 
-def known(measured: "study.Study") -> pd.DataFrame:
+def known(measured: Study) -> pd.DataFrame:
     """Return DataFrame[model, fact_id, topic, rate, level, exposure] of the `atlas` models here.
 
     If `measured` is of one of them, it is computed where it is missing, and the others are there as
@@ -44,12 +44,12 @@ def known(measured: "study.Study") -> pd.DataFrame:
         .merge(atlas.exposure(), on="fact_id", validate="1:1")
         .assign(model=s.model.title)
         for s in _studies(measured)
-        if s.model.name == measured.model.name or not s.missing([s.mastery_task()])
+        if s.model.name == measured.model.name or not s.missing([s.requests.mastery()])
     ]
     return pd.concat([part[columns] for part in parts] or [pd.DataFrame(columns=columns)])
 
 
-def told(measured: "study.Study", facts: pd.DataFrame) -> str:
+def told(measured: Study, facts: pd.DataFrame) -> str:
     """Say of whom `known` are the facts, and how to measure the `atlas` models it leaves out."""
     titles = ", ".join(facts["model"].unique()) or "none"
     text = f"{facts['fact_id'].nunique():,} facts. Models: {titles}."
@@ -65,22 +65,22 @@ def told(measured: "study.Study", facts: pd.DataFrame) -> str:
     return text
 
 
-def shown(measured: "study.Study", facts: pd.DataFrame) -> str:
+def shown(measured: Study, facts: pd.DataFrame) -> str:
     """Return the title of the model that stands for the others: the study's, where it is known."""
     titles = list(facts["model"].unique())
     own = [title for title in titles if title == measured.model.title]
     return (own or titles or [ABSENT])[-1]
 
 
-def unknown(measured: "study.Study") -> list[str]:
+def unknown(measured: Study) -> list[str]:
     """Return the names of the `atlas` models that are here and have not been measured so."""
-    return [s.model.name for s in _studies(measured) if s.missing([s.mastery_task()])]
+    return [s.model.name for s in _studies(measured) if s.missing([s.requests.mastery()])]
 
 
-def _studies(measured: "study.Study") -> list["study.Study"]:
+def _studies(measured: Study) -> list[Study]:
     ours = [e for e in registry.entries().values() if e.facts == "atlas" and weights.available(e)]
     same = measured.model.facts == "atlas"
-    return [study.open(e.name, measured.profile.name if same else e.profile) for e in ours]
+    return [open_study(e.name, measured.profile.name if same else e.profile) for e in ours]
 
 
 def curves(facts: pd.DataFrame) -> pd.DataFrame:

@@ -20,9 +20,10 @@ from repro.report.locations import RUN
 from repro.report.style import COLOURS, MARKERS, STYLE, finish, panels
 from repro.statistics import summary
 from repro.statistics.verdicts import COLUMNS, CONTRADICTED, SUPPORTED, Units, compare
+from repro.study.results import layer_requests
 
 if TYPE_CHECKING:
-    from repro.study.study import Study
+    from repro.study import Study
 
 NONE = "none"  # in place of a block: nothing is restored
 KEYS = [*RUN, "layers", "split"]
@@ -44,7 +45,7 @@ def published() -> pd.DataFrame:
 
 
 def means(answers: pd.DataFrame) -> pd.DataFrame:
-    """Return the Acc (§3.3) of every run, block and split: `summary.means` of `Study.layers`."""
+    """Return the Acc (§3.3) of every run, block and split: `summary.means` of `Results.layers`."""
     if answers.empty:
         return pd.DataFrame(columns=[*KEYS, "accuracy", "low", "high", "spread", "n"])
     return summary.means(answers)
@@ -53,7 +54,7 @@ def means(answers: pd.DataFrame) -> pd.DataFrame:
 def costs(means: pd.DataFrame, units: Units = None) -> pd.DataFrame:
     """Test of every block whether restoring it costs accuracy (in points; below zero: it does).
 
-    `means` comes from `means` or `published`, `units` from `Study.answers` of `Study.layer_tasks`.
+    `means` comes from `means` or `published`, `units` from `Results.answers` of `layer_requests`.
     Returns rows of `verdicts.COLUMNS` with the columns of `KEYS` in front.
     """
     rows = []
@@ -90,8 +91,8 @@ def by_model(studies: Iterable["Study"]) -> pd.DataFrame:
     """
     rows = []
     for one in studies:
-        answers = one.answers(task for run in one.layer_runs() for task in one.layer_tasks(run))
-        found = costs(means(one.layers()), answers)
+        answers = one.results.answers(layer_requests(one))
+        found = costs(means(one.results.layers()), answers)
         found = found[found["split"] == "test"]
         for name in block_names(found["layers"]):
             own = found[found["layers"] == name]

@@ -23,7 +23,7 @@ from repro.report.html import FULL_SHADE, Html, cell_texts, grid, in_size_order,
 from repro.report.style import COLOURS, MARKERS, STYLE, finish, panels
 
 if TYPE_CHECKING:
-    from repro.study.study import Study
+    from repro.study import Study
 
 TABLES = ("layers", "modules")  # the paper's Tables 9 and 10
 RUN = ["train_level", "train_size"]
@@ -58,7 +58,7 @@ def architecture(model: str = "llama-3-8b") -> str:
 
 
 def chosen(places: pd.DataFrame, percent: float) -> pd.DataFrame:
-    """Return the rows of `Study.where` for one share, with modules named as in Table 10.
+    """Return the rows of `Results.locations` for one share, with modules named as in Table 10.
 
     Raises:
         ConfigError: the profile does not count that share.
@@ -135,7 +135,7 @@ def by_model(studies: Iterable["Study"], percent: float) -> pd.DataFrame:
     """
     table = by_share(pd.DataFrame())[["module", "Table 10"]]
     for one in studies:
-        counted, column = by_share(one.where()), f"top {percent:g}%"
+        counted, column = by_share(one.results.locations()), f"top {percent:g}%"
         if column in counted:
             name = f"{one.model.title}, {one.profile.name}"
             own = counted[["module", column]].rename(columns={column: name})

@@ -43,13 +43,13 @@ def gather(measured) -> pd.DataFrame:
     Divided are the runs whose parameters are restored, with nothing restored: the same models that
     restoration starts from. A strategy without runs has no rows.
     """
-    restored = summary.restored(measured.accuracy())
+    restored = summary.restored(measured.results.accuracy())
     none = restored["restored_percent"] == 0
     parts = {
-        INSTRUCT: measured.instruct(),
-        MIXED: measured.mixed(),
+        INSTRUCT: measured.results.instruct(),
+        MIXED: measured.results.mixed(),
         DIVIDED: restored[none],
-        LORA: measured.lora(),
+        LORA: measured.results.lora(),
         RESTORED: restored[~none],
     }
     made = [summary.means(rows).assign(strategy=n) for n, rows in parts.items() if len(rows)]

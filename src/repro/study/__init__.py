@@ -1,1 +1,5 @@
-"""A study: which runs exist, their records, and how missing ones are computed."""
+"""A study of one model: which runs there are, their records, what computes them, their results."""
+
+from repro.study.study import Study, open_study
+
+__all__ = ["Study", "open_study"]

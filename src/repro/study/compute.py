@@ -1,75 +1,37 @@
-"""Computes a study's missing records, loading the model once (§3.3).
+"""Computes missing records, loading the model once (§3.3).
 
-All records of one fine-tuned model are computed while its weights are in memory. Each is on
-disk as soon as it is finished, so an interrupted study goes on where it stopped.
+All records of one fine-tuned model are computed while its weights are in memory. Each is on disk as
+soon as it is finished, so an interrupted study goes on where it stopped. `Computation` is the loop;
+`FactComputation` says what each kind of record of a `Study` is, and `repro.study.task_compute` what
+those of GSM8K and XSum are.
 """
 
 import math
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
-from functools import cached_property, partial
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from functools import partial
 from itertools import groupby
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import pandas as pd
 import torch
-from transformers import PreTrainedModel
 
 from repro import files, paper, provenance
 from repro.data import facts
 from repro.errors import ConfigError, ModelError
-from repro.inference.cpu import cpu_engine
 from repro.inference.decoding import Prompt
 from repro.measures import accuracy, divergence, mastery
-from repro.models import devices, loading, registry
 from repro.restoration import restore
-from repro.study.requests import MIXED, REGION, Request, Run
-from repro.study.session import Bench
-from repro.study.workers import how_many, started
-from repro.training import sft
+from repro.study import records
+from repro.study.requests import MIXED, Request, Run
+from repro.study.session import Session, TunedModel
+from repro.study.workers import Workers, how_many, started
 from repro.training.recipe import Adapter, Recipe
 
 
-def compute(study, tasks: list[Request], workers: int | None = None) -> None:
-    """Compute and store tasks, run by run, with a progress bar.
-
-    Under `accelerate launch` all processes share the work, and the first one writes. The runs of
-    a small model are shared among `workers` of one thread each (None: one for each core, where
-    there are runs enough); their number changes no result.
-
-    Raises:
-        ReproError: the model, the facts or the cache folder cannot be used.
-    """
-    bench = Workbench(study)
-    with bench.processes.main_process_first():  # it downloads and converts, once for all
-        bench.load()  # now, so that errors come before the progress bar
-    # What is missing was looked up by each process: none may write before all have looked.
-    bench.processes.wait_for_everyone()
-    groups = [list(group) for _, group in groupby(tasks, key=lambda task: task.run)]
-    with (
-        bench.shared(groups, workers),
-        bench.bar(len(tasks), f"{study.model.name} {study.profile.name}", "rec", True) as bar,
-    ):
-        for task, made in bench.each(groups, lambda task: bar.set_postfix_str(_describe(task))):
-            bench.save(task, made.result, made.seconds, made.table)
-            bar.update()
-
-
-def _effort(group: list[Request]) -> tuple[int, float]:
-    run = group[0].run
-    return len(group), (run.size or math.inf) if run else 0
-
-
-def _describe(task: Request) -> str:
-    if task.run is None:
-        return task.kind
-    level = "all levels" if task.run.level == MIXED else f"level {task.run.level}"
-    level += ", LoRA" if task.run.rank else ""
-    return f"{task.kind}, {level}, {task.run.size or 'all'} facts, sample {task.run.sample}"
-
-
-class Made(NamedTuple):
+class Outcome(NamedTuple):
     """What was computed for a record: its result, a table beside it, and the seconds it took."""
 
     result: dict
@@ -77,113 +39,148 @@ class Made(NamedTuple):
     seconds: float
 
 
-def _loaded(study, facts: pd.DataFrame) -> "Workbench":
-    """Return what a worker process computes with, its model in memory."""
-    bench = Workbench(study, facts, bars=False)
-    bench.load()
-    return bench
+class Computation:
+    """Computes requests with a model that stays in memory, run by run."""
 
+    # kind of record → function of (computation, state of the run, request) → (result, table)
+    kinds: ClassVar[dict[str, Callable]] = {}
 
-class Workbench(Bench):
-    """What a study's model does, run by run."""
-
-    def __init__(self, study, facts: pd.DataFrame | None = None, bars: bool = True):
-        """Facts, if not given, are loaded on first use."""
-        super().__init__(study.model, study.profile.name, bars)
-        self.study, self.workers = study, None
-        if facts is not None:
-            self.facts = facts
-        self.training: dict = {}
-        self.rankings: dict[tuple, restore.Ranking] = {}
-        self.thresholds: dict[tuple, restore.Cut] = {}
-        self.prompts: dict[str, list[Prompt]] = {}
-        self.own_prompts: dict[str, list[Prompt]] = {}
-        self.group: list[Request] = []
-        self.answered: dict[str, dict] = {}
-
-    @cached_property
-    def facts(self) -> pd.DataFrame:
-        """The profile's facts."""
-        loaded = facts.load(self.study.data, world=self.study.model.facts)
-        return facts.select(loaded, self.study.source["facts"], self.study.seed)
-
-    @cached_property
-    def known(self) -> pd.DataFrame:
-        """The profile's facts with their mastery, by fact_id."""
-        measured = self.study.mastery().drop(columns=["topic", "split"])
-        return self.facts.merge(measured, on="fact_id", validate="1:1").set_index("fact_id")
-
-    @cached_property
-    def small(self) -> bool:
-        """Whether float32 is fastest anywhere, and processes of one thread may share the study."""
-        alone = self.processes.num_processes == 1
-        return (
-            alone
-            and self.network.num_parameters() <= cpu_engine.SMALL
-            and cpu_engine.fits(self.network)
-        )
-
-    @cached_property
-    def decoder(self):
-        """The network that decodes: the trained one itself where float32 is fastest."""
-        return self.network if self.small else super().decoder
-
-    @cached_property
-    def engine(self) -> cpu_engine.Lean | None:
-        """The decoder as `repro.inference.cpu.cpu_engine` computes it, where it can."""
-        if self.processes.num_processes > 1 or not cpu_engine.fits(self.decoder):
-            return None
-        return cpu_engine.Lean(self.decoder)
-
-    @cached_property
-    def trainer(self) -> cpu_engine.Lean | PreTrainedModel:
-        """What is fine-tuned: the float32 weights, multiplied in the decoder's dtype."""
-        if self.engine is None or self.decoder is self.network:
-            return self.engine or self.network
-        return cpu_engine.Lean(self.network, self.decoder.dtype)
+    def __init__(self, session: Session, profile: str):
+        """Take a session, and the name of the profile that records are made under."""
+        self.session, self.profile = session, profile
 
     def load(self) -> None:
-        """Load the model and the facts."""
-        self.facts, self.reader  # noqa: B018
+        """Load all that computing needs, unless it is in memory."""
+        self.session.load()
 
-    @property
-    def reader(self):
-        """What reads texts: the decoder, or what does the same faster."""
-        return self.engine or self.decoder
+    def prepare(self, run: Run | str | None, requests: list[Request]):
+        """Bring the weights of a run into memory and return the state that `kinds` work with."""
+        raise NotImplementedError
 
-    @cached_property
-    def reference(self) -> divergence.Reference:
-        """The pre-trained side of §4.1; must be built while the decoder holds `base`."""
-        test = self.asked(None, "test")
-        chosen = test[test["level"] == self.study.compared_level()]
-        return divergence.reference(self.reader, self.tokenizer, chosen)
+    def describe(self, request: Request) -> str:
+        """Return what the progress bar says of a request."""
+        return request.kind
 
-    @cached_property
-    def tuned(self) -> dict[str, torch.Tensor]:
-        """The fine-tuned weights of the current run."""
-        return restore.snapshot(self.network)
+    def compute(self, requests: list[Request], workers: int | None = None) -> None:
+        """Compute and store requests, with a progress bar.
 
-    @cached_property
-    def moved(self) -> restore.Change:
-        """How far fine-tuning moved the region's parameters, in the current run."""
-        return restore.change(restore.pair(self.base, self.tuned, REGION))
+        Under `accelerate launch` all processes share the work, and the first one writes. The runs
+        of a small model are shared among `workers` of one thread each (None: one for each core,
+        where there are runs enough); their number changes no result.
 
-    def ranking(self, strategy: str = "top", layers: str = "", seed: int = 0) -> restore.Ranking:
-        """Rank the current run; one ranking serves every restored share."""
-        settings = (strategy, layers, seed)
-        if settings not in self.rankings:
-            options = {"strategy": strategy, "layers": layers, "seed": seed}
-            self.rankings[settings] = restore.rank(self.base, self.tuned, REGION, **options)
-        return self.rankings[settings]
+        Raises:
+            ReproError: the model, the facts or the cache folder cannot be used.
+        """
+        processes = self.session.processes
+        with processes.main_process_first():  # it downloads and converts, once for all
+            self.load()  # now, so that errors come before the progress bar
+        # What is missing was looked up by each process: none may write before all have looked.
+        processes.wait_for_everyone()
+        groups = [list(group) for _, group in groupby(requests, key=lambda request: request.run)]
+        text = f"{self.session.model.name} {self.profile}"
+        with (
+            self.sharing(groups, workers),
+            self.session.bar(len(requests), text, "rec", True) as bar,
+        ):
+            for request, outcome in self.outcomes(
+                groups, lambda request: bar.set_postfix_str(self.describe(request))
+            ):
+                self.save(request, outcome)
+                bar.update()
 
-    # --- sharing work -----------------------------------------------------------------------
+    def sharing(
+        self, groups: list[list[Request]], workers: int | None
+    ) -> AbstractContextManager[object]:
+        """Return the context in which other processes help with these requests: none do."""
+        return nullcontext()
+
+    def outcomes(
+        self, groups: list[list[Request]], show: Callable[[Request], object]
+    ) -> Iterator[tuple[Request, Outcome]]:
+        """Compute the requests of each run; `show` is called with the request at hand."""
+        for group in groups:
+            for place, outcome in self.records(group, show):
+                yield group[place], outcome
+
+    def records(
+        self, group: list[Request], show: Callable[[Request], object] = lambda request: None
+    ) -> Iterator[tuple[int, Outcome]]:
+        """Compute the requests of one run; yields (place in the group, outcome)."""
+        state = self.prepare(group[0].run, group)
+        for place, request in enumerate(group):
+            show(request)
+            start = time.perf_counter()
+            result, table = self.kinds[request.kind](self, state, request)
+            # A fine-tuning times itself: it is done before its record's turn comes.
+            seconds = result.get("seconds", time.perf_counter() - start)
+            yield place, Outcome(result, table, round(seconds, 3))
+
+    def save(self, request: Request, outcome: Outcome) -> None:
+        """Write a record and the table beside it, once for all processes."""
+        session = self.session
+        origin = provenance.provenance(
+            wall_seconds=outcome.seconds,
+            model=session.model.name,
+            profile=self.profile,
+            device=str(session.network.device),
+            processes=session.processes.num_processes,
+            dtype=str(session.decoder.dtype).removeprefix("torch."),
+        )
+        record = records.Record(request.kind, request.key, request.params, outcome.result, origin)
+        if session.processes.is_main_process:
+            records.save(record, outcome.table)
+        session.processes.wait_for_everyone()  # the next step may read it
+
+
+@dataclass
+class RunState:
+    """What is known of the run in memory while its requests are computed."""
+
+    run: Run | None
+    requests: list[Request]
+    training: dict = field(default_factory=dict)  # what `sft.finetune` returned
+    tuned: TunedModel | None = None
+    prompts: dict[str, list[Prompt]] = field(default_factory=dict)  # by split; those of `train`
+    results: dict[str, dict] = field(default_factory=dict)  # by key: answered, not yet asked for
+
+
+class FactComputation(Computation):
+    """Computes the records of a `Study`. Its facts, prompts and references serve all runs."""
+
+    def __init__(self, study, loaded: pd.DataFrame | None = None, bars: bool = True):
+        """Take a `repro.study.Study`, and its profile's facts if they are loaded already."""
+        super().__init__(Session(study.model, bars), study.profile.name)
+        self.study, self.facts = study, loaded
+        self.workers: Workers | None = None
+        self._known: pd.DataFrame | None = None
+        self._prompts: dict[str, list[Prompt]] = {}
+        self._reference: divergence.Reference | None = None
+
+    def load(self) -> None:
+        """Load the model and the profile's facts, unless they are in memory."""
+        if self.facts is None:
+            loaded = facts.load(self.study.data, world=self.study.model.facts)
+            wanted = self.study.requests.source["facts"]
+            self.facts = facts.select(loaded, wanted, self.study.seed)
+        super().load()
+
+    def describe(self, request: Request) -> str:
+        """Return what the progress bar says of a request."""
+        run = request.run
+        if run is None:
+            return request.kind
+        level = "all levels" if run.level == MIXED else f"level {run.level}"
+        level += ", LoRA" if run.rank else ""
+        return f"{request.kind}, {level}, {run.size or 'all'} facts, sample {run.sample}"
+
+    # --- sharing work -------------------------------------------------------------------------
 
     @contextmanager
-    def shared(self, groups: list[list[Request]], workers: int | None):
+    def sharing(self, groups: list[list[Request]], workers: int | None) -> Iterator[None]:
         """Start workers where the model is small, and give this process one thread meanwhile."""
         if workers is not None and workers < 1:
             raise ConfigError(f"{workers} workers: give 1 or more")
-        if not self.small:
+        if not self.session.small:
             if (workers or 1) > 1:
                 raise ConfigError(
                     "workers share the study of a small model on a CPU only, and not under"
@@ -192,14 +189,10 @@ class Workbench(Bench):
             yield
             return
         workers, threads = workers or how_many(self._jobs(groups)), torch.get_num_threads()
-        several = (
-            started(workers, partial(_loaded, self.study, self.facts))
-            if workers > 1
-            else nullcontext()
-        )
+        factory = partial(in_worker, self.study, self.facts)
         torch.set_num_threads(1)
         try:
-            with several as self.workers:
+            with started(workers, factory) if workers > 1 else nullcontext() as self.workers:
                 yield
         finally:
             self.workers = None
@@ -209,200 +202,203 @@ class Workbench(Bench):
         blocks = len(self.facts) // mastery.BLOCK
         return sum(blocks if group[0].kind == "mastery" else 1 for group in groups)
 
-    def each(self, groups: list[list[Request]], tell) -> Iterator[tuple[Request, Made]]:
-        """Compute the tasks of each run; `tell` is called with the task at hand.
+    def outcomes(self, groups, show) -> Iterator[tuple[Request, Outcome]]:
+        """Compute the requests of each run, here or in workers.
 
-        Mastery is one task, so its blocks are what workers share; of the rest, whole runs.
+        Mastery is one request, so its blocks are what workers share; of the rest, whole runs.
         """
-        here, apart = [], []
-        for group in groups:
-            alone = not self.workers or group[0].kind == "mastery"
-            (here if alone else apart).append(group)
-        for group in here:
-            for place, made in self.records(group, tell):
-                yield group[place], made
-        if apart:
-            apart.sort(key=_effort, reverse=True)  # the longest first, so that all end together
-            jobs = (("records", group) for group in apart)
-            for number, (place, made) in self.workers.spread(jobs):
-                tell(apart[number][place])
-                yield apart[number][place], made
-
-    def records(self, group: list[Request], tell=lambda task: None) -> Iterator[tuple[int, Made]]:
-        """Compute the tasks of one run; yields (place in the group, what was made)."""
-        self.prepare(group[0].run, group)
-        for place, task in enumerate(group):
-            tell(task)
-            start = time.perf_counter()
-            result, table = getattr(self, task.kind)(task)
-            yield place, Made(result, table, round(time.perf_counter() - start, 3))
+        if not self.workers:
+            yield from super().outcomes(groups, show)
+            return
+        yield from super().outcomes([g for g in groups if g[0].kind == "mastery"], show)
+        shared = [group for group in groups if group[0].kind != "mastery"]
+        shared.sort(key=_effort, reverse=True)  # the longest first, so that all end together
+        for number, (place, outcome) in self.workers.spread(("records", g) for g in shared):
+            show(shared[number][place])
+            yield shared[number][place], outcome
 
     def block(self, chunk: pd.DataFrame, protocol: mastery.Protocol) -> Iterator[pd.DataFrame]:
         """Count the hits of some facts."""
-        yield mastery.count(self.reader, self.tokenizer, chunk, protocol)
+        yield mastery.count(self.session.reader, self.session.tokenizer, chunk, protocol)
 
-    # --- one run after another --------------------------------------------------------------
+    # --- one run after another ----------------------------------------------------------------
 
-    def prepare(self, run: Run | None, tasks: list[Request]) -> None:
+    def prepare(self, run: Run | None, requests: list[Request]) -> RunState:
         """Bring the weights of a run into memory (None: the pre-trained model)."""
-        self.group, self.answered = [t for t in tasks if t.kind == "accuracy"], {}
-        if any(task.kind == "divergence" for task in tasks):
-            self._reset()
-            self.reference  # noqa: B018 - built here, while the decoder holds the base weights
-        if all(task.kind == "mastery" for task in tasks):
-            return
-        self._reset()
+        state = RunState(run, requests)
+        self.session.reset()
+        if any(request.kind == "divergence" for request in requests):
+            self.reference()  # now, while the decoder holds the pre-trained weights
         if run is not None:
-            self._finetune(run)
+            recipe = Recipe(**self.study.requests.finetune(run).params["recipe"])
+            adapter = Adapter(run.rank) if run.rank else None
+            chosen = self.facts_of(run, "train")
+            state.training, tuned = self.session.finetune(chosen, recipe, "fine-tuning", adapter)
+            state.tuned = self.session.compare(tuned, self.study.profile.percents)
+        return state
 
-    def _reset(self) -> None:
-        for name in ("tuned", "moved"):
-            self.__dict__.pop(name, None)
-        self.rankings, self.thresholds, self.own_prompts = {}, {}, {}
-        for network in {self.network, self.decoder}:
-            restore.write(network, self.base)
+    def facts_of(self, run: Run | None, split: str) -> pd.DataFrame:
+        """Return the facts of a split, or those a run is trained on, with mastery and texts."""
+        if self._known is None:
+            measured = self.study.mastery().drop(columns=["topic", "split"])
+            merged = self.facts.merge(measured, on="fact_id", validate="1:1")
+            self._known = merged.set_index("fact_id")
+        return self._known.loc[self.study.facts_of(run, split)["fact_id"]].reset_index()
 
-    def _finetune(self, run: Run) -> None:
-        recipe = Recipe(**self.study.finetune_task(run).params["recipe"])
-        chosen = self.asked(run, "train")
-        steps = -(-len(chosen) // recipe.batch_size)
-        with self.steps(steps, "fine-tuning") as show:
-            given = self.tokenizer, chosen, recipe
-            if run.rank:
-                from repro.training import lora  # loads peft, which nothing else needs
-
-                self.training = lora.finetune(self.network, *given, Adapter(run.rank), show)
-            else:
-                self.training = sft.finetune(self.trainer, *given, show)
-        restore.write(self.decoder, self.tuned)
-
-    def asked(self, run: Run | None, split: str) -> pd.DataFrame:
-        """Return the facts of a split, or those a run is fine-tuned on (`train`)."""
-        return self.known.loc[self.study.asked(run, split)["fact_id"]].reset_index()
-
-    # --- one method per kind of record; each returns (result, table beside it) ---------------
-
-    def mastery(self, task: Request) -> tuple[dict, pd.DataFrame]:
-        """Measure R_k of every fact."""
-        protocol = mastery.Protocol(**task.params["protocol"])
-        options = {
-            "partial": files.cache_dir() / "partial" / provenance.key(task.kind, task.params)
-        }
-        if self.workers:
-            options["spread"] = lambda blocks: self.workers.spread(
-                ("block", block, protocol) for block in blocks
-            )
-        with self.bar(len(self.facts), "mastery", "fact", True) as bar:
-            options["progress"] = bar.update
-            measured = mastery.measure(self.reader, self.tokenizer, self.facts, protocol, **options)
-        counts = mastery.distribution(measured, paper.SPLITS).to_dict("records")
-        columns = ["fact_id", "topic", "split", *mastery.template_columns(measured)]
-        return {"counts": counts, "table": True}, measured[columns]
-
-    def finetune(self, task: Request) -> tuple[dict, None]:
-        """Report the training that `prepare` did."""
-        losses = [{"step": i + 1, "loss": x} for i, x in enumerate(self.training["loss"])]
-        rest = {k: v for k, v in self.training.items() if k != "loss"}
-        topics = self.study.asked(task.run, "train")["topic"].value_counts().sort_index().to_dict()
-        return {"losses": losses, "topics": topics, **rest}, None
-
-    def accuracy(self, task: Request) -> tuple[dict, None]:
-        """Answer the questions of a split.
-
-        All splits asked of one set of weights are answered together, which fills the batches;
-        the time is booked on the first of them.
-        """
-        if (key := provenance.key(task.kind, task.params)) not in self.answered:
-            share = task.params["restore"]
-            together = [t for t in self.group if t.params["restore"] == share]
-            self.answered |= self._answer(together, share)
-        return self.answered.pop(key), None
-
-    def _answer(self, tasks: list[Request], settings: dict | None) -> dict[str, dict]:
-        asked = [self._prompts(task.run, task.params["split"]) for task in tasks]
-        limit = max(task.params["max_new_tokens"] for task in tasks)
-        with self._restored(settings) as undone:
-            whole = [prompt for prompts in asked for prompt in prompts]
-            done = accuracy.answer(self.reader, self.tokenizer, whole, max_new_tokens=limit)
-        results = {}
-        for task, prompts in zip(tasks, asked, strict=True):
-            own, done = done[: len(prompts)], done[len(prompts) :]
-            hits = [c.hit for c in own]
-            results[provenance.key(task.kind, task.params)] = {
-                **self._undone(undone),
-                "correct": sum(hits),
-                "total": len(hits),
-                "hits": accuracy.pack(hits),
-                "tokens": sum(len(c.ids) for c in own),
-            }
-        return results
-
-    def _prompts(self, run: Run | None, split: str) -> list[Prompt]:
-        kept = self.prompts if split != "train" else self.own_prompts
+    def prompts(self, state: RunState, split: str) -> list[Prompt]:
+        """Return the questions of a split; those of `train` are the run's own."""
+        kept = state.prompts if split == "train" else self._prompts
         if split not in kept:
-            kept[split] = accuracy.prompts(self.tokenizer, self.asked(run, split))
+            asked = self.facts_of(state.run, split)
+            kept[split] = accuracy.prompts(self.session.tokenizer, asked)
         return kept[split]
 
-    def _undone(self, undone: restore.Change) -> dict:
-        """Return how many parameters were restored, and what part of the whole change (%)."""
-        if not undone.k:
-            return {"restored": 0}
-        l1, l2 = undone.l1 / self.moved.l1, undone.l2 / self.moved.l2
-        return {
-            "restored": undone.k,
-            "undone": {"l1": round(100 * l1, 9), "l2": round(100 * l2, 9)},
+    def reference(self) -> divergence.Reference:
+        """Return the pre-trained side of §4.1; first called with the pre-trained weights."""
+        if self._reference is None:
+            test, session = self.facts_of(None, "test"), self.session
+            compared = test[test["level"] == self.study.compared_level()]
+            self._reference = divergence.reference(session.reader, session.tokenizer, compared)
+        return self._reference
+
+
+def in_worker(study, loaded: pd.DataFrame) -> FactComputation:
+    """Return what a worker process computes with, its model in memory."""
+    computation = FactComputation(study, loaded, bars=False)
+    computation.load()
+    return computation
+
+
+def _effort(group: list[Request]) -> tuple[int, float]:
+    run = group[0].run
+    return len(group), (run.size or math.inf) if run else 0
+
+
+# --- one function per kind of record: returns its result and the table beside it ----------------
+
+
+def _mastery(work: FactComputation, _: RunState, request: Request) -> tuple[dict, pd.DataFrame]:
+    """Measure R_k of every fact (§3.1)."""
+    protocol = mastery.Protocol(**request.params["protocol"])
+    options = {"partial": files.cache_dir() / "partial" / request.key}
+    if work.workers:
+        options["spread"] = lambda blocks: work.workers.spread(
+            ("block", block, protocol) for block in blocks
+        )
+    reader, tokenizer = work.session.reader, work.session.tokenizer
+    with work.session.bar(len(work.facts), "mastery", "fact", True) as bar:
+        options["progress"] = bar.update
+        measured = mastery.measure(reader, tokenizer, work.facts, protocol, **options)
+    counts = mastery.distribution(measured, paper.SPLITS).to_dict("records")
+    columns = ["fact_id", "topic", "split", *mastery.template_columns(measured)]
+    return {"counts": counts, "table": True}, measured[columns]
+
+
+def _finetune(work: FactComputation, state: RunState, _: Request) -> tuple[dict, None]:
+    """Report the training that `prepare` did."""
+    losses = [{"step": i + 1, "loss": loss} for i, loss in enumerate(state.training["loss"])]
+    rest = {name: value for name, value in state.training.items() if name != "loss"}
+    trained = work.study.facts_of(state.run, "train")
+    topics = trained["topic"].value_counts().sort_index().to_dict()
+    return {"losses": losses, "topics": topics, **rest}, None
+
+
+def _accuracy(work: FactComputation, state: RunState, request: Request) -> tuple[dict, None]:
+    """Answer the questions of a split.
+
+    All splits asked of one set of weights are answered together, which fills the batches; the time
+    is booked on the first of them.
+    """
+    if request.key not in state.results:
+        same = [
+            other
+            for other in state.requests
+            if other.kind == "accuracy" and other.params["restore"] == request.params["restore"]
+        ]
+        state.results |= _answer(work, state, same)
+    return state.results.pop(request.key), None
+
+
+def _answer(work: FactComputation, state: RunState, requests: list[Request]) -> dict[str, dict]:
+    """Return the results of requests of one set of weights, by key."""
+    asked = [work.prompts(state, request.params["split"]) for request in requests]
+    limit = max(request.params["max_new_tokens"] for request in requests)
+    with _restored(work, state, requests[0].params["restore"]) as undone:
+        prompts = [prompt for split in asked for prompt in split]
+        reader, tokenizer = work.session.reader, work.session.tokenizer
+        completions = accuracy.answer(reader, tokenizer, prompts, max_new_tokens=limit)
+    results, first = {}, 0
+    for request, split in zip(requests, asked, strict=True):
+        answers = completions[first : first + len(split)]
+        first += len(split)
+        hits = [answer.hit for answer in answers]
+        results[request.key] = {
+            **_undone(state, undone),
+            "correct": sum(hits),
+            "total": len(hits),
+            "hits": accuracy.pack(hits),
+            "tokens": sum(len(answer.ids) for answer in answers),
         }
+    return results
 
-    def _restored(self, settings: dict | None):
-        if settings is None:
-            return nullcontext(restore.Change())
-        percent, strategy = settings["percent"], settings["strategy"]
-        if strategy == restore.INTERPOLATE:
-            both = restore.pair(self.base, self.tuned, REGION)
-            return restore.interpolated(self.decoder, both, percent)
-        how = strategy, settings.get("layers", ""), settings.get("seed", 0)
-        cut, ranking = self._cut(how, percent), self.ranking(*how)
-        return restore.restored(self.decoder, self.base, self.tuned, ranking, percent, cut)
 
-    def _cut(self, how: tuple, percent: float) -> restore.Cut:
-        # Finding thresholds reads all weights again, so all shares of a run share one search.
-        if (*how, percent) not in self.thresholds:
-            wanted = {*map(float, self.study.profile.percents), percent}
-            found = restore.thresholds(self.ranking(*how), sorted(wanted))
-            self.thresholds |= {(*how, share): cut for share, cut in found.items()}
-        return self.thresholds[*how, percent]
+def _restored(work: FactComputation, state: RunState, settings: dict | None):
+    if state.tuned is None:  # the pre-trained model has nothing to restore
+        return nullcontext(restore.Change())
+    return state.tuned.restored(work.session.decoder, settings)
 
-    @cached_property
-    def instructed(self):
-        """The instruct variant that decodes, and its tokenizer."""
-        model = registry.entry(self.study.model.instruct)
-        return loading.load_model(model, devices.inference_dtype(self.network.device))
 
-    def instruct(self, task: Request) -> tuple[dict, None]:
-        """Put a split's questions to the instruct variant, with the prompt of Appendix A."""
-        asked, limit = self.asked(None, task.params["split"]), task.params["max_new_tokens"]
-        done = accuracy.answer(*self.instructed, asked, max_new_tokens=limit)
-        hits = [completion.hit for completion in done]
-        return {"correct": sum(hits), "total": len(hits), "hits": accuracy.pack(hits)}, None
+def _undone(state: RunState, undone: restore.Change) -> dict:
+    """Return how many parameters were restored, and what part of the whole change that is (%)."""
+    if not undone.k:
+        return {"restored": 0}
+    whole = state.tuned.change
+    l1, l2 = undone.l1 / whole.l1, undone.l2 / whole.l2
+    return {
+        "restored": undone.k,
+        "undone": {"l1": round(100 * l1, 9), "l2": round(100 * l2, 9)},
+    }
 
-    def divergence(self, task: Request) -> tuple[dict, None]:
-        """Compare first-token logits with the pre-trained model's."""
-        table, example = divergence.compare(self.reader, self.tokenizer, self.reference)
-        considered = {"test_level": task.params["level"]}
-        rows = table.assign(**considered).to_dict("records")
-        return {"table": rows, "example": example, "facts": len(self.reference.facts)}, None
 
-    def concentration(self, task: Request) -> tuple[dict, None]:
-        """Measure how concentrated the changes are."""
-        if (ranking := self.ranking()).size == 0:
-            raise ModelError("the region to restore has no parameters")
-        table = restore.concentration(ranking, task.params["percents"])
-        return {"table": table.to_dict("records")}, None
+def _instruct(work: FactComputation, _: RunState, request: Request) -> tuple[dict, None]:
+    """Put a split's questions to the instruct variant, with the prompt of Appendix A."""
+    asked, limit = work.facts_of(None, request.params["split"]), request.params["max_new_tokens"]
+    completions = accuracy.answer(*work.session.instruct, asked, max_new_tokens=limit)
+    hits = [completion.hit for completion in completions]
+    return {"correct": sum(hits), "total": len(hits), "hits": accuracy.pack(hits)}, None
 
-    def where(self, task: Request) -> tuple[dict, None]:
-        """Count the most changed parameters by layer and module."""
-        percents = task.params["percents"]
-        tensors = restore.by_tensor(self.ranking(), percents)
-        rows = tensors[["layer", "module", "n", "change_percent"]].to_dict("records")
-        chosen = tensors[percents].to_numpy().tolist()
-        return {"table": [row | {"k": k} for row, k in zip(rows, chosen, strict=True)]}, None
+
+def _divergence(work: FactComputation, _: RunState, request: Request) -> tuple[dict, None]:
+    """Compare first-token logits with the pre-trained model's (§4.1)."""
+    session, reference = work.session, work.reference()
+    table, example = divergence.compare(session.reader, session.tokenizer, reference)
+    rows = table.assign(test_level=request.params["level"]).to_dict("records")
+    return {"table": rows, "example": example, "facts": len(reference.facts)}, None
+
+
+def _concentration(_: FactComputation, state: RunState, request: Request) -> tuple[dict, None]:
+    """Measure which share of the change the most changed parameters hold (Table 3)."""
+    if (ranking := state.tuned.ranking()).size == 0:
+        raise ModelError("the region to restore has no parameters")
+    table = restore.concentration(ranking, request.params["percents"])
+    return {"table": table.to_dict("records")}, None
+
+
+def _locations(_: FactComputation, state: RunState, request: Request) -> tuple[dict, None]:
+    """Count the most changed parameters by layer and module (Tables 9 and 10)."""
+    percents = request.params["percents"]
+    tensors = restore.by_tensor(state.tuned.ranking(), percents)
+    rows = tensors[["layer", "module", "n", "change_percent"]].to_dict("records")
+    chosen = tensors[percents].to_numpy().tolist()
+    return {"table": [row | {"k": k} for row, k in zip(rows, chosen, strict=True)]}, None
+
+
+FactComputation.kinds = {
+    "mastery": _mastery,
+    "finetune": _finetune,
+    "accuracy": _accuracy,
+    "instruct": _instruct,
+    "divergence": _divergence,
+    "concentration": _concentration,
+    "where": _locations,
+}

@@ -1,13 +1,31 @@
-"""What is asked of a study: the setting of one fine-tuning, and the request for one record."""
+"""What is asked of a study: the setting of one fine-tuning, and the requests for its records.
 
-from dataclasses import dataclass, field
+A request holds the complete parameters of one record before anything is computed, so what is
+missing is known from the records alone. The key of a record is a hash of these parameters: kinds
+and names of parameters never change meaning.
+"""
 
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from repro import paper, provenance
+from repro.data import facts
+from repro.measures import accuracy
+from repro.measures.divergence import CANDIDATES, NEAR
+from repro.models import architecture, registry, weights
 from repro.study import records
+from repro.study.profiles import Profile
+from repro.training.recipe import Adapter, Recipe
 
 VERSION = 2  # part of every key: raised when a change to the code changes results
 MIXED = -2  # "level" of a run on facts of all levels
 BASE = -1  # "level" of the pre-trained model, which no run has changed
 REGION = "transformer"  # what is restored (§5)
+ANSWERED = ("dev", "test", "testood")  # splits whose questions a strategy of Table 7 answers
 
 
 @dataclass(frozen=True)
@@ -26,12 +44,158 @@ class Run:
 
 @dataclass(frozen=True)
 class Request:
-    """A record that is wanted: its kind, its complete parameters, and the run it is measured on."""
+    """A record that is wanted: its kind, its complete parameters, and what it is measured on.
+
+    `run` is the fine-tuning (for GSM8K and XSum the name of the task); None is the pre-trained
+    model.
+    """
 
     kind: str
     params: dict = field(hash=False)
-    run: Run | None = None
+    run: Run | str | None = None
+
+    @cached_property
+    def key(self) -> str:
+        """The key of the record (`repro.provenance.key`)."""
+        return provenance.key(self.kind, self.params)
 
     def record(self) -> records.Record | None:
         """Return the finished record, or None."""
         return records.load(self.kind, self.params)
+
+
+def source(model: registry.ModelEntry, profile: Profile, data: Path | None, seed: int) -> dict:
+    """Return the parameters that every record of a study shares: version, weights, facts, seed."""
+    return {
+        "version": VERSION,
+        "weights": weights.weights_id(model),
+        "data": facts.data_hash(data, model.facts),
+        "facts": {split: profile.facts[split] for split in paper.SPLITS},
+        "seed": seed,
+    }
+
+
+class Requests:
+    """Makes the requests of one study: single ones, then those that a table needs of one run."""
+
+    def __init__(
+        self,
+        model: registry.ModelEntry,
+        profile: Profile,
+        shared: dict,
+        compared_level: Callable[[], int],
+    ):
+        """Take model, profile, what `source` returned, and the level whose facts §4.1 compares.
+
+        The level is asked for when it is needed: it is known once mastery is measured.
+        """
+        self.model, self.profile, self.source = model, profile, shared
+        self.compared_level = compared_level
+        self._parents: dict[Run | None, dict] = {}
+
+    def mastery(self) -> Request:
+        """Request the measurement of R_k for every fact (§3.1)."""
+        protocol = asdict(self.profile.protocol(self.source["seed"]))
+        return Request("mastery", {**self.source, "protocol": protocol})
+
+    def finetune(self, run: Run) -> Request:
+        """Request the fine-tuning itself, whose record holds the loss curve."""
+        recipe = Recipe(learning_rate=run.learning_rate, seed=self._seed(run))
+        drawn = {"level": run.level, "size": run.size, "sample": run.sample}
+        if run.rank:
+            adapter = Adapter(run.rank)
+            drawn |= {"lora": asdict(adapter) | {"modules": list(adapter.modules)}}
+        params = {**self.source, "mastery": self.mastery().key, **drawn}
+        return Request("finetune", {**params, "recipe": asdict(recipe)}, run)
+
+    def accuracy(
+        self,
+        run: Run | None,
+        split: str,
+        percent: float = 0.0,
+        strategy: str = "top",
+        layers: str = "",
+    ) -> Request:
+        """Request the answers to a split's questions after restoring a share (§3.3, §5)."""
+        params = {**self._parent(run), "split": split, "max_new_tokens": accuracy.MAX_NEW_TOKENS}
+        restoration = {"percent": float(percent), "region": REGION, "strategy": strategy}
+        if strategy == "random":  # other parameters in every data sample
+            restoration |= {"seed": self._seed(run)}
+        if layers:
+            restoration |= {"layers": layers}
+        return Request("accuracy", {**params, "restore": restoration if percent else None}, run)
+
+    def instruct(self) -> list[Request]:
+        """Request the answers of the model's instruct variant, where Table 7 is made."""
+        if not (self.model.instruct and self.profile.mixed_samples):
+            return []
+        variant = {"instruct": weights.weights_id(registry.entry(self.model.instruct))}
+        params, limit = {**self._parent(None), **variant}, accuracy.MAX_NEW_TOKENS
+        return [
+            Request("instruct", {**params, "split": split, "max_new_tokens": limit})
+            for split in ANSWERED
+        ]
+
+    def divergence(self, run: Run) -> Request:
+        """Request the comparison of first-token logits with the pre-trained model's (§4.1)."""
+        options = {"candidates": CANDIDATES, "near": NEAR, "level": self.compared_level()}
+        return Request("divergence", {**self._parent(run), **options}, run)
+
+    def concentration(self, run: Run) -> Request:
+        """Request the shares of the change that the most changed parameters hold (Table 3)."""
+        options = {"region": REGION, "percents": self._percents(), "without_zero_base": True}
+        return Request("concentration", {**self._parent(run), **options}, run)
+
+    def locations(self, run: Run) -> Request:
+        """Request the layers and modules of the most changed parameters (Tables 9 and 10)."""
+        options = {"region": REGION, "percents": self._percents()}
+        return Request("where", {**self._parent(run), **options}, run)
+
+    # --- what a table needs of one run --------------------------------------------------------
+
+    def learning_rate(self, run: Run) -> list[Request]:
+        """Return the requests that try one learning rate."""
+        return [self.finetune(run), self.accuracy(run, "dev")]
+
+    def strategy(self, run: Run) -> list[Request]:
+        """Return the requests of Table 7 for a run on facts of all levels."""
+        return [self.finetune(run), *(self.accuracy(run, split) for split in ANSWERED)]
+
+    def restoration(self, run: Run, percents: Iterable[float]) -> list[Request]:
+        """Return the requests of Tables 4 and 6."""
+        splits = ("dev", "test", "testood", "train")
+        return [self.accuracy(run, split, x) for x in percents for split in splits]
+
+    def controls(self, run: Run) -> list[Request]:
+        """Return the requests of the controls: the same shares, chosen by other rules."""
+        strategies, percents = self.profile.controls, self.profile.control_percents
+        return [self.accuracy(run, "test", x, s) for s in strategies for x in percents]
+
+    def layers(self, run: Run) -> list[Request]:
+        """Return the requests of Table 11: nothing, and all of each group of layers, restored."""
+        groups, splits = self.layer_groups(), ("test", "testood")
+        unrestored = [self.accuracy(run, split) for split in splits if groups]
+        return unrestored + [
+            self.accuracy(run, split, 100.0, layers=group) for group in groups for split in splits
+        ]
+
+    def layer_groups(self) -> list[str]:
+        """Return the groups of layers that are restored, such as `0-3`; of one, such as `0`."""
+        if not self.profile.layer_blocks:
+            return []
+        number = architecture.layer_count(self.model)
+        parts = np.array_split(range(number), min(self.profile.layer_blocks, number))
+        return [f"{p[0]}-{p[-1]}" if len(p) > 1 else f"{p[0]}" for p in parts]
+
+    def _percents(self) -> list[float]:
+        return [float(percent) for percent in self.profile.percents if percent]
+
+    def _seed(self, run: Run) -> int:
+        return self.source["seed"] * 1000 + run.sample
+
+    def _parent(self, run: Run | None) -> dict:
+        # Kept, because making a key takes longer than all else of a request.
+        if run not in self._parents:
+            parent = self.finetune(run) if run else self.mastery()
+            self._parents[run] = {**self.source, parent.kind: parent.key}
+        return self._parents[run]

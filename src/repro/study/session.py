@@ -1,27 +1,121 @@
-"""A model in memory, and what is done with it whatever is studied: a bar, copies, a record."""
+"""One model in memory: loaded once, fine-tuned and set back as often as a study needs."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property
 
 import pandas as pd
 import torch
 from tqdm import tqdm
 
-from repro import provenance
+from repro.inference.cpu import cpu_engine
 from repro.models import devices, loading, registry
 from repro.restoration import restore
-from repro.study import records
-from repro.study.requests import Request
+from repro.study.requests import REGION
+from repro.training import sft
+from repro.training.recipe import Adapter, Recipe
+
+Weights = dict[str, torch.Tensor]
 
 
-class Bench:
-    """Float32 weights to train, and a copy in the fastest dtype to decode; loaded on first use."""
+class Session:
+    """A model's float32 weights, which are trained, and what answers questions with them.
 
-    def __init__(self, model: registry.ModelEntry, profile: str, bars: bool = True):
-        """Take a model, the profile its records are made under, and whether to show progress."""
-        self.model, self.profile, self.bars = model, profile, bars
+    `load` sets these attributes:
+
+    - network: the float32 network that is trained; tokenizer: its tokenizer;
+    - small: whether float32 is fastest, and several processes of one thread can share a study;
+    - decoder: the network that answers, in the fastest dtype; where that is float32, the trained
+      one;
+    - trainer: what `sft.finetune` is given; reader: what answers. Either is a network, or the CPU
+      engine that computes it.
+    """
+
+    def __init__(self, model: registry.ModelEntry, bars: bool = True, engine: bool = True):
+        """Load nothing yet.
+
+        Args:
+            model: a registry entry.
+            bars: show progress bars.
+            engine: compute with `repro.inference.cpu` where it can compute this model.
+        """
+        self.model, self.bars, self.engine = model, bars, engine
         self.processes = devices.processes()
+        self._loaded = False
+        self._base: Weights | None = None  # the pre-trained weights, from before they first change
+        self._changed = False  # whether the weights in memory may differ from them
+
+    def load(self) -> None:
+        """Load the model, unless it is in memory.
+
+        Raises:
+            ModelError: it cannot be loaded.
+        """
+        if self._loaded:
+            return
+        self.network, self.tokenizer = loading.load_model(self.model)
+        alone = self.engine and self.processes.num_processes == 1
+        fits = alone and cpu_engine.fits(self.network)
+        self.small = fits and self.network.num_parameters() <= cpu_engine.SMALL
+        dtype = devices.inference_dtype(self.network.device)
+        same = self.small or dtype is torch.float32
+        self.decoder = self.network if same else loading.load_model(self.model, dtype)[0]
+        self.trainer = self.reader = self.network
+        if alone and cpu_engine.fits(self.decoder):
+            self.reader = cpu_engine.Lean(self.decoder)
+            # Trained are the float32 weights, multiplied in the decoder's dtype.
+            self.trainer = self.reader if same else cpu_engine.Lean(self.network, dtype)
+        elif not same:
+            self.reader = self.decoder
+        self._loaded = True
+
+    @cached_property
+    def instruct(self) -> tuple:
+        """The model's instruct variant and its tokenizer, to answer questions with."""
+        variant = registry.entry(self.model.instruct)
+        return loading.load_model(variant, devices.inference_dtype(self.network.device))
+
+    def reset(self) -> None:
+        """Set all weights back to the pre-trained ones."""
+        if self._changed:
+            for network in {self.network, self.decoder}:
+                restore.write(network, self._base)
+            self._changed = False
+
+    def finetune(
+        self, facts: pd.DataFrame, recipe: Recipe, text: str, adapter: Adapter | None = None
+    ) -> tuple[dict, Weights]:
+        """Fine-tune the pre-trained weights; the decoder has the result afterwards.
+
+        Args:
+            facts: DataFrame[question, object, …].
+            recipe: how to learn.
+            text: what the progress bar says.
+            adapter: train low-rank adapters instead of all parameters.
+
+        Returns:
+            What `sft.finetune` returns, and a copy of the fine-tuned weights.
+        """
+        self.reset()
+        if self._base is None:
+            self._base = restore.snapshot(self.network)
+        self._changed = True
+        with self._steps(-(-len(facts) // recipe.batch_size), text) as show:
+            training = self._train(facts, recipe, adapter, show)
+        tuned = restore.snapshot(self.network)
+        restore.write(self.decoder, tuned)
+        return training, tuned
+
+    def _train(self, facts, recipe: Recipe, adapter: Adapter | None, show) -> dict:
+        if adapter is None:
+            return sft.finetune(self.trainer, self.tokenizer, facts, recipe, show)
+        from repro.training import lora  # loads peft, which nothing else needs
+
+        return lora.finetune(self.network, self.tokenizer, facts, recipe, adapter, show)
+
+    def compare(self, tuned: Weights, percents: Iterable[float]) -> "TunedModel":
+        """Return fine-tuned weights beside the pre-trained ones, to restore shares of them."""
+        return TunedModel(self._base, tuned, percents)
 
     def bar(self, total: int, text: str, unit: str, leave: bool = False) -> tqdm:
         """Return a progress bar, shown by the first process only."""
@@ -29,7 +123,7 @@ class Bench:
         return tqdm(total=total, desc=text, unit=unit, leave=leave, disable=silent)
 
     @contextmanager
-    def steps(self, total: int, text: str) -> Iterator[Callable[[float], None]]:
+    def _steps(self, total: int, text: str) -> Iterator[Callable[[float], None]]:
         """Show a bar of the steps of fine-tuning, to be told the loss of each."""
         with self.bar(total, text, "step") as bar:
 
@@ -39,44 +133,50 @@ class Bench:
 
             yield show
 
-    @cached_property
-    def _loaded(self):
-        return loading.load_model(self.model)
 
-    @property
-    def network(self):
-        """The float32 network that is trained."""
-        return self._loaded[0]
+class TunedModel:
+    """Fine-tuned weights beside the pre-trained ones; each ranking of them is made once (§5)."""
 
-    @property
-    def tokenizer(self):
-        """Its tokenizer."""
-        return self._loaded[1]
+    def __init__(self, base: Weights, tuned: Weights, percents: Iterable[float]):
+        """Take both, and the shares (%) that are likely to be restored."""
+        self.base, self.tuned = base, tuned
+        self.percents = {float(percent) for percent in percents}
+        self._rankings: dict[tuple, restore.Ranking] = {}
+        self._cuts: dict[tuple, restore.Cut] = {}
 
     @cached_property
-    def decoder(self):
-        """The network that decodes: the trained one itself where float32 is fastest."""
-        dtype = devices.inference_dtype(self.network.device)
-        return self.network if dtype is torch.float32 else loading.load_model(self.model, dtype)[0]
+    def change(self) -> restore.Change:
+        """How far fine-tuning moved the region's parameters, all together."""
+        return restore.change(restore.pair(self.base, self.tuned, REGION))
 
-    @cached_property
-    def base(self) -> dict[str, torch.Tensor]:
-        """The weights before fine-tuning."""
-        return restore.snapshot(self.network)
+    def ranking(self, strategy: str = "top", layers: str = "", seed: int = 0) -> restore.Ranking:
+        """Rank the parameters; one ranking serves every restored share."""
+        order = strategy, layers, seed
+        if order not in self._rankings:
+            options = {"strategy": strategy, "layers": layers, "seed": seed}
+            self._rankings[order] = restore.rank(self.base, self.tuned, REGION, **options)
+        return self._rankings[order]
 
-    def save(
-        self, task: Request, result: dict, seconds: float, table: pd.DataFrame | None = None
-    ) -> None:
-        """Write a record, of what took some `seconds`, and a table beside it."""
-        where = provenance.provenance(
-            wall_seconds=seconds,
-            model=self.model.name,
-            profile=self.profile,
-            device=str(self.network.device),
-            processes=self.processes.num_processes,
-            dtype=str(self.decoder.dtype).removeprefix("torch."),
-        )
-        key = provenance.key(task.kind, task.params)
-        if self.processes.is_main_process:
-            records.save(records.Record(task.kind, key, task.params, result, where), table)
-        self.processes.wait_for_everyone()  # the next step may read it
+    def restored(self, network, settings: dict | None) -> AbstractContextManager:
+        """Restore a share of a network that holds the fine-tuned weights, and take it back on exit.
+
+        `settings` are those of a request (None: nothing is restored). Yields the `restore.Change`
+        that was undone.
+        """
+        if settings is None:
+            return nullcontext(restore.Change())
+        percent, strategy = settings["percent"], settings["strategy"]
+        if strategy == restore.INTERPOLATE:
+            pair = restore.pair(self.base, self.tuned, REGION)
+            return restore.interpolated(network, pair, percent)
+        order = strategy, settings.get("layers", ""), settings.get("seed", 0)
+        cut, ranking = self._cut(order, percent), self.ranking(*order)
+        return restore.restored(network, self.base, self.tuned, ranking, percent, cut)
+
+    def _cut(self, order: tuple, percent: float) -> restore.Cut:
+        # Finding thresholds reads all weights again, so all likely shares are found at once.
+        if (*order, percent) not in self._cuts:
+            shares = sorted({*self.percents, percent})
+            cuts = restore.thresholds(self.ranking(*order), shares)
+            self._cuts |= {(*order, share): cut for share, cut in cuts.items()}
+        return self._cuts[*order, percent]

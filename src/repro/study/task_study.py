@@ -1,18 +1,19 @@
-"""Other tasks than facts (§5.2, Table 5): which runs a model and a profile need, and their results.
+"""GSM8K and XSum (§5.2, Table 5): which records a model and a profile need, and their results.
 
-A `Trial` fine-tunes on GSM8K and on XSum, restores shares of the parameters and scores each.
-`task_compute` computes what is missing. Records can be read without the examples: those with
-the same parameters that were measured last, whatever examples they were measured on.
+A `TaskStudy` fine-tunes on each task, restores shares of the parameters and scores the answers.
+`repro.study.task_compute` computes what is missing. Records can be read without the examples: those
+with the same parameters that were measured last, whatever examples they were measured on.
 """
 
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from repro import files, provenance
+from repro import files
 from repro.data import task_examples
 from repro.errors import ConfigError
 from repro.measures.task_scores import METRICS
@@ -31,16 +32,18 @@ UNITS = ["metric", "restored_percent", "sample", *bootstrap.ARRAYS]
 
 
 @dataclass(frozen=True)
-class Trial:
-    """A model on the tasks of a profile. Open one with `repro.study.task_study.open`.
+class TaskStudy:
+    """A model on the tasks of a profile. Open one with `open_task_study`.
 
-    Without `data` (see `task_data.source`) it reads records and computes nothing.
+    Without `data` (see `task_examples.source`) it reads records and computes nothing. `start` makes
+    what computes requests.
     """
 
     model: registry.ModelEntry
     profile: Profile
     data: Path | str | None = None
     seed: int = 0
+    start: Callable[["TaskStudy"], object] | None = field(default=None, compare=False)
 
     # --- what has to be run -----------------------------------------------------------------
 
@@ -50,18 +53,18 @@ class Trial:
         return self.model.facts != "atlas"
 
     def examples(self, task: str) -> task_examples.Examples:
-        """Return the examples of a task. Raises DataError as `task_data.draw` does."""
-        if task not in self._drawn:
+        """Return the examples of a task. Raises DataError as `task_examples.draw` does."""
+        if task not in self._examples:
             sizes = self.profile.tasks[task]
-            self._drawn[task] = task_examples.draw(task, self.data, sizes, self.seed)
-        return self._drawn[task]
+            self._examples[task] = task_examples.draw(task, self.data, sizes, self.seed)
+        return self._examples[task]
 
     @cached_property
-    def _drawn(self) -> dict[str, task_examples.Examples]:
+    def _examples(self) -> dict[str, task_examples.Examples]:
         return {}
 
-    def finetune_task(self, task: str) -> Request | None:
-        """Return the task of fine-tuning, or None where neither examples nor a record are there."""
+    def finetune_request(self, task: str) -> Request | None:
+        """Request the fine-tuning; None where neither examples nor a record are there."""
         sizes = self.profile.tasks[task]
         recipe = Recipe(learning_rate=self.model.learning_rate, seed=self.seed)
         params = {
@@ -75,14 +78,14 @@ class Trial:
         }
         return self._known("task_finetune", params, "train")
 
-    def score_tasks(self, task: str) -> list[Request]:
-        """Return the tasks of scoring each restored share; the first restores nothing."""
-        if (trained := self.finetune_task(task)) is None:
+    def score_requests(self, task: str) -> list[Request]:
+        """Request the scores of each restored share; the first restores nothing."""
+        if (trained := self.finetune_request(task)) is None:
             return []
         sizes = self.profile.tasks[task]
         params = {
             "task": task,
-            "task_finetune": provenance.key(trained.kind, trained.params),
+            "task_finetune": trained.key,
             "test": sizes["test"],
             "new_tokens": sizes["new_tokens"],
             "restore": None,
@@ -92,31 +95,36 @@ class Trial:
             return []
         shares = [float(x) for x in self.profile.tasks["percents"] if x]
         settings = [{"percent": x, "region": REGION, "strategy": "top"} for x in shares]
-        return [first, *(Request(first.kind, {**first.params, "restore": s}) for s in settings)]
+        return [first, *(replace(first, params={**first.params, "restore": s}) for s in settings)]
 
     def _known(self, kind: str, params: dict, split: str) -> Request | None:
+        """Return the request with the digest of the examples; without them, the last measured."""
+        task = params["task"]
         if self.data:
-            return Request(kind, {**params, "data": self.examples(params["task"]).digests[split]})
-        found = records.matching(kind, params)
-        return Request(kind, found[-1].params) if found else None
+            digest = self.examples(task).digests[split]
+            return Request(kind, {**params, "data": digest}, task)
+        matching = records.matching(kind, params)
+        return Request(kind, matching[-1].params, task) if matching else None
 
-    def tasks(self) -> list[Request]:
-        """Return every task that is known, those of one fine-tuned model together."""
-        if not self.applies:
-            return []
-        made = []
-        for name in TITLES:
-            made += [t for t in [self.finetune_task(name)] if t] + self.score_tasks(name)
-        return made
+    def requests(self) -> list[Request]:
+        """Return every request that is known, those of one fine-tuned model together."""
+        requests = []
+        for task in TITLES if self.applies else ():
+            if finetune := self.finetune_request(task):
+                requests += [finetune, *self.score_requests(task)]
+        return requests
+
+    @cached_property
+    def computation(self):
+        """What computes requests, and keeps the model in memory."""
+        return self.start(self)
 
     def run(self) -> int:
         """Compute what is missing and return how many records were; nothing without `data`."""
-        todo = [t for t in self.tasks() if t.record() is None] if self.data else []
-        if todo:
-            from repro.study.task_compute import compute  # loads the model, so only when needed
-
-            compute(self, todo)
-        return len(todo)
+        missing = [r for r in self.requests() if r.record() is None] if self.data else []
+        if missing:
+            self.computation.compute(missing)
+        return len(missing)
 
     def export(self, folder: Path | None = None) -> list[Path]:
         """Copy the records there are to `results/<model>/<profile>/` and return the files."""
@@ -126,13 +134,14 @@ class Trial:
     # --- results as tables ------------------------------------------------------------------
 
     def _records(self, kind: str = "") -> list[tuple[Request, records.Record]]:
-        pairs = [(task, task.record()) for task in self.tasks() if task.kind.startswith(kind)]
-        return [(task, record) for task, record in pairs if record]
+        requests = [request for request in self.requests() if request.kind.startswith(kind)]
+        pairs = [(request, request.record()) for request in requests]
+        return [(request, record) for request, record in pairs if record]
 
     def _scores(self) -> list[tuple[str, float, records.Record]]:
         return [
-            (task.params["task"], (task.params["restore"] or {"percent": 0.0})["percent"], record)
-            for task, record in self._records("task_score")
+            (request.run, (request.params["restore"] or {"percent": 0.0})["percent"], record)
+            for request, record in self._records("task_score")
         ]
 
     def units(self) -> pd.DataFrame:
@@ -174,8 +183,8 @@ class Trial:
     def training(self) -> pd.DataFrame:
         """Return what each model was trained on: task, examples, steps, tokens, seconds, loss …"""
         rows = []
-        for task, record in self._records("task_finetune"):
-            result, sizes = record.result, task.params
+        for request, record in self._records("task_finetune"):
+            result, sizes = record.result, request.params
             skipped = [f"{count} {reason}" for reason, count in result["skipped"].items()]
             rows.append(
                 {
@@ -236,10 +245,10 @@ def _interval(metric: str, values, sizes, strata) -> tuple[float, float, float]:
     return bootstrap.interval([values[None]], sizes, strata)
 
 
-def open(
+def open_task_study(
     model: str | Path = "default", profile: str = "default", data: str | Path | None = None
-) -> Trial:
-    """Open the trial of a model under a profile. Nothing is computed yet.
+) -> TaskStudy:
+    """Open the study of GSM8K and XSum of a model under a profile. Nothing is computed yet.
 
     Args:
         model: a registry name, a folder of safetensors, or `default`.
@@ -252,10 +261,18 @@ def open(
         DataError: the folder does not exist.
     """
     entry = registry.entry(model)
-    trial = Trial(entry, profiles.profile(profile, entry.profile), task_examples.source(data))
-    if data and not trial.applies:
+    chosen = profiles.profile(profile, entry.profile)
+    study = TaskStudy(entry, chosen, task_examples.source(data), start=_start)
+    if data and not study.applies:
         raise ConfigError(f"{why_not(entry)}: choose a model of real text, such as smollm2-135m")
-    return trial
+    return study
+
+
+def _start(study: TaskStudy):
+    # Imported on use: whoever only reads records need not wait for PyTorch.
+    from repro.study.task_compute import TaskComputation
+
+    return TaskComputation(study)
 
 
 def why_not(model: registry.ModelEntry) -> str:
@@ -266,30 +283,30 @@ def why_not(model: registry.ModelEntry) -> str:
     )
 
 
-def shown(model: str, profile: str) -> tuple[Trial, str]:
-    """Return the trial whose results a page shows, and Markdown that says which and why.
+def shown(model: str, profile: str) -> tuple[TaskStudy, str]:
+    """Return the study whose results a page shows, and Markdown that says which and why.
 
     Where the model has no part in Table 5, it is the first that `results/` holds; what is missing
     of the model's own is computed if there are examples.
     """
-    trial = open(model, profile)
-    if not trial.applies:
-        others = [other for other in _kept() if other.means().size]
-        what = f"**{why_not(trial.model)}.** So Table 5 does not apply to it."
+    study = open_task_study(model, profile)
+    if not study.applies:
+        others = [other for other in _committed() if other.means().size]
+        reason = f"**{why_not(study.model)}.** So Table 5 does not apply to it."
         if not others:
-            return trial, what
-        return others[0], f"{what} Shown instead: {others[0].about()}"
-    trial.run()
-    if trial.means().size:
-        return trial, trial.about()
-    return trial, f"Nothing is measured yet: {trial.about()} To measure, {task_examples.FOLDER}."
+            return study, reason
+        return others[0], f"{reason} Shown instead: {others[0].about()}"
+    study.run()
+    if study.means().size:
+        return study, study.about()
+    return study, f"Nothing is measured yet: {study.about()} To measure, {task_examples.FOLDER}."
 
 
-def _kept() -> list[Trial]:
+def _committed() -> list[TaskStudy]:
     folders = sorted(path.parent for path in files.results_dir().glob("*/*/task_score.jsonl"))
     known = [(f.parent.name, f.name) for f in folders if f.parent.name in registry.entries()]
     return [
-        Trial(registry.entry(name), profiles.profile(profile))
+        TaskStudy(registry.entry(name), profiles.profile(profile))
         for name, profile in known
         if profile in profiles.PROFILES
     ]

@@ -1,0 +1,56 @@
+"""The facts of a study with their mastery: the questions of each split, the pools of each level."""
+
+import pandas as pd
+
+from repro.data.facts import choose
+from repro.measures import accuracy
+from repro.measures.accuracy import Cells
+from repro.measures.divergence import level_compared
+from repro.study.requests import MIXED, Run
+
+ENOUGH = 10  # facts that make the divergence of a level worth comparing (§4.1)
+
+
+class Pools:
+    """Facts by split and level, and those that each run is trained on.
+
+    Frames have the rows and columns of `Study.mastery`, ordered by fact_id, which is the order of
+    the answers in a record.
+    """
+
+    def __init__(self, mastery: pd.DataFrame, seed: int):
+        """Take every fact with its mastery, and the study's seed."""
+        self.mastery, self.seed = mastery, seed
+        ordered = mastery.sort_values("fact_id")
+        self._splits = {
+            split: rows.reset_index(drop=True) for split, rows in ordered.groupby("split")
+        }
+        self._training: dict[Run, pd.DataFrame] = {}
+        self._cells: dict[Run | str, Cells] = {}
+
+    def sizes(self) -> dict[int, int]:
+        """Return the number of training facts by level."""
+        train = self.mastery[self.mastery["split"] == "train"]
+        return train["level"].value_counts().to_dict()
+
+    def compared_level(self) -> int:
+        """Return the mastery level of the facts that §4.1 compares: 4 where there are enough."""
+        return level_compared(self.mastery[self.mastery["split"] == "test"], ENOUGH)
+
+    def facts(self, run: Run | None, split: str) -> pd.DataFrame:
+        """Return the facts of a split, or those a run is trained on (`train`)."""
+        if split != "train":
+            return self._splits[split]
+        if run not in self._training:  # kept, because drawing hashes every fact of the pool
+            pool = self._splits["train"]
+            if run.level != MIXED:
+                pool = pool[pool["level"] == run.level]
+            self._training[run] = choose(pool, run.size, run.sample, self.seed)
+        return self._training[run]
+
+    def cells(self, run: Run | None, split: str) -> Cells:
+        """Return the topics and levels of these facts, as `repro.measures.accuracy` counts by."""
+        name = run if split == "train" else split
+        if name not in self._cells:
+            self._cells[name] = accuracy.cells_of(self.facts(run, split))
+        return self._cells[name]

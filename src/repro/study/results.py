@@ -1,0 +1,279 @@
+"""The records of a study as tidy frames, one method for each thing that was measured.
+
+Every frame has columns that say which run a row belongs to: train_level (−1: the pre-trained model,
+−2: facts of all levels), train_size, size_label, sample, run. What is missing is computed.
+"""
+
+from collections.abc import Callable, Iterable
+
+import numpy as np
+import pandas as pd
+
+from repro import paper
+from repro.errors import ConfigError
+from repro.measures import accuracy, mastery
+from repro.study.records import Record
+from repro.study.requests import BASE, MIXED, Request, Run
+
+NO_COUNTS = [
+    *("train_level", "train_size", "sample", "topic", "test_level"),
+    *("restored_percent", "split", "correct", "total"),
+]
+
+
+class Results:
+    """Frames of one study."""
+
+    def __init__(self, study):
+        """Take a `repro.study.Study`."""
+        self.study = study
+        self._accuracy: pd.DataFrame | None = None
+
+    def distribution(self) -> pd.DataFrame:
+        """Return the facts by split and level (Tables 1, 8): [model, split, level, count]."""
+        table = mastery.distribution(self.study.mastery(), paper.SPLITS)
+        return table.assign(model=self.study.model.title)[["model", "split", "level", "count"]]
+
+    def accuracy(self, requests: Iterable[Request] | None = None) -> pd.DataFrame:
+        """Return answers by topic and level, by default of every run, restored or not (Table 4).
+
+        Columns: model, train_level, train_size, size_label, sample, restored_percent, split, topic,
+        test_level, correct, total.
+        """
+        if requests is not None:
+            return _counts(self.study, list(requests))
+        if self._accuracy is None:  # kept, because several tables start from it
+            self._accuracy = _counts(self.study, paper_requests(self.study))
+        return self._accuracy.copy()
+
+    def restored(self, percent: float) -> pd.DataFrame:
+        """Return the columns of `accuracy` for one restored share of the restoration runs.
+
+        Raises:
+            ConfigError: the share is not a percentage.
+        """
+        return self.accuracy(restoration_requests(self.study, percent))
+
+    def mixed(self) -> pd.DataFrame:
+        """Return answers after fine-tuning on facts of all levels (Table 7), as in `accuracy`."""
+        return _of_strategy(self.study, self.study.grid.mixed_runs())
+
+    def lora(self) -> pd.DataFrame:
+        """Return answers after fine-tuning with adapters (Table 7), as in `accuracy`."""
+        return _of_strategy(self.study, self.study.grid.lora_runs())
+
+    def instruct(self) -> pd.DataFrame:
+        """Return answers of the instruct variant, as in `accuracy`; without one an empty frame."""
+        return _counts(self.study, self.study.requests.instruct())
+
+    def controls(self) -> pd.DataFrame:
+        """Return test answers of the control runs: is it which parameters, or how much is undone?
+
+        The columns of `accuracy`, and: strategy (of `repro restore`; `top` is the paper's, `none`
+        the share 0), restored (parameters), undone_l1 and undone_l2: the percentage of the sum of
+        all |s − p|, and of all (s − p)², in the region that was undone (NaN in records made
+        before it was kept).
+        """
+        return _counts(self.study, control_requests(self.study), _restoration_columns)
+
+    def layers(self) -> pd.DataFrame:
+        """Return answers after restoring groups of layers (Table 11), and without (`none`).
+
+        The columns of `controls`, and layers, such as `0-3`. restored_percent is 100 where a group
+        was restored: all of its parameters.
+        """
+        return _counts(self.study, layer_requests(self.study), _restoration_columns)
+
+    def locations(self) -> pd.DataFrame:
+        """Return where the most changed parameters are (Tables 9 and 10), layer by module.
+
+        Columns: model and run as in `accuracy`; top_percent; layer; module; n (parameters);
+        change_percent (of the sum of all relative changes); k (how many of them are chosen).
+        Summed over modules or layers, 100 k / Σk is the paper's percentage, and its ratio to
+        100 n / Σn the lift.
+        """
+        requests = [self.study.requests.locations(run) for run in self.study.grid.restored_runs()]
+        frame = _frames(self.study, requests, "table").assign(model=self.study.model.title)
+        shares = [float(percent) for percent in self.study.profile.percents if percent]
+        frame = frame.assign(top_percent=[shares] * len(frame))
+        return frame.explode(["top_percent", "k"], ignore_index=True).infer_objects()
+
+    def answers(self, requests: Iterable[Request] | None = None) -> pd.DataFrame:
+        """Return the answer to every question, one row per set of answers, for paired intervals.
+
+        Columns: those of `controls` without topic, test_level, correct and total, and three
+        arrays over questions in the order of `Study.facts_of`: values (0 or 1), sizes (1), strata
+        (mastery levels), as `bootstrap` takes them. Records made before answers were kept have no
+        row. By default the requests of `accuracy`; also `control_requests`, `layer_requests`.
+        """
+        requests = paper_requests(self.study) if requests is None else list(requests)
+        rows = []
+        for request, record in zip(requests, _records(self.study, requests), strict=True):
+            if "hits" in record.result:
+                facts = self.study.facts_of(request.run, request.params["split"])
+                levels = facts["level"].to_numpy()
+                hits = accuracy.unpack(record.result["hits"], len(levels)).astype(np.int8)
+                columns = {"model": self.study.model.title, **_columns(self.study, request)}
+                columns |= _restoration_columns(request, record.result)
+                arrays = {"values": hits, "sizes": np.ones_like(hits), "strata": levels}
+                rows.append(columns | arrays)
+        return pd.DataFrame(rows)
+
+    def learning_rates(self) -> pd.DataFrame:
+        """Return dev answers by learning rate, and the columns of `accuracy`."""
+        requests, runs = self.study.requests, self.study.grid.rate_runs()
+        self.study.compute(r for run in runs for r in requests.learning_rate(run))
+        frame = _counts(self.study, [requests.accuracy(run, "dev") for run in runs])
+        rates = {run_columns(self.study, run)["run"]: run.learning_rate for run in runs}
+        return frame.assign(learning_rate=frame["run"].map(rates) if len(frame) else [])
+
+    def divergence(self) -> pd.DataFrame:
+        """Return KL sums by run and topic (Figure 5), in nats: [… topic, facts, kl_sum]."""
+        requests = [self.study.requests.divergence(run) for run in self.study.grid.runs()]
+        return _frames(self.study, requests, "table").assign(model=self.study.model.title)
+
+    def logits_example(self) -> dict:
+        """Return one worked example of §4.1 (Figure 3): the largest run's median fact."""
+        requests = [self.study.requests.divergence(run) for run in self.study.grid.runs()]
+        examples = [record.result["example"] for record in _records(self.study, requests)]
+        return next((example for example in reversed(examples) if example), {})
+
+    def concentration(self) -> pd.DataFrame:
+        """Return Table 3 for our runs: [… top_percent, share_of_change_percent, k, n, …]."""
+        requests = [
+            self.study.requests.concentration(run) for run in self.study.grid.restored_runs()
+        ]
+        return _frames(self.study, requests, "table").assign(model=self.study.model.title)
+
+    def losses(self) -> pd.DataFrame:
+        """Return the loss curve of every run: [… step, loss]."""
+        requests = [self.study.requests.finetune(run) for run in self.study.grid.runs()]
+        return _frames(self.study, requests, "losses")
+
+
+# --- which requests a table needs -----------------------------------------------------------------
+
+
+def paper_requests(study) -> list[Request]:
+    """Return the requests for answers that the paper's tables hold, and those of the base model.
+
+    They are of runs on one level, with nothing restored or the most changed parameters of all
+    layers.
+    """
+    return [
+        request
+        for request in study.grid.requests(study.requests)
+        if request.kind == "accuracy"
+        and not (request.run and request.run.level == MIXED)
+        and _restored_as_in_the_paper(request.params["restore"])
+    ]
+
+
+def _restored_as_in_the_paper(settings: dict | None) -> bool:
+    return not settings or (settings["strategy"], settings.get("layers")) == ("top", None)
+
+
+def restoration_requests(study, percent: float) -> list[Request]:
+    """Return the requests for the answers of every restored run at one share.
+
+    Raises:
+        ConfigError: the share is not a percentage.
+    """
+    if not 0 <= percent <= 100:
+        raise ConfigError(f"cannot restore {percent} %: give a percentage from 0 to 100")
+    shares = [round(float(percent), 9)]
+    return [
+        r for run in study.grid.restored_runs() for r in study.requests.restoration(run, shares)
+    ]
+
+
+def control_requests(study) -> list[Request]:
+    """Return the requests for the controls, with those of the paper's choice to compare with."""
+    requests, runs = study.requests, study.grid.control_runs()
+    percents = (0, *study.profile.control_percents)
+    of_paper = [requests.accuracy(run, "test", percent) for run in runs for percent in percents]
+    return of_paper + [request for run in runs for request in requests.controls(run)]
+
+
+def layer_requests(study) -> list[Request]:
+    """Return the requests of Table 11."""
+    return [r for run in study.grid.layer_runs() for r in study.requests.layers(run)]
+
+
+# --- from records to rows -------------------------------------------------------------------------
+
+
+def run_columns(study, run: Run | None) -> dict:
+    """Return the columns that say which run a row belongs to."""
+    run = run or Run(BASE, 0, 0, 0.0)
+    label = "All" if run.size is None else str(run.size)
+    name = f"{run.level}/{label}/{run.sample}/{run.learning_rate:g}"
+    name += f"/lora {run.rank}" if run.rank else ""
+    size = {"train_size": study.grid.size(run), "size_label": label}
+    return {"train_level": run.level, **size, "sample": run.sample, "run": name}
+
+
+def _columns(study, request: Request) -> dict:
+    columns = run_columns(study, request.run)
+    if request.kind in ("accuracy", "instruct"):
+        restoration = request.params.get("restore") or {"percent": 0.0}
+        columns |= {"restored_percent": restoration["percent"]}
+        columns |= {"split": request.params["split"]}
+    return columns
+
+
+def _restoration_columns(request: Request, result: dict) -> dict:
+    """Return the columns that say what was restored, and how much of the change that undid."""
+    settings = request.params["restore"]
+    unknown = dict.fromkeys(("l1", "l2"), np.nan if settings else 0.0)
+    undone = result.get("undone") or unknown
+    return {
+        "strategy": settings["strategy"] if settings else "none",
+        "layers": settings.get("layers", "all") if settings else "none",
+        "restored": result["restored"],
+        "undone_l1": undone["l1"],
+        "undone_l2": undone["l2"],
+    }
+
+
+def _records(study, requests: list[Request]) -> list[Record]:
+    study.compute(requests)
+    return [request.record() for request in requests]
+
+
+def _of_strategy(study, runs: list[Run]) -> pd.DataFrame:
+    requests = [request for run in runs for request in study.requests.strategy(run)]
+    return _counts(study, [request for request in requests if request.kind == "accuracy"])
+
+
+def _counts(study, requests: list[Request], more: Callable | None = None) -> pd.DataFrame:
+    frame = _frames(study, requests, "counts", more)
+    return frame.assign(model=study.model.title) if len(frame) else pd.DataFrame(columns=NO_COUNTS)
+
+
+def _frames(
+    study, requests: list[Request], part: str, more: Callable | None = None
+) -> pd.DataFrame:
+    """Return a part of every record's result, with columns that say what it is of.
+
+    `more` returns further columns for (request, result).
+    """
+    tables, columns = [], []
+    for request, record in zip(requests, _records(study, requests), strict=True):
+        tables.append(_table(study, request, record.result, part))
+        further = more(request, record.result) if more else {}
+        columns.append(_columns(study, request) | further)
+    if not tables:
+        return pd.DataFrame()
+    each = np.repeat(np.arange(len(tables)), [len(table) for table in tables])
+    repeated = pd.DataFrame(columns).iloc[each].reset_index(drop=True)
+    return pd.concat([pd.concat(tables, ignore_index=True), repeated], axis=1)
+
+
+def _table(study, request: Request, result: dict, part: str) -> pd.DataFrame:
+    if part == "counts" and "hits" in result:  # older records hold the counts themselves
+        asked = request.run, request.params["split"]
+        facts = study.facts_of(*asked)
+        hits = accuracy.unpack(result["hits"], len(facts))
+        return accuracy.count(facts, hits, study.pools.cells(*asked))
+    return pd.DataFrame(result[part])
