@@ -286,7 +286,7 @@ Model = Annotated[
     str,
     typer.Argument(
         metavar="MODEL",
-        help="A name from `repro models`, such as micro-m, or a folder.",
+        help="A name from `repro models`, such as micro-m, a folder, or owner/name on the Hub.",
         autocompletion=_model_names,
         show_default=False,
     ),
@@ -328,7 +328,7 @@ def models() -> None:
         millions = entry.parameters / 1e6
         size = f"{millions:,.{0 if millions >= 10 else 1}f} M"
         _say(f"{mark} {entry.name:20} {size:>9}  {entry.title:30} {here}")
-    _say("* default. A folder of safetensors is a model too. REPRO_MODELS: a folder of folders.")
+    _say("* default. A folder of safetensors is a model too, and so is owner/name on the Hub.")
 
 
 @_command(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from repro.models.registry import ModelEntry
-from repro.models.weights import locate
+from repro.models.weights import obtain
 
 # The linear maps of a LLaMA layer, in the order of a forward pass.
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -15,10 +15,11 @@ def layer_count(model: ModelEntry) -> int:
     """Return how many layers a model has, from the registry or the folder's configuration."""
     if model.layers:
         return model.layers
-    path = locate(model) / "config.json"
+    folder = obtain(model)
+    path = folder / "config.json"
     config = json.loads(path.read_bytes()) if path.exists() else {}
     if "num_hidden_layers" in config:
         return config["num_hidden_layers"]
     from transformers import AutoConfig  # which knows what other families call it
 
-    return AutoConfig.from_pretrained(locate(model)).num_hidden_layers
+    return AutoConfig.from_pretrained(folder).num_hidden_layers

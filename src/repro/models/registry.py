@@ -15,6 +15,7 @@ from pathlib import Path
 import yaml
 
 from repro.errors import ConfigError
+from repro.models import hub
 
 
 @dataclass(frozen=True)
@@ -59,12 +60,16 @@ def entries() -> dict[str, ModelEntry]:
 
 
 def entry(name: str | Path = "default") -> ModelEntry:
-    """Return a registry entry, or one made for a local folder of safetensors.
+    """Return a registry entry, or one made for a local folder or a model of the Hub.
 
-    `default` means the environment variable `REPRO_MODEL`, else the registry's default.
+    Args:
+        name: a name of the registry; a folder of safetensors; `owner/name` or
+            `owner/name@revision` on the Hub; or `default`, which means the environment variable
+            `REPRO_MODEL`, else the registry's default.
 
     Raises:
         ConfigError: no entry and no folder has this name.
+        ModelError: the Hub does not say which commit it is.
     """
     name = str(name)
     if name == "default":
@@ -75,5 +80,17 @@ def entry(name: str | Path = "default") -> ModelEntry:
     if folder.is_dir():
         stem = folder.resolve().name
         return ModelEntry(name=stem, title=stem, family="local folder", folder=folder.resolve())
+    if match := hub.ID.fullmatch(name):
+        return _hub_entry(*match.groups())
     known = ", ".join(entries())
-    raise ConfigError(f"unknown model {name!r}: give a folder of safetensors, or one of {known}")
+    raise ConfigError(
+        f"unknown model {name!r}: give a folder of safetensors, owner/name on the Hub, or one of"
+        f" {known}"
+    )
+
+
+def _hub_entry(repository: str, revision: str | None) -> ModelEntry:
+    """Return an entry for a model of the Hub, pinned to the commit that the revision names."""
+    source = {"id": repository, "revision": hub.commit(repository, revision)}
+    name = repository.replace("/", "--")  # it names a folder of results
+    return ModelEntry(name=name, title=repository, family="of the Hub", hub=source)

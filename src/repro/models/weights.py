@@ -9,6 +9,7 @@ from pathlib import Path
 
 from repro.errors import ModelError
 from repro.files import safetensors, sha256
+from repro.models import hub
 from repro.models.gguf import convert, converted_folder, installed_parts
 from repro.models.registry import ModelEntry
 
@@ -49,6 +50,18 @@ def locate(model: ModelEntry) -> Path:
     return model.folder
 
 
+def obtain(model: ModelEntry) -> Path:
+    """Return the local folder of a model's weights, downloaded from the Hub on first use.
+
+    Raises:
+        ModelError: nothing usable is there, or the Hub does not give it.
+    """
+    folder = locate(model)
+    if not model.hub or folder.is_dir():
+        return folder
+    return hub.download(model.hub["id"], model.hub["revision"])
+
+
 def bundled_folder(model: ModelEntry) -> Path:
     """Return where in the installed package a bundled model is, or would be."""
     return Path(str(resources.files("repro").joinpath("weights", model.name)))
@@ -72,4 +85,6 @@ def available(model: ModelEntry) -> bool:
         return converted_folder(model).exists() or bool(installed_parts(model))
     if model.bundled:
         return any(bundled_folder(model).glob("*.safetensors"))
-    return locate(model).exists()
+    if locate(model).exists():
+        return True
+    return bool(model.hub) and hub.downloaded(model.hub["id"], model.hub["revision"])

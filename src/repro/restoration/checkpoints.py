@@ -1,26 +1,18 @@
 """Checkpoint folders: weights mapped from safetensors, and written again tensor by tensor."""
 
 import json
-import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from huggingface_hub import snapshot_download
 from safetensors import SafetensorError, safe_open
 
 from repro.errors import ConfigError, ModelError, StoreError
 from repro.files import safetensors, sha256
-
-INDEX = "model.safetensors.index.json"
-# What a model needs beside its weights: no code, no state of a training.
-BESIDE = (
-    "config.json", "generation_config.json", "tokenizer*", "special_tokens_map.json",
-    "added_tokens.json", "vocab.*", "merges.txt", "chat_template*", "*.model", "LICENSE*",
-    "NOTICE*",
-)  # fmt: skip
+from repro.models import hub, registry, weights
+from repro.models.hub import COMPANIONS, INDEX
 
 
 def find(name: str | Path) -> Path:
@@ -32,36 +24,12 @@ def find(name: str | Path) -> Path:
     folder = Path(name).expanduser()
     if folder.is_dir():
         return folder
-    from repro.models import (
-        registry,  # here: it loads transformers, which two folders do not need
-        weights,
-    )
-
-    if str(name) in registry.entries():
-        entry = registry.entry(name)
-        if (there := weights.locate(entry)).is_dir():
-            return there
-        return _download(entry.hub["id"], entry.hub["revision"])
-    if found := re.fullmatch(r"([\w.-]+/[\w.-]+)(?:@([\w./-]+))?", str(name)):
-        return _download(found[1], found[2])
+    if str(name) in registry.entries() or hub.ID.fullmatch(str(name)):
+        return weights.obtain(registry.entry(name))
     raise ModelError(
         f"there is no folder {name}: give a folder of safetensors, a name from `repro models`, or"
         " an id on the Hub such as owner/name"
     )
-
-
-def _download(name: str, revision: str | None) -> Path:
-    wanted = ["*.safetensors", INDEX, *BESIDE]
-    try:
-        options = {"allow_patterns": wanted, "ignore_patterns": ["*/*", "consolidated*"]}
-        return Path(snapshot_download(name, revision=revision, **options))
-    except Exception as error:  # the Hub's client has changed its HTTP library more than once
-        reason = " ".join(str(error).split())[:200]
-        raise ModelError(
-            f"there is no folder {name}, and the Hub does not give a model of this name ({reason});"
-            " give the folder of a model that is here, or check the name, the network and"
-            f" the licence at https://huggingface.co/{name}"
-        ) from error
 
 
 class Checkpoint(Mapping[str, torch.Tensor]):
@@ -271,7 +239,7 @@ def writing(path: Path):
 
 def copy_beside(source: Path, target: Path) -> None:
     """Copy configuration, tokenizer and generation settings, and the index of the shards last."""
-    for pattern in (*BESIDE, INDEX):
+    for pattern in (*COMPANIONS, INDEX):
         for path in sorted(p for p in source.glob(pattern) if p.is_file()):
             with writing(target / path.name):
                 shutil.copyfile(path, target / path.name)

@@ -1,24 +1,18 @@
 """GSM8K and XSum through `datasets`, from a server that answers as the Hub does."""
 
 import ast
-import hashlib
 import io
-import json
 import os
-import re
 import subprocess
 import sys
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from urllib.parse import unquote, urlparse
 
 import pytest
 
 pytest.importorskip("datasets")  # an extra, as the README says
+import local_hub
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-COMMIT = "a" * 40
 CARD = """---
 configs:
 - config_name: socratic
@@ -29,8 +23,8 @@ configs:
 """
 READ = """
 import sys
-from repro import task_data
-frame, skipped = task_data.read(sys.argv[1], "hub")
+from repro.data import task_examples
+frame, skipped = task_examples.read(sys.argv[1], "hub")
 print((frame[["split", "question", "object"]].to_numpy().tolist(), skipped))
 """
 
@@ -62,59 +56,10 @@ REPOSITORIES = {
 }
 
 
-class Hub(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-
-    def log_message(self, *_):
-        pass
-
-    def do_GET(self):
-        path = unquote(urlparse(self.path).path)
-        for name, (branch, files) in REPOSITORIES.items():
-            commit = f"(?:{COMMIT}|{branch})"
-            if re.fullmatch(f"/api/datasets/{name}(?:/revision/{commit})?", path):
-                return self.tell({"id": name, "sha": COMMIT, "siblings": []})
-            if found := re.fullmatch(f"/api/datasets/{name}/tree/{commit}(?:/(.*))?", path):
-                return self.tell(listing(files, found[1], "recursive=true" in self.path))
-            if found := re.fullmatch(f"/datasets/{name}/resolve/{commit}/(.*)", path):
-                return self.send(files.get(found[1]))
-        self.send(None)
-
-    do_HEAD = do_GET
-
-    def tell(self, what) -> None:
-        self.send(json.dumps(what).encode() if what else None)
-
-    def send(self, body: bytes | None) -> None:
-        self.send_response(404 if body is None else 200)
-        body = body or b""
-        self.send_header("ETag", f'"{hashlib.sha1(body).hexdigest()}"')
-        self.send_header("X-Repo-Commit", COMMIT)
-        self.send_header("X-Error-Code", "EntryNotFound")  # read where the status is an error
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        if self.command == "GET":
-            self.wfile.write(body[: self.server.most])
-        self.close_connection = self.server.most is not None
-
-
-def listing(files: dict, folder: str | None, deep: bool) -> list[dict]:
-    start = f"{folder}/" if folder else ""
-    inside = [path for path in files if path.startswith(start)]
-    here = [path for path in inside if deep or "/" not in path.removeprefix(start)]
-    folders = {start + p.removeprefix(start).split("/")[0] for p in set(inside) - set(here)}
-    return [
-        {"type": "file", "path": path, "size": len(files[path]), "oid": COMMIT} for path in here
-    ] + [{"type": "directory", "path": path, "size": 0, "oid": COMMIT} for path in sorted(folders)]
-
-
 @pytest.fixture
 def hub():
-    with ThreadingHTTPServer(("127.0.0.1", 0), Hub) as server:
-        server.most = None
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+    with local_hub.started("datasets", REPOSITORIES) as server:
         yield server
-        server.shutdown()
 
 
 def read(task: str, hub, home) -> subprocess.CompletedProcess:
