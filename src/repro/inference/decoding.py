@@ -7,8 +7,7 @@ change whether it is a hit. None of this changes what is drawn.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -24,6 +23,7 @@ from repro.inference import kv_cache, packing
 from repro.inference.allocator import keep_pages
 from repro.inference.cpu.cpu_engine import Lean, Memory, Tree, plant
 from repro.inference.sampling import Pick, greedy, sampler
+from repro.inference.threads import map_in_threads, thread_count
 from repro.models.devices import processes
 from repro.models.tokens import stop_ids
 
@@ -93,7 +93,7 @@ def complete(
     if not prompts:
         return []
     lean = network if isinstance(network, Lean) else None
-    sharing, threads = processes(), _threads(lean)
+    sharing, threads = processes(), thread_count(lean)
     if rows is None:
         rows = room(network, prompts, draws, max_new_tokens) // threads
     reader, mine = Reader(tokenizer, lean.network if lean else network), []
@@ -104,7 +104,7 @@ def complete(
     finish = partial(_finish, network, reader, prompts, settings, in_place)
     own = batches[sharing.process_index :: sharing.num_processes]
     with lean.held() if lean else nullcontext():
-        for done, counted in _in_threads(threads, finish, own):
+        for done, counted in map_in_threads(threads, finish, own):
             mine += done
             if work is not None:
                 work.update(counted)
@@ -132,28 +132,6 @@ def room(network: PreTrainedModel | Lean, prompts: Sequence[Prompt], draws: int,
     if isinstance(network, Lean):
         return min(LEAN_ROWS, network.rows_within(longest, draws, limit))
     return kv_cache.rows_within(network, longest, longest + limit)
-
-
-def _threads(lean: Lean | None) -> int:
-    """Return how many threads to give a batch each.
-
-    What `cpu_engine` does beside the products takes one thread, so that batches side by side
-    leave no core idle. A small model has a process for each core instead.
-    """
-    return torch.get_num_threads() if lean and not lean.small else 1
-
-
-def _in_threads(number: int, work: Callable, jobs: Iterable) -> Iterator:
-    """Yield what `work` makes of each job, in order; threads share the jobs and the cores."""
-    if number == 1:
-        yield from map(work, jobs)
-        return
-    pool = ThreadPoolExecutor(number, initializer=torch.set_num_threads, initargs=(1,))
-    try:
-        yield from pool.map(work, jobs)
-    finally:
-        pool.shutdown(cancel_futures=True)
-        torch.set_num_threads(number)  # a thread's own, but what later threads begin with
 
 
 def _pick(prompts, draws: int, steps: int, temperature: float | None, seed: int) -> Pick:
