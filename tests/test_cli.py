@@ -16,8 +16,7 @@ import torch
 
 from repro import cli, paper
 from repro.data import facts
-from repro.inference.cpu import cpu_engine
-from repro.models import registry
+from repro.models import devices, registry
 from repro.restoration import restore_folder
 from repro.study import open_study, plan
 
@@ -319,8 +318,8 @@ def test_wrong_input_in_a_process_of_its_own(place, name):
 
 
 def test_workers_are_for_small_models(place, here, capfd, monkeypatch):
-    monkeypatch.setattr(cpu_engine, "SMALL", 0)
-    status = here(*arguments(place), "--workers", "2")
+    monkeypatch.setattr(devices, "SMALL_MODEL", 0)
+    status = here(*arguments(place), "--workers", "2", "--dtype", "float32")
     check_one_line(place, status, *capfd.readouterr(), "ConfigError: workers share the study of a")
 
 

@@ -311,6 +311,12 @@ Rate = Annotated[
     float | None,
     typer.Option(metavar="RATE", help="A learning rate instead of the model's own."),
 ]
+NumberFormat = Annotated[
+    Literal["float32", "bfloat16"] | None,
+    typer.Option(
+        "--dtype", help="By default the first record's; without records, the faster one here."
+    ),
+]
 
 
 # --- models and facts ---------------------------------------------------------------------------
@@ -362,10 +368,12 @@ def data(
 # --- a study ------------------------------------------------------------------------------------
 
 
-def _open(model: str, profile: str, data: Path | None, learning_rate: float | None):
+def _open(
+    model: str, profile: str, data: Path | None, learning_rate: float | None, dtype: str | None
+):
     from repro.study import open_study
 
-    return open_study(model, profile, data, learning_rate)
+    return open_study(model, profile, data, learning_rate, dtype)
 
 
 @_command(
@@ -375,12 +383,16 @@ def _open(model: str, profile: str, data: Path | None, learning_rate: float | No
     "repro plan smollm2-135m --profile quick --data FOLDER",
 )
 def plan(
-    model: Model, profile: ProfileName = "default", data: Facts = None, learning_rate: Rate = None
+    model: Model,
+    profile: ProfileName = "default",
+    data: Facts = None,
+    learning_rate: Rate = None,
+    dtype: NumberFormat = None,
 ) -> None:
     """Say which records of a study are missing, and what they would take. Computes no record."""
     from repro.study import plan
 
-    study = _open(model, profile, data, learning_rate)
+    study = _open(model, profile, data, learning_rate, dtype)
     _say(f"{study.model.title}, profile {study.profile.name}: {study.profile.about}")
     table = plan.plan(study)
     if table["missing"].any():  # else nothing need be timed, nor PyTorch be loaded
@@ -408,6 +420,7 @@ def run(
     profile: ProfileName = "default",
     data: Facts = None,
     learning_rate: Rate = None,
+    dtype: NumberFormat = None,
     workers: Annotated[
         int | None,
         typer.Option(
@@ -419,7 +432,7 @@ def run(
     """Compute the missing records of a study. It may be interrupted, and goes on when repeated."""
     from repro.models.devices import processes
 
-    study = _open(model, profile, data, learning_rate)
+    study = _open(model, profile, data, learning_rate, dtype)
     made = study.run(workers)
     launched = made or "WORLD_SIZE" in os.environ  # else nothing need load what knows of others
     if not launched or processes().is_main_process:
@@ -442,6 +455,7 @@ def tasks(
             help="A folder with gsm8k/ and xsum/, or hub; else REPRO_TASKS, else hub.",
         ),
     ] = None,
+    dtype: NumberFormat = None,
 ) -> None:
     """Fine-tune on GSM8K and on XSum, restore, and score (the paper's Table 5)."""
     from repro.data import task_examples
@@ -449,7 +463,7 @@ def tasks(
     from repro.study import task_study
 
     examples = data or task_examples.source() or task_examples.HUB
-    trial = task_study.open_task_study(model, profile, examples)
+    trial = task_study.open_task_study(model, profile, examples, dtype)
     made = trial.run()
     if processes().is_main_process:
         _say(f"{trial.model.name} {trial.profile.name}: {made} new records, all are there")
@@ -461,12 +475,16 @@ def tasks(
     "repro export micro-m --profile full",
 )
 def export(
-    model: Model, profile: ProfileName = "default", data: Facts = None, learning_rate: Rate = None
+    model: Model,
+    profile: ProfileName = "default",
+    data: Facts = None,
+    learning_rate: Rate = None,
+    dtype: NumberFormat = None,
 ) -> None:
     """Copy a study's records from the cache to results/, and print the files written."""
     from repro.study import task_study
 
-    study = _open(model, profile, data, learning_rate)
+    study = _open(model, profile, data, learning_rate, dtype)
     for path in [*study.export(), *task_study.TaskStudy(study.model, study.profile).export()]:
         _say(path)
 

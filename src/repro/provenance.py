@@ -36,8 +36,8 @@ def provenance(**extra) -> dict:
 def machine() -> str:
     """Return what a speed depends on: system, cores, and the instructions of matrix products.
 
-    A product of bfloat16 matrices is faster than one of float32 with `amx_bf16`, about half as
-    fast with `avx512_bf16`, about a fifth as fast with neither.
+    A product of bfloat16 matrices is faster than one of float32 with `amx_bf16`; with `avx512_bf16`
+    alone it depends on the processor; with neither it takes about five times as long.
     """
     import torch  # here, because a command that only reads records is quicker without it
 

@@ -16,7 +16,7 @@ from repro.inference.cpu import cpu_engine
 from repro.inference.cpu.cpu_engine import Lean
 from repro.inference.decoding import Prompt, complete, contains, first_logits
 from repro.measures import mastery
-from repro.models import loading, registry, weights
+from repro.models import devices, loading, registry, weights
 
 T = 0.7
 EOS = 1
@@ -336,7 +336,7 @@ def test_threads_share_the_batches_of_a_larger_model(tiny_loaded, monkeypatch):
     options = {"draws": 4, "temperature": T, "seed": 5}
     alone, shared, seen = Counter(), Counter(), []
     small = complete(Lean(network), tokens, prompts, 12, work=alone, **options)
-    monkeypatch.setattr(cpu_engine, "SMALL", 0)
+    monkeypatch.setattr(devices, "SMALL_MODEL", 0)
     for rows in (None, 6):
         options |= {"rows": rows, "work": shared, "progress": seen.append}
         assert complete(Lean(network), tokens, prompts, 12, **options) == small
@@ -349,7 +349,7 @@ def test_threads_share_the_batches_of_a_larger_model(tiny_loaded, monkeypatch):
 def test_an_error_in_a_thread_is_an_error_here(tiny_loaded, monkeypatch):
     network, tokens = copy.deepcopy(tiny_loaded[0]), tiny_loaded[1]
     torch.nn.init.constant_(network.model.norm.weight, torch.nan)
-    monkeypatch.setattr(cpu_engine, "SMALL", 0)
+    monkeypatch.setattr(devices, "SMALL_MODEL", 0)
     with pytest.raises(ModelError, match="NaN"):
         complete(Lean(network), tokens, prompts_of(tokens), 4)
     assert torch.get_num_threads() == 2

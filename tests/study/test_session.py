@@ -6,7 +6,6 @@ import pytest
 import tiny
 import torch
 
-from repro.inference.cpu import cpu_engine
 from repro.models import devices, loading, registry
 from repro.restoration import restore
 from repro.study.session import Session
@@ -15,24 +14,23 @@ from repro.training.recipe import Recipe
 
 @pytest.mark.parametrize("small", [True, False])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_model_is_computed_as_is_fastest_for_it(monkeypatch, small, dtype):
-    """A larger network is computed in bfloat16 where that is faster, from float32 weights."""
+def test_a_model_is_computed_in_the_number_format_of_its_study(monkeypatch, small, dtype):
+    """In bfloat16 it trains float32 weights and answers with a copy of them."""
     network = tiny.network(700)
 
     def load_model(_, wanted=torch.float32):
         return (network if wanted is torch.float32 else deepcopy(network).to(wanted)), None
 
-    monkeypatch.setattr(cpu_engine, "SMALL", network.num_parameters() - (not small))
-    monkeypatch.setattr(devices, "inference_dtype", lambda device: dtype)
+    monkeypatch.setattr(devices, "SMALL_MODEL", network.num_parameters() - (not small))
+    monkeypatch.setattr(devices, "inference_dtype", lambda device, shapes: dtype)
     monkeypatch.setattr(loading, "load_model", load_model)
-    session = Session(registry.entry("micro-m"))
+    session = Session(registry.entry("micro-m"), str(dtype).removeprefix("torch."))
     session.load()
-    assert session.small is small
-    fastest = torch.float32 if small else dtype
-    assert (session.reader.dtype, session.trainer.dtype) == (fastest, fastest)
+    assert session.small is (small and dtype is torch.float32)
+    assert (session.reader.dtype, session.trainer.dtype) == (dtype, dtype)
     assert session.reader.native is (dtype is torch.bfloat16)
     assert session.trainer.network is network
-    assert (session.decoder is network) is (fastest is torch.float32)
+    assert (session.decoder is network) is (dtype is torch.float32)
 
 
 def test_a_session_loads_once_and_goes_back_to_the_bits_it_loaded(tiny_model, tiny_facts):

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
+from collections import Counter
 
+from repro.files import safetensors
 from repro.models.registry import ModelEntry
-from repro.models.weights import obtain
+from repro.models.weights import available, obtain
 
 # The linear maps of a LLaMA layer, in the order of a forward pass.
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -23,3 +26,33 @@ def layer_count(model: ModelEntry) -> int:
     from transformers import AutoConfig  # which knows what other families call it
 
     return AutoConfig.from_pretrained(folder).num_hidden_layers
+
+
+def parameter_count(model: ModelEntry) -> int:
+    """Return how many parameters a model has, from the registry or its folder's weights."""
+    return model.parameters or sum(map(math.prod, _tensor_shapes(model)))
+
+
+def weight_shapes(model: ModelEntry) -> set[tuple[int, ...]]:
+    """Return the shapes of the weight matrices that a model's layers have in common.
+
+    The embedding and the output head are not among them: of their shape there is one matrix. A
+    model whose weights are not here yet is taken to have the shapes that its size suggests.
+    """
+    if model.parameters and not available(model):
+        size = round((model.parameters / (12 * (model.layers or 1))) ** 0.5)
+        return {(size, size), (4 * size, size)}
+    number = Counter(shape for shape in _tensor_shapes(model) if len(shape) == 2)
+    return {shape for shape, count in number.items() if count > 1 or len(number) == 1}
+
+
+def _tensor_shapes(model: ModelEntry) -> list[tuple[int, ...]]:
+    """Return the shape of every tensor in a model's weights."""
+    from safetensors import safe_open  # here, because a command that reads records needs none
+
+    shapes = []
+    for path in safetensors(obtain(model)):
+        with safe_open(path, "pt") as file:
+            names = file.keys()
+            shapes += [tuple(file.get_slice(name).get_shape()) for name in names]
+    return shapes

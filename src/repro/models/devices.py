@@ -2,11 +2,29 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import time
+from contextlib import suppress
+from functools import cache
 from typing import TYPE_CHECKING
 
+from repro import files, provenance
+from repro.errors import StoreError
+
 if TYPE_CHECKING:  # PyTorch is loaded when a function needs it
+    from collections.abc import Iterable
+
     import torch
     from accelerate import PartialState
+
+    Shape = tuple[int, int]  # (outputs, inputs) of a weight matrix
+
+SMALL_MODEL = 20_000_000  # parameters up to which float32 is always the faster format
+FORMATS = ("float32", "bfloat16")  # of the weights and states that are multiplied
+ROWS = 256  # rows of states that are multiplied by each weight to time it
+WIDEST = 4096  # a larger weight is timed by a part of it with so many rows and columns
+ROUNDS = 5  # the fastest counts, so that other work on the machine does not
 
 
 def processes() -> PartialState:
@@ -23,17 +41,69 @@ def best_device() -> torch.device:
     return processes().device
 
 
-def inference_dtype(device: torch.device | None = None) -> torch.dtype:
-    """Return bfloat16 where the processor is faster in it than in float32, else float32.
+def inference_dtype(
+    device: torch.device | None = None, shapes: Iterable[Shape] = ()
+) -> torch.dtype:
+    """Return float32 or bfloat16, whichever the device multiplies faster.
 
-    On a CPU that needs AMX tiles: a bfloat16 matrix product takes about twice as long as a
-    float32 one with the AVX-512 instructions alone, and five times or more without those.
+    On a CPU it is measured with weights of these shapes, because the processor's flags do not say:
+    with `avx512_bf16` bfloat16 is twice as fast on one processor and half as fast on another.
+    What is measured is kept in the cache folder, by machine, number of threads and shapes.
+
+    Args:
+        device: by default `best_device()`.
+        shapes: of the model's weight matrices. Without any, bfloat16 is taken on a CPU only where
+            it has AMX tiles, which are always faster.
     """
     import torch
 
-    device = device or best_device()
+    device, shapes = device or best_device(), frozenset(map(tuple, shapes))
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
-    if device.type == "cpu" and torch.cpu.get_capabilities().get("amx_bf16"):
-        return torch.bfloat16
-    return torch.float32
+    if device.type != "cpu":
+        return torch.float32
+    if not shapes:
+        tiles = torch.cpu.get_capabilities().get("amx_bf16")
+        return torch.bfloat16 if tiles else torch.float32
+    seconds = _seconds_by_format(shapes, torch.get_num_threads())
+    return getattr(torch, min(FORMATS, key=seconds.__getitem__))
+
+
+@cache
+def _seconds_by_format(shapes: frozenset[Shape], threads: int) -> dict[str, float]:
+    """Return the seconds that products of these shapes take in each format, measured once."""
+    sizes = sorted({(min(rows, WIDEST), min(columns, WIDEST)) for rows, columns in shapes})
+    import torch
+
+    settings = [provenance.machine(), torch.__version__, threads, ROWS, sizes]
+    name = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:16]
+    path = files.cache_dir() / "number_formats" / f"{name}.json"
+    try:
+        kept = json.loads(path.read_bytes())["seconds"]
+        return {name: float(kept[name]) for name in FORMATS}
+    except (OSError, ValueError, KeyError, TypeError):  # not measured yet, or damaged
+        seconds = _measure(sizes)
+    with suppress(StoreError):  # a cache that cannot be written costs no more than measuring again
+        files.write_atomic(path, json.dumps({"settings": settings, "seconds": seconds}) + "\n")
+    return seconds
+
+
+def _measure(sizes: list[Shape]) -> dict[str, float]:
+    """Time the product with a weight of each size, in each format in turn."""
+    import torch
+    from torch.nn.functional import linear
+
+    total = dict.fromkeys(FORMATS, 0.0)
+    with torch.inference_mode():
+        for outputs, inputs in sizes:
+            states, weight = torch.ones(ROWS, inputs), torch.ones(outputs, inputs)
+            given = {name: [x.to(getattr(torch, name)) for x in (states, weight)] for name in total}
+            fastest = dict.fromkeys(FORMATS, float("inf"))
+            for _ in range(ROUNDS):
+                for name, pair in given.items():
+                    start = time.perf_counter()
+                    linear(*pair)
+                    fastest[name] = min(fastest[name], time.perf_counter() - start)
+            for name in FORMATS:
+                total[name] += fastest[name]
+    return total

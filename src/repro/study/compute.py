@@ -124,7 +124,7 @@ class Computation:
             profile=self.profile,
             device=str(session.network.device),
             processes=session.processes.num_processes,
-            dtype=str(session.decoder.dtype).removeprefix("torch."),
+            dtype=str(session.dtype).removeprefix("torch."),
         )
         record = records.Record(request.kind, request.key, request.params, outcome.result, origin)
         if session.processes.is_main_process:
@@ -149,7 +149,7 @@ class FactComputation(Computation):
 
     def __init__(self, study, loaded: pd.DataFrame | None = None, bars: bool = True):
         """Take a `repro.study.Study`, and its profile's facts if they are loaded already."""
-        super().__init__(Session(study.model, bars), study.profile.name)
+        super().__init__(Session(study.model, study.number_format, bars), study.profile.name)
         self.study, self.facts = study, loaded
         self.workers: Workers | None = None
         self._known: pd.DataFrame | None = None

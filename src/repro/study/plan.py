@@ -119,19 +119,18 @@ def memory(study: Study) -> int:
 
     Float32 weights: those that are trained and the pre-trained ones to go back to. Beside them, as
     long as it trains, gradients and AdamW's two moments; later the fine-tuned ones, a copy that
-    decodes where another dtype is faster, and what a batch of decoding may take. The workers that
+    decodes where the study is in bfloat16, and what a batch of decoding may take. The workers that
     share the study of a small model take as much each.
     """
     # Imported on use: these load PyTorch.
     from repro.inference import kv_cache
-    from repro.inference.cpu import cpu_engine
     from repro.models import devices
 
     device, parameters = devices.best_device(), study.model.parameters or 0
-    copy = devices.inference_dtype(device).itemsize % 4  # 2 for bfloat16, 0 where it is the same
+    copy = 2 if study.number_format == "bfloat16" else 0  # bytes of a parameter that decodes
     trains, decodes = 5 * 4 * parameters, (3 * 4 + copy) * parameters + kv_cache.BUDGET
     one = max(trains, decodes) + LIBRARIES
-    small = device.type == "cpu" and 0 < parameters <= cpu_engine.SMALL
+    small = device.type == "cpu" and 0 < parameters <= devices.SMALL_MODEL
     number = workers.how_many(sys.maxsize) if small else 1
     return one * number + (LIBRARIES if number > 1 else 0)
 

@@ -24,22 +24,30 @@ class Session:
     `load` sets these attributes:
 
     - network: the float32 network that is trained; tokenizer: its tokenizer;
-    - small: whether float32 is fastest, and several processes of one thread can share a study;
-    - decoder: the network that answers, in the fastest dtype; where that is float32, the trained
-      one;
+    - small: whether several processes of one thread can share a study;
+    - decoder: the network that answers, in the study's number format; where that is float32, the
+      trained one;
     - trainer: what `sft.finetune` is given; reader: what answers. Either is a network, or the CPU
       engine that computes it.
     """
 
-    def __init__(self, model: registry.ModelEntry, bars: bool = True, engine: bool = True):
+    def __init__(
+        self,
+        model: registry.ModelEntry,
+        number_format: str = "float32",
+        bars: bool = True,
+        engine: bool = True,
+    ):
         """Load nothing yet.
 
         Args:
             model: a registry entry.
+            number_format: in which it is trained and answers, `float32` or `bfloat16`.
             bars: show progress bars.
             engine: compute with `repro.inference.cpu` where it can compute this model.
         """
         self.model, self.bars, self.engine = model, bars, engine
+        self.dtype: torch.dtype = getattr(torch, number_format)
         self.processes = devices.processes()
         self._loaded = False
         self._base: Weights | None = None  # the pre-trained weights, from before they first change
@@ -55,16 +63,15 @@ class Session:
             return
         self.network, self.tokenizer = loading.load_model(self.model)
         alone = self.engine and self.processes.num_processes == 1
-        fits = alone and cpu_engine.fits(self.network)
-        self.small = fits and self.network.num_parameters() <= cpu_engine.SMALL
-        dtype = devices.inference_dtype(self.network.device)
-        same = self.small or dtype is torch.float32
-        self.decoder = self.network if same else loading.load_model(self.model, dtype)[0]
+        same = self.dtype is torch.float32
+        fits = alone and same and cpu_engine.fits(self.network)
+        self.small = fits and self.network.num_parameters() <= devices.SMALL_MODEL
+        self.decoder = self.network if same else loading.load_model(self.model, self.dtype)[0]
         self.trainer = self.reader = self.network
         if alone and cpu_engine.fits(self.decoder):
             self.reader = cpu_engine.Lean(self.decoder)
             # Trained are the float32 weights, multiplied in the decoder's dtype.
-            self.trainer = self.reader if same else cpu_engine.Lean(self.network, dtype)
+            self.trainer = self.reader if same else cpu_engine.Lean(self.network, self.dtype)
         elif not same:
             self.reader = self.decoder
         self._loaded = True
@@ -73,7 +80,7 @@ class Session:
     def instruct(self) -> tuple:
         """The model's instruct variant and its tokenizer, to answer questions with."""
         variant = registry.entry(self.model.instruct)
-        return loading.load_model(variant, devices.inference_dtype(self.network.device))
+        return loading.load_model(variant, self.dtype)
 
     def reset(self) -> None:
         """Set all weights back to the pre-trained ones."""
@@ -108,10 +115,11 @@ class Session:
 
     def _train(self, facts, recipe: Recipe, adapter: Adapter | None, show) -> dict:
         if adapter is None:
-            return sft.finetune(self.trainer, self.tokenizer, facts, recipe, show)
+            return sft.finetune(self.trainer, self.tokenizer, facts, recipe, show, self.dtype)
         from repro.training import lora  # loads peft, which nothing else needs
 
-        return lora.finetune(self.network, self.tokenizer, facts, recipe, adapter, show)
+        given = self.network, self.tokenizer, facts, recipe, adapter, show
+        return lora.finetune(*given, self.dtype)
 
     def compare(self, tuned: Weights, percents: Iterable[float]) -> "TunedModel":
         """Return fine-tuned weights beside the pre-trained ones, to restore shares of them."""

@@ -16,7 +16,7 @@ from repro import files, paper
 from repro.errors import ConfigError, StoreError
 from repro.measures import mastery
 from repro.models import registry
-from repro.study import profiles, records
+from repro.study import number_format, profiles, records
 from repro.study.grid import Grid
 from repro.study.pools import Pools
 from repro.study.profiles import Profile
@@ -48,8 +48,9 @@ IN_MEMORY = ("computation", "results")  # parts of a study that no other process
 class Study:
     """A model under a profile. Open one with `repro.study.open_study`.
 
-    `assumed` holds training facts by level, to plan a study before mastery is measured. `start`
-    makes what computes requests: it has `compute(requests, workers)`.
+    `assumed` holds training facts by level, to plan a study before mastery is measured. `dtype`
+    fixes the number format (`repro.study.number_format`). `start` makes what computes requests: it
+    has `compute(requests, workers)`.
     """
 
     model: registry.ModelEntry
@@ -57,13 +58,28 @@ class Study:
     data: Path | None = None
     seed: int = 0
     assumed: dict[int, int] | None = None
+    dtype: str | None = None
     start: Callable[["Study"], object] | None = field(default=None, compare=False)
 
     @cached_property
     def requests(self) -> Requests:
         """Makes the request for any record of this study."""
-        shared = source(self.model, self.profile, self.data, self.seed)
+        shared = {**self._source, **self._number_format[0]}
         return Requests(self.model, self.profile, shared, self.compared_level)
+
+    @property
+    def number_format(self) -> str:
+        """The format that the model is trained and answers in: `float32` or `bfloat16`."""
+        return self._number_format[1]
+
+    @cached_property
+    def _number_format(self) -> tuple[dict, str]:
+        first = Requests(self.model, self.profile, self._source, self.compared_level).mastery()
+        return number_format.choose(self.model, first.kind, first.params, self.dtype)
+
+    @cached_property
+    def _source(self) -> dict:
+        return source(self.model, self.profile, self.data, self.seed)
 
     @cached_property
     def pools(self) -> Pools:
@@ -178,6 +194,7 @@ def open_study(
     profile: str = "default",
     data: Path | None = None,
     learning_rate: float | None = None,
+    dtype: str | None = None,
 ) -> Study:
     """Open the study of a model under a profile. Nothing is computed yet.
 
@@ -188,16 +205,20 @@ def open_study(
         data: a folder of EntityQuestions; by default `REPRO_DATA`, else a download. A model that
             is studied on `atlas` needs none and refuses one.
         learning_rate: instead of the model's own.
+        dtype: number format, `float32` or `bfloat16`; by default that of the first record, and for
+            a study without records the one that is faster on this machine.
 
     Raises:
-        ConfigError: an unknown model or profile, or an impossible learning rate.
+        ConfigError: an unknown model, profile or number format, or an impossible learning rate.
     """
     entry = registry.entry(model)
     if learning_rate is not None:
         if not 0 < learning_rate < float("inf"):
             raise ConfigError(f"learning rate {learning_rate} is not a positive number")
         entry = replace(entry, learning_rate=learning_rate)
-    return Study(entry, profiles.profile(profile, entry.profile), data, start=_start)
+    number_format.check(dtype)
+    chosen = profiles.profile(profile, entry.profile)
+    return Study(entry, chosen, data, dtype=dtype, start=_start)
 
 
 def _start(study: Study):

@@ -39,7 +39,8 @@ class TaskComputation(Computation):
         Its long answers are decoded by transformers: committed records were computed so, and the
         CPU engine would round differently.
         """
-        super().__init__(Session(study.model, engine=False), study.profile.name)
+        session = Session(study.model, study.number_format, engine=False)
+        super().__init__(session, study.profile.name)
         self.study = study
 
     def describe(self, request: Request) -> str:

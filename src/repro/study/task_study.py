@@ -20,7 +20,7 @@ from repro.measures.task_scores import METRICS
 from repro.models import registry, weights
 from repro.statistics import bootstrap, verdicts
 from repro.statistics.intervals import wilson
-from repro.study import profiles, records
+from repro.study import number_format, profiles, records
 from repro.study.profiles import Profile
 from repro.study.requests import REGION, Request
 from repro.training.recipe import Recipe
@@ -35,14 +35,15 @@ UNITS = ["metric", "restored_percent", "sample", *bootstrap.ARRAYS]
 class TaskStudy:
     """A model on the tasks of a profile. Open one with `open_task_study`.
 
-    Without `data` (see `task_examples.source`) it reads records and computes nothing. `start` makes
-    what computes requests.
+    Without `data` (see `task_examples.source`) it reads records and computes nothing. `dtype`
+    fixes the number format (`repro.study.number_format`). `start` makes what computes requests.
     """
 
     model: registry.ModelEntry
     profile: Profile
     data: Path | str | None = None
     seed: int = 0
+    dtype: str | None = None
     start: Callable[["TaskStudy"], object] | None = field(default=None, compare=False)
 
     # --- what has to be run -----------------------------------------------------------------
@@ -63,8 +64,24 @@ class TaskStudy:
     def _examples(self) -> dict[str, task_examples.Examples]:
         return {}
 
+    @cached_property
+    def number_format(self) -> str:
+        """The format that the model is trained and answers in; it needs the examples."""
+        kind, first = "task_finetune", [self._training(task) for task in TITLES]
+        for params in first:
+            if begun := number_format.recorded(kind, params, self.dtype):
+                return begun[1]
+        return number_format.choose(self.model, kind, first[0], self.dtype)[1]
+
     def finetune_request(self, task: str) -> Request | None:
         """Request the fine-tuning; None where neither examples nor a record are there."""
+        kind, params = "task_finetune", self._training(task)
+        if self.data:
+            params |= number_format.choose(self.model, kind, params, self.number_format)[0]
+        return self._known(kind, params, "train")
+
+    def _training(self, task: str) -> dict:
+        """Return the parameters of a fine-tuning but its format, and without examples its data."""
         sizes = self.profile.tasks[task]
         recipe = Recipe(learning_rate=self.model.learning_rate, seed=self.seed)
         params = {
@@ -76,7 +93,7 @@ class TaskStudy:
             "seed": self.seed,
             "recipe": asdict(recipe),
         }
-        return self._known("task_finetune", params, "train")
+        return params | self._digest(task, "train")
 
     def score_requests(self, task: str) -> list[Request]:
         """Request the scores of each restored share; the first restores nothing."""
@@ -97,12 +114,14 @@ class TaskStudy:
         settings = [{"percent": x, "region": REGION, "strategy": "top"} for x in shares]
         return [first, *(replace(first, params={**first.params, "restore": s}) for s in settings)]
 
+    def _digest(self, task: str, split: str) -> dict:
+        return {"data": self.examples(task).digests[split]} if self.data else {}
+
     def _known(self, kind: str, params: dict, split: str) -> Request | None:
         """Return the request with the digest of the examples; without them, the last measured."""
         task = params["task"]
         if self.data:
-            digest = self.examples(task).digests[split]
-            return Request(kind, {**params, "data": digest}, task)
+            return Request(kind, params | self._digest(task, split), task)
         matching = records.matching(kind, params)
         return Request(kind, matching[-1].params, task) if matching else None
 
@@ -246,7 +265,10 @@ def _interval(metric: str, values, sizes, strata) -> tuple[float, float, float]:
 
 
 def open_task_study(
-    model: str | Path = "default", profile: str = "default", data: str | Path | None = None
+    model: str | Path = "default",
+    profile: str = "default",
+    data: str | Path | None = None,
+    dtype: str | None = None,
 ) -> TaskStudy:
     """Open the study of GSM8K and XSum of a model under a profile. Nothing is computed yet.
 
@@ -255,14 +277,17 @@ def open_task_study(
         profile: `smoke`, `quick`, `medium`, `full`, or `default`.
         data: a folder, or `hub`; by default `REPRO_TASKS`. Without either, records are read and
             nothing is computed.
+        dtype: number format, as for `open_study`.
 
     Raises:
-        ConfigError: an unknown model or profile, or `data` for a model that has no use of it.
+        ConfigError: an unknown model, profile or format, or `data` for a model without use of it.
         DataError: the folder does not exist.
     """
+    number_format.check(dtype)
     entry = registry.entry(model)
     chosen = profiles.profile(profile, entry.profile)
-    study = TaskStudy(entry, chosen, task_examples.source(data), start=_start)
+    source = task_examples.source(data)
+    study = TaskStudy(entry, chosen, source, dtype=dtype, start=_start)
     if data and not study.applies:
         raise ConfigError(f"{why_not(entry)}: choose a model of real text, such as smollm2-135m")
     return study

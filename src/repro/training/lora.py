@@ -7,6 +7,7 @@ same tensors before and after, and can be used like any other fine-tuned model.
 from collections.abc import Callable
 
 import pandas as pd
+import torch
 from accelerate.utils import set_seed
 from peft import LoraConfig, LoraModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -23,6 +24,7 @@ def finetune(
     recipe: Recipe,
     adapter: Adapter,
     progress: Callable[[float], object] | None = None,
+    dtype: torch.dtype | None = None,
 ) -> dict:
     """Train an adapter by `sft.finetune` and merge it into the float32 network, in place.
 
@@ -35,7 +37,7 @@ def finetune(
     wrapper = _add_adapters(network, recipe, adapter)
     trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
     try:
-        result = sft.finetune(network, tokenizer, facts, recipe, progress)
+        result = sft.finetune(network, tokenizer, facts, recipe, progress, dtype)
     except BaseException:
         wrapper.unload()
         raise

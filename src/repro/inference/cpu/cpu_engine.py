@@ -27,7 +27,6 @@ from repro.inference.cpu import architectures, cpu_kernels
 from repro.inference.kv_cache import BUDGET
 from repro.models import devices
 
-SMALL = 20_000_000  # parameters up to which many rows at a time count for more than their memory
 STATES = 10  # of the usual size that a layer has in memory at a time
 ROUNDING = 0.1  # of all logits, how far two ways to compute them in bfloat16 may be apart
 CHUNK = 512  # nodes that pass the widest layers together: their states stay in a near cache
@@ -208,12 +207,18 @@ class Lean:
         """
         self.network, self.parts = network, architectures.parts(network)
         self.dtype, self.kept, self.angles = dtype or network.dtype, {}, {}
-        if native is None:
-            native = devices.inference_dtype(network.device) is torch.bfloat16
-        self.native = native
+        if native is None and self.dtype is torch.bfloat16:
+            native = devices.inference_dtype(network.device, self._shapes()) is torch.bfloat16
+        self.native = bool(native)
         config = network.config
-        self.small = network.num_parameters() <= SMALL
+        # Of a small network many rows at a time count for more than their memory.
+        self.small = network.num_parameters() <= devices.SMALL_MODEL
         self.heads, self.shared = config.num_attention_heads, config.num_key_value_heads
+
+    def _shapes(self) -> set[tuple[int, ...]]:
+        layer = self.parts.layers[0]
+        each = layer.q, layer.k, layer.v, layer.o, layer.gate, layer.up, layer.down
+        return {tuple(linear.weight.shape) for linear in each}
 
     @contextmanager
     def held(self) -> Iterator[None]:
