@@ -81,7 +81,7 @@ def test_an_unknown_format_is_refused(opening):
         opening("micro-s", "smoke", dtype="float16")
 
 
-def test_every_key_of_a_study_names_its_format(tiny_facts_folder):
+def test_every_key_of_a_study_names_its_format():
     """Or none does: so that no record of another format is ever taken for this one's."""
     plain, named = (open_study("micro-s", "smoke", dtype=dtype) for dtype in (None, "bfloat16"))
     assert named.requests.source == plain.requests.source | {"dtype": "bfloat16"}
