@@ -102,6 +102,6 @@ def test_no_result_is_typed_by_hand(source):
 
 def test_restore_checks_frac_before_anything_is_opened():
     code = next(c.source for c in read(FOLDER / "05_restore.py").cells if "fraction" in c.source)
-    assert code.index("book.fraction(frac)") < code.index("study.open")
+    assert code.index("book.fraction(frac)") < code.index("open_study(")
     with pytest.raises(ConfigError):
         fraction("abc")

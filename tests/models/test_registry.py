@@ -82,12 +82,15 @@ def test_the_papers_models_have_the_papers_learning_rate():
 def test_a_model_comes_with_its_world_and_its_profile(monkeypatch):
     """A profile is the one named, else the environment's, else the model's, else the package's."""
     monkeypatch.delenv("REPRO_PROFILE", raising=False)
-    usual = {name: profiles.profile(usual=m.profile).name for name, m in registry.entries().items()}
+    usual = {
+        name: profiles.profile(model_profile=m.profile).name
+        for name, m in registry.entries().items()
+    }
     assert {name for name in usual if usual[name] != profiles.DEFAULT_PROFILE} == MICRO
     assert {name for name, m in registry.entries().items() if m.facts == "atlas"} == MICRO
     monkeypatch.setenv("REPRO_PROFILE", "smoke")
-    assert profiles.profile(usual="full").name == "smoke"
-    assert profiles.profile("quick", usual="full").name == "quick"
+    assert profiles.profile(model_profile="full").name == "smoke"
+    assert profiles.profile("quick", model_profile="full").name == "quick"
 
 
 def test_an_unknown_model_lists_the_known_ones(tmp_path):

@@ -25,7 +25,7 @@ def chosen(root: Path) -> execution.Book:
     A profile that is not named is the model's own.
     """
     model = registry.entry()
-    profile = profiles.profile(usual=model.profile)
+    profile = profiles.profile(model_profile=model.profile)
     return execution.Book(root, str(model.folder or model.name), profile.name)
 
 

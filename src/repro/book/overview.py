@@ -48,7 +48,7 @@ def overview(measured) -> pd.DataFrame:
         *_where(measured.results.locations()),
         _blocks(layers.means(measured.results.layers())),
     ]
-    model = measured.model.folder or measured.model.name  # what `study.open` would need
+    model = measured.model.folder or measured.model.name  # what `open_study` needs
     options = f"-p model {model} -p profile {measured.profile.name}"
     frame = pd.DataFrame([_texts(*row) for row in rows], columns=COLUMNS)
     return frame.assign(command=frame["command"].map(lambda name: f"papermill {name} {options}"))

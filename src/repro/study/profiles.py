@@ -1,4 +1,4 @@
-"""How much a study runs: `smoke`, `quick`, `medium` or `full` (`profiles.yaml`)."""
+"""How large a study is: the sizes of `smoke`, `quick`, `medium` and `full` (`profiles.yaml`)."""
 
 import os
 from dataclasses import dataclass
@@ -48,26 +48,28 @@ class Profile:
 
 
 @cache
-def _read() -> dict:
+def _profiles() -> dict:
     path = resources.files("repro.study") / "profiles.yaml"
     return yaml.safe_load(path.read_text(encoding="utf-8"))
 
 
-DEFAULT_PROFILE: str = _read()["default"]
-PROFILES: tuple[str, ...] = tuple(_read()["profiles"])
+DEFAULT_PROFILE: str = _profiles()["default"]
+PROFILES: tuple[str, ...] = tuple(_profiles()["profiles"])
 
 
-def profile(name: str = "default", usual: str = "") -> Profile:
-    """Return a profile; `default` means `REPRO_PROFILE`, else `usual`, else the package's default.
+def profile(name: str = "default", model_profile: str = "") -> Profile:
+    """Return a profile by name.
+
+    `default` means `REPRO_PROFILE`, else `model_profile`, else the package's default.
 
     Raises:
         ConfigError: there is no such profile.
     """
     if name == "default":
-        name = os.environ.get("REPRO_PROFILE") or usual or DEFAULT_PROFILE
+        name = os.environ.get("REPRO_PROFILE") or model_profile or DEFAULT_PROFILE
     if name not in PROFILES:
         raise ConfigError(f"unknown profile {name!r}: use one of {', '.join(PROFILES)}")
-    spec = _read()["profiles"][name]
+    spec = _profiles()["profiles"][name]
     return Profile(
         name=name, **{k: tuple(v) if isinstance(v, list) else v for k, v in spec.items()}
     )

@@ -1,8 +1,9 @@
 """Processes of one thread each that share the study of a small model.
 
 A small model gains little from a second thread, and nearly all of a second process. Each worker
-loads the model itself; what it computes it sends to this process, which alone writes. A worker
-belongs to no terminal and ends when the connection does, so an interrupt is heard here only.
+loads the model itself and sends its results to the process that started it, which alone writes. A
+worker belongs to no terminal and ends when its connection does, so only the process that started it
+hears an interrupt.
 """
 
 import gc
@@ -19,44 +20,46 @@ from threading import Thread
 
 from repro.errors import ReproError
 
-LEAST = 8  # jobs for each worker: to start one takes as long as a few of them
+JOBS_EACH = 8  # at least, for each worker: to start one takes as long as a few of them
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 
 def how_many(jobs: int) -> int:
-    """Return how many workers to share some jobs among; 1: they are not worth starting."""
+    """Return how many workers should share some jobs; 1 means that none should be started."""
+    if os.name != "posix":
+        return 1
     known = hasattr(os, "sched_getaffinity")
     cores = len(os.sched_getaffinity(0)) if known else os.cpu_count() or 1
-    return max(1, min(cores, jobs // LEAST)) if os.name == "posix" else 1
+    return max(1, min(cores, jobs // JOBS_EACH))
 
 
 @contextmanager
 def started(number: int, factory: Callable[[], object]) -> Iterator["Workers"]:
     """Start workers, and end them on exit.
 
-    Each calls `factory`, which can be pickled, and then the methods that `spread` names on what it
-    returned.
+    Each calls `factory`, which must be picklable, and then the methods that `spread` names on the
+    object it returns.
     """
-    found = Workers()
+    workers = Workers()
     try:
         for _ in range(number):
-            found.start()
-        for connection in found.processes:
-            found.send(connection, factory)
-        yield found
+            workers.start()
+        for connection in workers.processes:
+            workers.send(connection, factory)
+        yield workers
     finally:
-        found.end()
+        workers.end()
 
 
 class Workers:
-    """Some processes, and a connection to each."""
+    """The worker processes, each with the connection to it."""
 
     def __init__(self):
-        """Have none yet."""
+        """Start none yet."""
         self.processes: dict[Connection, subprocess.Popen] = {}
 
     def start(self) -> None:
-        """Start one more."""
+        """Start one more process."""
         ours, theirs = Pipe()
         self.processes[ours] = subprocess.Popen(
             [sys.executable, "-m", "repro.study.workers", str(theirs.fileno())],
@@ -67,9 +70,9 @@ class Workers:
         theirs.close()
 
     def spread(self, jobs: Iterable[tuple]) -> Iterator[tuple[int, object]]:
-        """Give out jobs, (method, *arguments), and yield what each method yields.
+        """Give each job, (method, *arguments), to a worker that is free.
 
-        Yields (number of the job, answer) as answers come.
+        Yields (number of the job, value) for each value that the method yields, as values come.
 
         Raises:
             ReproError: what a worker raised, or it has died.
@@ -81,32 +84,32 @@ class Workers:
                 busy[connection := idle.pop()] = number
                 self.send(connection, job)
             for connection in wait(list(busy)):
-                answer = self._received(connection)
-                if answer is None:
+                message = self._received(connection)
+                if message is None:  # the job is done
                     idle.append(connection)
                     del busy[connection]
                 else:
-                    yield busy[connection], answer[0]
+                    yield busy[connection], message[0]
 
-    def send(self, connection: Connection, what: object) -> None:
+    def send(self, connection: Connection, message: object) -> None:
         """Send something to a worker.
 
         Raises:
             ReproError: it has died.
         """
         try:
-            connection.send(what)
+            connection.send(message)
         except OSError as error:
             raise self._died(connection) from error
 
     def _received(self, connection: Connection) -> tuple | None:
         try:
-            answer = connection.recv()
+            message = connection.recv()
         except (EOFError, OSError) as error:
             raise self._died(connection) from error
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
+        if isinstance(message, Exception):
+            raise message
+        return message
 
     def _died(self, connection: Connection) -> ReproError:
         status = self.processes[connection].wait()
@@ -116,7 +119,7 @@ class Workers:
         )
 
     def end(self) -> None:
-        """End all, whatever they are doing."""
+        """End all processes, whatever they are doing."""
         for connection, process in self.processes.items():
             process.terminate()
             connection.close()
@@ -129,19 +132,22 @@ def work(connection: Connection) -> None:
     Thread(target=_end_with, args=[connection.fileno()], daemon=True).start()
     factory = connection.recv()
     receiver = factory()
-    gc.freeze()
+    gc.freeze()  # what is loaded stays, so the collector need never look at it again
     while True:
         method, *arguments = connection.recv()
-        for answer in getattr(receiver, method)(*arguments):
-            connection.send((answer,))
+        for value in getattr(receiver, method)(*arguments):
+            connection.send((value,))
         connection.send(None)
 
 
 def _end_with(connection: int) -> None:
-    # Whoever starts the study again must not have to share the machine with workers of before,
-    # which would notice only when they next send something.
+    """End this process as soon as a connection is closed, even in the middle of a job.
+
+    Otherwise it would notice only when it next sends something, and whoever starts the study again
+    would share the machine with it until then.
+    """
     poll = select.poll()
-    poll.register(connection, 0)  # a connection that is closed is told unasked
+    poll.register(connection, 0)  # with no event to wait for: a closed connection is reported
     poll.poll()
     os._exit(0)
 
