@@ -100,7 +100,7 @@ def test_it_loads_like_any_other(entry):
     assert {p.dtype for p in network.parameters()} == {torch.float32}
     for ids in encode_prompts(tokenizer, facts.load(world="atlas")["question"]):
         assert tokenizer.unk_token_id not in ids
-    assert tokens.bos_ids(tokenizer) == [tokenizer.bos_token_id]
+    assert tokens.prefix_ids(tokenizer) == [tokenizer.bos_token_id]
     assert tokens.stop_ids(network, tokenizer) == {tokenizer.eos_token_id}
 
 

@@ -22,6 +22,7 @@ from repro.errors import ConfigError, ModelError, StoreError
 from repro.inference.decoding import Prompt, complete
 from repro.models import gguf, loading, registry, tokens, weights
 from repro.study import profiles
+from repro.training.prompts import IGNORED, encode_examples, encode_prompts
 
 MICRO = {"micro-s", "micro-m", "micro-l"}
 
@@ -301,12 +302,31 @@ def test_a_tokenizer_too_large_for_the_model_is_refused(folder):
 def test_bos_is_put_before_a_text_only_where_the_family_does_it(tiny_model):
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
     assert tokenizer.bos_token_id is not None
-    assert tokens.bos_ids(tokenizer) == []
+    assert tokens.prefix_ids(tokenizer) == []
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
         single="<s> $A", special_tokens=[("<s>", tokenizer.bos_token_id)]
     )
     assert tokenizer("a").input_ids[0] == tokenizer.bos_token_id
-    assert tokens.bos_ids(tokenizer) == [tokenizer.bos_token_id]
+    assert tokens.prefix_ids(tokenizer) == [tokenizer.bos_token_id]
+
+
+def test_the_whole_prefix_is_put_before_a_text(tiny_model):
+    """GLM puts two tokens before every text, of which neither is its BOS; others end it too."""
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["[gMASK]", "<sop>"]})
+    two = tokenizer.convert_tokens_to_ids(["[gMASK]", "<sop>"])
+    special = [*zip(["[gMASK]", "<sop>"], two, strict=True), ("</s>", tokenizer.eos_token_id)]
+    for template in ("[gMASK] <sop> $A", "[gMASK] <sop> $A </s>"):
+        tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+            single=template, special_tokens=special
+        )
+        assert tokenizer("Oslo").input_ids[:2] == two
+        assert tokens.prefix_ids(tokenizer) == two
+        plain = tokenizer("Oslo", add_special_tokens=False).input_ids
+        assert tokens.encode(tokenizer, ["Oslo"]) == [[*two, *plain]]
+        [prompt] = encode_prompts(tokenizer, ["Who?"])
+        [(ids, labels)] = encode_examples(tokenizer, ["Who?"], ["Bo"])
+        assert prompt[:2] == ids[:2] == two and labels[:2] == [IGNORED] * 2
 
 
 def test_texts_become_the_ids_that_the_tokenizer_gives_them(tiny_model):
@@ -447,7 +467,7 @@ def test_gguf_becomes_a_plain_model(smollm2, smollm2_loaded, tmp_path):
 @pytest.mark.real
 def test_smollm2_has_no_bos_stops_at_its_end_of_turn_and_knows_paris(smollm2_loaded):
     network, tokenizer = smollm2_loaded
-    assert tokens.bos_ids(tokenizer) == []
+    assert tokens.prefix_ids(tokenizer) == []
     assert tokenizer("a").input_ids == tokenizer("a", add_special_tokens=False).input_ids
     end = tokenizer.convert_tokens_to_ids("<|im_end|>")
     assert end in tokens.stop_ids(network, tokenizer)

@@ -4,8 +4,11 @@ import copy
 
 import pytest
 import torch
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
 from repro.errors import TrainingError
+from repro.models import registry
+from repro.models.architecture import ALL_LINEAR, PROJECTIONS, adapted_modules
 from repro.restoration import restore
 from repro.training import lora
 from repro.training.recipe import Adapter, Recipe
@@ -34,6 +37,80 @@ def test_an_adapter_is_merged_and_leaves_nothing_behind(network, tiny_loaded, ch
     assert not network.training and done["steps"] == 3
     sizes = [m.in_features + m.out_features for m in network.model.layers.modules() if is_linear(m)]
     assert done["trained"] == 2 * sum(sizes)
+
+
+SMALL = {"vocab_size": 700, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+ENDS = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 0}
+BLOOM = {"n_layer": 2, "n_head": 4, "vocab_size": 700, "hidden_size": 32}
+FAMILIES = {
+    "gpt2": (
+        {"n_embd": 32, "n_layer": 2, "n_head": 4, "vocab_size": 700},
+        ["c_attn", "c_fc", "c_proj"],
+    ),
+    "bloom": (BLOOM, ["dense", "dense_4h_to_h", "dense_h_to_4h", "query_key_value"]),
+    "opt": (
+        SMALL | {"ffn_dim": 48, "word_embed_proj_dim": 32},
+        ["fc1", "fc2", "k_proj", "out_proj", "q_proj", "v_proj"],
+    ),
+    "phi3": (
+        SMALL | {"intermediate_size": 48, "num_key_value_heads": 2},
+        ["down_proj", "gate_up_proj", "o_proj", "qkv_proj"],
+    ),
+}
+EXPERTS = SMALL | {"intermediate_size": 48, "num_key_value_heads": 2, "num_local_experts": 2}
+
+
+def of_family(family: str, settings: dict):
+    torch.manual_seed(0)
+    config = CONFIG_MAPPING[family](**settings, **ENDS)
+    return AutoModelForCausalLM.from_config(config).eval()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_all_matrices_of_the_layers_are_adapted_whatever_their_names(family, tiny_loaded, chosen):
+    settings, modules = FAMILIES[family]
+    network = of_family(family, settings)
+    before = restore.snapshot(network)
+    adapter = Adapter(rank=2, modules=ALL_LINEAR)
+    done = lora.finetune(network, tiny_loaded[1], chosen, RECIPE, adapter)
+    after = restore.snapshot(network)
+    assert list(after) == list(before) and done["modules"] == modules
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    assert {name.split(".")[-2] for name in moved} == set(modules)
+    inside = {n for n in before if before[n].ndim > 1 and any(c.isdigit() for c in n.split("."))}
+    assert moved == inside  # every matrix of every layer, and nothing else
+
+
+@pytest.mark.parametrize("family", [*FAMILIES, "mixtral"])
+def test_a_model_that_would_be_adapted_in_part_is_refused(family, tiny_loaded, chosen):
+    settings, _ = FAMILIES.get(family, (EXPERTS, []))
+    network = of_family(family, settings)
+    before = restore.snapshot(network)
+    for modules in (PROJECTIONS, ALL_LINEAR) if family == "mixtral" else (PROJECTIONS,):
+        with pytest.raises(TrainingError, match=r"no module named|experts\.") as error:
+            adapter = Adapter(rank=2, modules=modules)
+            lora.finetune(network, tiny_loaded[1], chosen, RECIPE, adapter)
+        assert "\n" not in str(error.value)
+    after = restore.snapshot(network)
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_a_choice_of_the_callers_own_may_leave_out_what_it_likes(network, tiny_loaded, chosen):
+    before = restore.snapshot(network)
+    adapter = Adapter(rank=2, modules=("q_proj", "v_proj"))
+    done = lora.finetune(network, tiny_loaded[1], chosen, RECIPE, adapter)
+    assert done["modules"] == ["q_proj", "v_proj"]
+    after = restore.snapshot(network)
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    assert {name.split(".")[-2] for name in moved} == {"q_proj", "v_proj"}
+
+
+def test_the_key_says_which_matrices_are_adapted(tiny_model, tmp_path):
+    assert all(adapted_modules(model) == PROJECTIONS for model in registry.entries().values())
+    assert adapted_modules(registry.entry(tiny_model)) == PROJECTIONS
+    of_family("gpt2", FAMILIES["gpt2"][0]).save_pretrained(tmp_path)
+    assert adapted_modules(registry.entry(tmp_path)) == ALL_LINEAR
+    assert adapted_modules(registry.entry("a/model@" + "0" * 40)) == ALL_LINEAR
 
 
 def is_linear(module):

@@ -10,7 +10,7 @@ import torch
 from repro.data import atlas
 from repro.errors import ConfigError, StoreError
 from repro.models import loading
-from repro.models.tokens import bos_ids, stop_ids
+from repro.models.tokens import prefix_ids, stop_ids
 from repro.training.pretraining import corpus, pretrain
 
 SMALL = atlas.Size(train=6, dev=1, test=1, testood=1, reader=1)
@@ -100,7 +100,7 @@ def test_run_writes_a_folder_that_loads(tmp_path, monkeypatch):
     out = tmp_path / "models" / "tiny"
     pretrain.pretrain("tiny", out, SMALL)
     network, tokens = loading.load_model(out)
-    assert bos_ids(tokens) == [tokens.bos_token_id]
+    assert prefix_ids(tokens) == [tokens.bos_token_id]
     assert stop_ids(network, tokens) == {tokens.eos_token_id}
     assert network.dtype is torch.float32
     facts, curve = json.loads((out / "data.json").read_text()), pd.read_csv(out / "loss.csv")

@@ -9,7 +9,7 @@ import pandas as pd
 
 from repro import paper
 from repro.measures.mastery import template_columns
-from repro.models.tokens import bos_ids
+from repro.models.tokens import encode
 from repro.training.prompts import encode_prompts
 
 if TYPE_CHECKING:  # what reads records only, as most do, need not wait for PyTorch
@@ -96,10 +96,9 @@ def reference(
         paper.TOPICS[f.topic].mappings[template[f.topic]].replace("{subject}", f.subject)
         for f in facts.itertuples()
     ]
-    bos = bos_ids(tokenizer)
+    encoded = encode(tokenizer, texts)
     prompts = [
-        Prompt(bos + tokenizer(text, add_special_tokens=False).input_ids, paper.names(obj))
-        for text, obj in zip(texts, facts["object"], strict=True)
+        Prompt(ids, paper.names(obj)) for ids, obj in zip(encoded, facts["object"], strict=True)
     ]
     completions = complete(network, tokenizer, prompts, max_new_tokens)
     near = [

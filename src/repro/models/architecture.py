@@ -5,13 +5,27 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
+from pathlib import Path
 
 from repro.files import safetensors
-from repro.models.registry import ModelEntry
+from repro.models.registry import ModelEntry, entries
 from repro.models.weights import available, obtain
 
 # The linear maps of a LLaMA layer, in the order of a forward pass.
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+ALL_LINEAR = ("all-linear",)  # instead of names: every linear map but the output head
+_NAMED_ALIKE = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "smollm3")
+
+
+def adapted_modules(model: ModelEntry) -> tuple[str, ...]:
+    """Return the linear maps that LoRA adapts: `PROJECTIONS`, or `ALL_LINEAR` for other names.
+
+    It is part of a record's key, so it reads nothing but the configuration of a folder. The
+    models of the registry are all of families whose maps are named as LLaMA's.
+    """
+    if model.folder is None:
+        return PROJECTIONS if model.name in entries() else ALL_LINEAR
+    return PROJECTIONS if _config(model.folder).get("model_type") in _NAMED_ALIKE else ALL_LINEAR
 
 
 def layer_count(model: ModelEntry) -> int:
@@ -19,10 +33,8 @@ def layer_count(model: ModelEntry) -> int:
     if model.layers:
         return model.layers
     folder = obtain(model)
-    path = folder / "config.json"
-    config = json.loads(path.read_bytes()) if path.exists() else {}
-    if "num_hidden_layers" in config:
-        return config["num_hidden_layers"]
+    if number := _config(folder).get("num_hidden_layers"):
+        return number
     from transformers import AutoConfig  # which knows what other families call it
 
     return AutoConfig.from_pretrained(folder).num_hidden_layers
@@ -56,3 +68,8 @@ def _tensor_shapes(model: ModelEntry) -> list[tuple[int, ...]]:
             names = file.keys()
             shapes += [tuple(file.get_slice(name).get_shape()) for name in names]
     return shapes
+
+
+def _config(folder: Path) -> dict:
+    path = folder / "config.json"
+    return json.loads(path.read_bytes()) if path.exists() else {}

@@ -5,25 +5,39 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from repro.errors import ModelError
+
 if TYPE_CHECKING:  # transformers is loaded with the model
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
-def bos_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Return the ids this family puts before every text: `[bos]`, or nothing (SmolLM2)."""
-    with_special = tokenizer("a").input_ids
-    return [tokenizer.bos_token_id] if with_special[:1] == [tokenizer.bos_token_id] else []
+def prefix_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Return the ids this family puts before every text.
+
+    That is `[bos]` for LLaMA, nothing for SmolLM2, two tokens for GLM.
+
+    Raises:
+        ModelError: the tokens of a text change with what stands around it.
+    """
+    plain, whole = (
+        tokenizer("a", add_special_tokens=special).input_ids for special in (False, True)
+    )
+    starts = range(len(whole) - len(plain) + 1) if plain else range(1)
+    for start in starts:
+        if whole[start : start + len(plain)] == plain:
+            return whole[:start]
+    raise ModelError("this tokenizer changes a text when it adds special tokens: it cannot be used")
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
-    """Return the ids of each text, with `bos_ids` before them.
+    """Return the ids of each text, with `prefix_ids` before them.
 
     It asks the backend of a fast tokenizer: the layer that transformers puts around it takes
     three times as long as the backend.
     """
     if not texts:
         return []
-    bos, texts = bos_ids(tokenizer), list(texts)
+    prefix, texts = prefix_ids(tokenizer), list(texts)
     # The first text goes through transformers, which also ends padding and truncation.
     encoded = tokenizer(texts[:1], add_special_tokens=False).input_ids
     if tokenizer.is_fast:
@@ -31,7 +45,7 @@ def encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[lis
         encoded += [encoding.ids for encoding in fast]
     else:
         encoded += tokenizer(texts, add_special_tokens=False).input_ids[1:]
-    return [bos + ids for ids in encoded]
+    return [prefix + ids for ids in encoded]
 
 
 def stop_ids(network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> set[int]:

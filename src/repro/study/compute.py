@@ -230,8 +230,10 @@ class FactComputation(Computation):
         if any(request.kind == "divergence" for request in requests):
             self.reference()  # now, while the decoder holds the pre-trained weights
         if run is not None:
-            recipe = Recipe(**self.study.requests.finetune(run).params["recipe"])
-            adapter = Adapter(run.rank) if run.rank else None
+            params = self.study.requests.finetune(run).params
+            recipe, adapter = Recipe(**params["recipe"]), None
+            if lora := params.get("lora"):
+                adapter = Adapter(**lora | {"modules": tuple(lora["modules"])})
             chosen = self.facts_of(run, "train")
             state.training, tuned = self.session.finetune(chosen, recipe, "fine-tuning", adapter)
             state.tuned = self.session.compare(tuned, self.study.profile.percents)

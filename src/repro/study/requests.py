@@ -103,7 +103,7 @@ class Requests:
         recipe = Recipe(learning_rate=run.learning_rate, seed=self._seed(run))
         drawn = {"level": run.level, "size": run.size, "sample": run.sample}
         if run.rank:
-            adapter = Adapter(run.rank)
+            adapter = Adapter(run.rank, modules=architecture.adapted_modules(self.model))
             drawn |= {"lora": asdict(adapter) | {"modules": list(adapter.modules)}}
         params = {**self.source, "mastery": self.mastery().key, **drawn}
         return Request("finetune", {**params, "recipe": asdict(recipe)}, run)

@@ -27,7 +27,8 @@ class Recipe:
 class Adapter:
     """A low-rank update (LoRA, `lora`) of `modules`: A·B of `rank`, scaled by alpha / rank.
 
-    `modules` are names of linear maps, by default all of a LLaMA's layers. The paper gives none.
+    `modules` are names of linear maps, by default all of a LLaMA's layers; `ALL_LINEAR` means all
+    of any model's layers. The paper gives none.
     """
 
     rank: int = 8
