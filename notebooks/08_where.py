@@ -120,7 +120,7 @@ html.table(
 # data samples.
 
 # %%
-found = claims.findings([sources.of_paper(), sources.of_places(s)], "08_where")
+found = claims.findings([sources.of_paper(), sources.of_locations(s)], "08_where")
 Markdown(f"Judged at {sources.SHARE} % restored, whatever `frac` is.")
 
 # %%

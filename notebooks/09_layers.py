@@ -105,6 +105,6 @@ html.table(layers.by_model([s, *claims.others(s)]), "In domain: change in points
 # fewer blocks than the paper's, only those that exist are compared; the last one is always *last*.
 
 # %%
-found = claims.findings([sources.of_paper(), sources.of_blocks(s)], "09_layers")
+found = claims.findings([sources.of_paper(), sources.of_layers(s)], "09_layers")
 unused = ["id", "value", "unit", "notebook"]
 html.table(claims.table(found).drop(columns=unused), "Claims on Table 11")
