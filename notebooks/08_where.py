@@ -116,7 +116,7 @@ html.table(
 #
 # The paper reads two patterns from its tables: more in the first layers and fewer in the last, and most
 # in the feed-forward layers. The first is about lift. The second is a matter of size unless the lift is
-# above 1 as well. Verdicts follow the rule of [the ledger of claims](10_claims); our intervals are over
+# above 1 as well. Verdicts follow the rule of [the page of claims](10_claims); our intervals are over
 # data samples.
 
 # %%

@@ -1,5 +1,7 @@
 """Claims: verdicts on the paper's tables, quotes, the kinds of check, and the page."""
 
+import html
+import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -17,6 +19,7 @@ from repro.paper import quotes
 from repro.report import locations
 from repro.statistics import verdicts
 from repro.statistics.verdicts import CONTRADICTED, EXCEPTIONS, HOLDS, SUPPORTED, UNDECIDED
+from repro.study import open_study
 
 ROOT = Path(__file__).parents[2]
 CLAIMS = claims.load()
@@ -513,19 +516,23 @@ def test_sides_are_the_paper_the_study_and_no_half_finished_one(measured, tmp_pa
 # --- the page -------------------------------------------------------------------------------------
 
 
-class Rows(HTMLParser):
-    """Collects the classes of the ledger's rows and what must not be in it."""
+class Parts(HTMLParser):
+    """Collects the page's claims and matrix with their classes, its labels and its tags."""
 
     def __init__(self, text):
         super().__init__()
-        self.rows, self.tags, self.links = {}, set(), []
+        self.claims, self.signs, self.unlabelled, self.tags, self.links = [], [], 0, set(), []
         self.feed(text)
 
     def handle_starttag(self, tag, attrs):
         attrs = dict(attrs)
         self.tags.add(tag)
-        if tag == "tr" and "id" in attrs:
-            self.rows[attrs["id"]] = set(attrs["class"].split())
+        classes = set(attrs.get("class", "").split())
+        if tag == "details" and "claim" in classes:
+            self.claims.append(classes)
+        if "sign" in classes:
+            self.unlabelled += not attrs.get("aria-label")
+            self.signs += [attrs["href"]] if tag == "a" else []
         self.links += [attrs["href"]] if tag == "a" else []
 
 
@@ -535,19 +542,45 @@ def both(printed, found):
     return pd.concat([found, nothing], ignore_index=True)
 
 
-def test_the_page_has_a_row_for_every_claim_and_no_script(both):
+def test_the_page_has_every_claim_in_the_matrix_and_in_the_list(both):
     page = claims_page.page(both, "Claims").html
-    parsed = Rows(page)
-    assert list(parsed.rows) == [f"claim-{name}" for name in CLAIMS]
-    assert "script" not in parsed.tags and "http" not in page
-    for row in both[both["side"] == "paper"].itertuples():
-        assert f"side0-{row.verdict.replace(' ', '-')}" in parsed.rows[f"claim-{row.id}"]
-    inside = [link for link in parsed.links if link.startswith("#")]
-    assert {link[1:] for link in inside} == set(parsed.rows)
+    parsed = Parts(page)
+    assert len(parsed.claims) == len(CLAIMS) and len(parsed.signs) == 2 * len(CLAIMS)
+    assert set(parsed.signs) == {f"#claim-{name}" for name in CLAIMS}
+    assert parsed.unlabelled == 0 and "http" not in page and "src=" not in page
+    for name in CLAIMS:
+        assert page.count(f'id="claim-{name}"') == 1
+    shown = [
+        classes & {f"side0-{v.replace(' ', '-')}" for v in claims.VERDICTS}
+        for classes in parsed.claims
+    ]
+    stated = pd.Series([next(iter(one))[6:] for one in shown]).value_counts()
+    computed = both.loc[both["side"] == "paper", "verdict"].str.replace(" ", "-").value_counts()
+    assert stated.to_dict() == computed.to_dict()
+
+
+def test_the_page_shows_quotes_counts_and_what_every_claim_rests_on(both):
+    page = html.unescape(claims_page.page(both, "Claims").html)
+    for each in CLAIMS.values():
+        assert all(quote.strip() in page for quote in each.quotes.values()), each.id
+        if each.count:
+            assert f"({each.count})" in page
+    assert "mean effect in the claimed direction" in page
+    assert "7 of 10 testable cells cannot be means over 5 runs" in page
 
 
 def test_every_claim_is_in_a_part_of_the_paper():
-    assert all(claims_page._parts(each) for each in CLAIMS.values())
+    assert {claims_page.part_of(each) for each in CLAIMS.values()} == set(claims_page.PARTS)
+
+
+def test_the_downloads_hold_everything(both):
+    entries = claims.everything(both)
+    json.dumps(entries, allow_nan=False)
+    assert [entry["id"] for entry in entries] == list(CLAIMS)
+    entry = entries[list(CLAIMS).index("ninety-does-no-harm")]
+    paper_side = entry["sides"]["paper"]
+    assert (paper_side["as claimed"], paper_side["comparisons"]) == (17, 20)
+    assert len(paper_side["rows"]) == 20 and entry["quotes"]["§1"].startswith("We observe")
 
 
 def test_numbers_and_text_are_readable():
@@ -555,10 +588,11 @@ def test_numbers_and_text_are_readable():
     assert shown == ["5", "−10.37", "0.997", "−0.001", "12"]
 
 
-def test_what_is_contradicted_is_listed_with_what_it_rests_on(found):
-    text = claims.listed(found, "paper", CONTRADICTED)
-    assert len(text.splitlines()) == (found["verdict"] == CONTRADICTED).sum()
-    assert "−10.37; −9.86" in text
+def test_verdicts_are_listed_with_what_they_rest_on(found):
+    text = claims.listed(found, "paper", CONTRADICTED, claims.NOT_REPRODUCED)
+    wanted = found["verdict"].isin([CONTRADICTED, claims.NOT_REPRODUCED])
+    assert len(text.splitlines()) == wanted.sum()
+    assert "−10.37; −9.86" in text and "contradicted (3 of 5)" in text
     assert claims.listed(found.iloc[:0], "paper", CONTRADICTED) == "None."
 
 
@@ -567,23 +601,60 @@ def test_the_table_to_download_has_one_row_a_claim(both):
     assert len(table) == len(CLAIMS) and {"paper", "ours", "paper: rests on"} <= set(table)
 
 
+@pytest.fixture
+def claims_file(both, tmp_path):
+    path = tmp_path / "claims.html"
+    style = "<style>body{max-width:860px;margin:auto;font-family:sans-serif}</style>"
+    head = (
+        f"<!doctype html><meta charset=utf-8><meta name=viewport content=width=device-width>{style}"
+    )
+    path.write_text(head + claims_page.page(both, "Claims").html)
+    return path
+
+
 @pytest.mark.browser
-def test_filters_work_without_scripts(both, browser, tmp_path):
-    path = tmp_path / "ledger.html"
-    path.write_text(f"<!doctype html><meta charset=utf-8>{claims_page.page(both, 'Claims').html}")
+def test_filters_work_without_scripts(both, browser, claims_file):
     page = browser.new_context(java_script_enabled=False, offline=True).new_page()
-    page.goto(path.as_uri())
-    rows = page.locator("tr.claim:visible")
+    page.goto(claims_file.as_uri())
+    rows = page.locator("details.claim:visible")
     assert rows.count() == len(CLAIMS)
     for verdict, count in both.loc[both["side"] == "paper", "verdict"].value_counts().items():
         value = verdict.replace(" ", "-")
-        page.locator(f'input[name="side0"][value="{value}"]').check()
+        page.locator(f'input[name="verdict"][value="{value}"]').check()
         assert rows.count() == count
-    page.locator('input[name="side0"][value="contradicted"]').check()
-    page.locator('input[name="part"][value="s5"]').check()
-    assert 0 < rows.count() < (both["verdict"] == CONTRADICTED).sum()
+    page.locator('input[name="verdict"][value="slip"]').check()
+    page.locator('input[name="part"][value="setup"]').check()
+    assert rows.count() == 2
     page.locator("button").click()
     assert rows.count() == len(CLAIMS)
+    page.context.close()
+
+
+@pytest.mark.browser
+def test_the_choice_is_in_the_address_and_a_named_claim_opens(browser, claims_file):
+    page = browser.new_context(offline=True).new_page()
+    page.goto(claims_file.as_uri())
+    page.locator('input[name="verdict"][value="all"]').focus()
+    page.keyboard.press("ArrowRight")  # by keyboard: the next verdict
+    rows = page.locator("details.claim:visible")
+    few = rows.count()
+    assert 0 < few < len(CLAIMS) and "verdict=holds" in page.url
+    again = page.context.new_page()
+    again.goto(page.url)
+    assert again.locator("details.claim:visible").count() == few
+    named = page.context.new_page()
+    named.goto(claims_file.as_uri() + "#claim-gain-at-20")
+    assert named.locator("#claim-gain-at-20").is_visible()
+    page.context.close()
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("width, most", [(1400, 6000), (390, 12000)])
+def test_the_closed_page_is_short_and_fits_the_window(browser, claims_file, width, most):
+    page = browser.new_context(viewport={"width": width, "height": 900}).new_page()
+    page.goto(claims_file.as_uri())
+    assert page.evaluate("document.documentElement.scrollHeight") < most
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
     page.context.close()
 
 

@@ -228,17 +228,19 @@ def everything(found: pd.DataFrame) -> list[dict]:
 
 
 def _plain(side) -> dict:
-    """Return one verdict with its comparisons; numbers that are unknown are None."""
+    """Return one verdict with its comparisons, a list for each; unknown numbers are None."""
     columns = [name for name in [*COLUMNS, "low_joint", "high_joint"] if name in side.rows]
-    comparisons = side.rows[columns].astype(object).where(side.rows[columns].notna(), None)
+    rows = side.rows[columns].round(4)
+    comparisons = rows.astype(object).where(rows.notna(), None)
     n, k = side.count
     return {
         "verdict": side.verdict,
         "outcome": side.outcome,
         "as claimed": n,
         "comparisons": k,
-        "pooled effect": None if side.pooled is None else list(map(float, side.pooled)),
-        "rows": comparisons.to_dict("records"),
+        "pooled effect": side.pooled and [round(float(value), 4) for value in side.pooled],
+        "columns": columns,
+        "rows": comparisons.to_numpy().tolist(),
     }
 
 

@@ -19,6 +19,7 @@ from repro.report import divergence, layers, locations, strategies, tasks
 from repro.report.locations import RUN, by_samples, lifts
 from repro.statistics import bootstrap, summary
 from repro.study import task_study
+from repro.study.results import layer_requests
 
 LLM = "LLaMA-3-8B"  # the model of all of the paper's tables but 1, 2 and 8
 SHARE = 20  # restored share (%) at which we look where the parameters are
@@ -81,7 +82,7 @@ def of_study(measured) -> Side:
         **_of_parameters(measured),
     }
     restored = summary.restored(answers)
-    units = {"kl": bootstrap.of_topics(divergence), "restored": restored}
+    units = {"kl": bootstrap.of_topics(kl_sums), "restored": restored}
     units["restored_levels"] = restored
     if len(answers):
         units |= dict.fromkeys(("acc", "levels"), summary.tuned(answers))
@@ -99,12 +100,11 @@ def of_locations(measured) -> Side:
 
 def of_layers(measured) -> Side:
     """Return Table 11 of a study, as far as it has runs of which layers were restored."""
-    if (blocks := measured.layers()).empty:
+    if (blocks := measured.results.layers()).empty:
         return Side(_name(measured), {})
-    tasks = [task for run in measured.layer_runs() for task in measured.layer_tasks(run)]
     both = [
         rows.assign(restored_percent=0)  # of a block it is all
-        for rows in (layers.means(blocks), measured.answers(tasks))
+        for rows in (layers.means(blocks), measured.results.answers(layer_requests(measured)))
     ]
     frame, units = map(_in_order, both)
     return Side(_name(measured), {"blocks": frame}, {"blocks": units})
@@ -170,7 +170,7 @@ def _in_order(blocks: pd.DataFrame) -> pd.DataFrame:
     """
     if blocks.empty:
         return blocks
-    names = [name for name in layers.blocks(blocks["layers"]) if name != layers.NONE]
+    names = [name for name in layers.block_names(blocks["layers"]) if name != layers.NONE]
     number = blocks["layers"].map({name: place for place, name in enumerate(names)})
     number = number.fillna(-1).astype(int)
     return blocks.assign(block=number, last=number == number.max()).drop(columns="layers")
