@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from repro.errors import ModelError, one_line
-from repro.files import safetensors
+from repro.models.checkpoint_files import weight_files
 from repro.models.devices import best_device
 from repro.models.registry import ModelEntry, entry
 from repro.models.weights import obtain
@@ -34,7 +34,7 @@ def load_model(
 
     model = name if isinstance(name, ModelEntry) else entry(name)
     folder = obtain(model)
-    safetensors(folder)
+    weight_files(folder)
     try:
         tokenizer, network, report = _read(folder, dtype or torch.float32)
     except Exception as error:  # a damaged file makes the libraries raise almost anything
