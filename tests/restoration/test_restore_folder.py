@@ -285,13 +285,21 @@ def test_angles_of_an_old_checkpoint_are_copied(weights, tmp_path):
 # --- errors -----------------------------------------------------------------------------------
 
 
+def as_shard(folder: Path) -> str:
+    """Name the weights as a shard: an index is read where there is no `model.safetensors`."""
+    name = "model-00001.safetensors"
+    (folder / "model.safetensors").rename(folder / name)
+    return name
+
+
 def broken_index(folder: Path) -> None:
+    as_shard(folder)
     index = {"weight_map": {UP: "model-00007.safetensors"}}
     (folder / INDEX).write_text(json.dumps(index))
 
 
 def shifted_index(folder: Path) -> None:
-    names = dict.fromkeys([*read(folder), "model.more.weight"], "model.safetensors")
+    names = dict.fromkeys([*read(folder), "model.more.weight"], as_shard(folder))
     (folder / INDEX).write_text(json.dumps({"weight_map": names}))
 
 
