@@ -1,7 +1,9 @@
 """The repository itself: pinned packages, what the README names, what must not be committed."""
 
+import os
 import re
 import subprocess
+import sys
 import tomllib
 from importlib import metadata
 from pathlib import Path
@@ -112,7 +114,40 @@ def test_readme_names_every_file():
     assert named == expected
 
 
-def test_book_settings_are_one_file():
+def test_the_two_copies_of_the_book_settings_are_the_same():
     for name in ("_config.yml", "_toc.yml"):
-        link = ROOT / "book" / name
-        assert link.is_symlink() and link.readlink() == Path("..") / name
+        assert (ROOT / "book" / name).read_bytes() == (ROOT / name).read_bytes()
+
+
+def test_nothing_that_is_committed_is_a_link():
+    """A clone with `core.symlinks=false` holds the path that a link leads to, not the file."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-s"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert [line for line in listed.stdout.splitlines() if line.startswith("120000")] == []
+
+
+def test_a_clone_that_changes_line_ends_finds_every_record(tmp_path):
+    """As on Windows: text files are checked out with the line ends `\\r\\n` unless we say no."""
+    clone, git = tmp_path / "clone", ["git", "-c", "core.autocrlf=true", "-c", "core.eol=crlf"]
+    subprocess.run([*git, "clone", "-q", "--no-hardlinks", ROOT, clone], check=True)
+    (config,) = clone.glob("src/repro/weights/micro-m/config.json")
+    assert b"\r" not in config.read_bytes()
+    code = (
+        "from repro.models import registry, weights; from repro.study import committed\n"
+        "print(weights.weights_id(registry.entry('micro-m')))\n"
+        "from repro.files import results_dir\n"
+        "print(*sorted(committed.by_key(results_dir())))"
+    )
+    said = [
+        subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=tmp_path,
+            env=os.environ | {"PYTHONPATH": str(root / "src"), "REPRO_RESULTS": ""},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for root in (clone, ROOT)
+    ]
+    assert said[0] == said[1] and len(said[0].split()) > 100
