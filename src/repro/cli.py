@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from repro import __version__
-from repro.errors import ReproError
+from repro.errors import ConfigError, ReproError
 
 SETTINGS = """\
 Settings: REPRO_MODEL and REPRO_PROFILE choose what notebooks show; REPRO_DATA
@@ -467,6 +467,58 @@ def tasks(
     made = trial.run()
     if processes().is_main_process:
         _say(f"{trial.model.name} {trial.profile.name}: {made} new records, all are there")
+
+
+@_command(
+    STUDY,
+    "find damaged records of a study, or of results/; compute them again",
+    "repro check micro-m --profile full",
+    "repro check micro-m --profile full --repair",
+    "repro check --results",
+)
+def check(
+    model: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[MODEL]",
+            help="As for run; not with --results.",
+            autocompletion=_model_names,
+            show_default=False,
+        ),
+    ] = None,
+    profile: ProfileName = "default",
+    data: Facts = None,
+    learning_rate: Rate = None,
+    dtype: NumberFormat = None,
+    results: Annotated[
+        bool, typer.Option("--results", help="Check all of results/, not one study.")
+    ] = False,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Delete what is damaged and compute it again.")
+    ] = False,
+    workers: Annotated[int | None, typer.Option(metavar="N", help="As for run.")] = None,
+) -> None:
+    """Compare records with their digests and with the facts asked, and name those that differ."""
+    from repro.study import integrity
+
+    if bool(model) == results:
+        raise ConfigError("give a model, to check its records, or --results, to check results/")
+    if results:
+        damage = integrity.check_results()
+    else:
+        study = _open(model, profile, data, learning_rate, dtype)
+        found = [*integrity.check_study(study), *integrity.check_tasks()]
+        damage = {(study.model.name, study.profile.name): found} if found else {}
+    for each in (each for found in damage.values() for each in found):
+        _say(each.error)
+    if not damage:
+        _say("every record is as it was written")
+    elif not repair:
+        raise typer.Exit(1)
+    for names, found in damage.items() if repair else ():
+        study = _open(*names, None, None, None) if results else study
+        repaired = integrity.repair(study, found, workers)
+        _say(f"{' '.join(names)}: {repaired} records computed again")
 
 
 @_command(

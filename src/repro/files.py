@@ -1,43 +1,125 @@
-"""Files: atomic writes, checksums, the cache and results folders, safetensors of a model."""
+"""Files: safe reads, atomic writes, checksums, the cache and results folders, safetensors."""
 
 import hashlib
 import os
+import stat
 import tempfile
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from typing import BinaryIO
 
 import platformdirs
 
 from repro.errors import ModelError, StoreError
+
+MERGE_MARKERS = (b"<<<<<<< ", b">>>>>>> ")
+MERGE_CONFLICT = "holds the conflict markers of a Git merge: resolve the merge first"
+LFS_POINTER = "is a Git LFS pointer, not the file itself: fetch the file with `git lfs pull`"
 
 
 def safetensors(folder: Path) -> list[Path]:
     """Return the safetensors of a folder.
 
     Raises:
-        ModelError: there are none; the message tells of a pickle if that is what there is.
+        ModelError: there are none, and the message names a pickle if there is one; or one of
+            them is a named pipe, a folder or a device, which could block whoever reads it.
     """
-    if files := sorted(folder.glob("*.safetensors")):
+    paths = listed(folder)
+    if files := [path for path in paths if path.suffix == ".safetensors"]:
+        for path in files:
+            if not path.is_file():
+                raise ModelError(f"{path} is not a regular file: only regular files are opened")
         return files
-    if pickles := sorted([*folder.glob("*.bin"), *folder.glob("*.pt"), *folder.glob("*.pth")]):
+    if pickles := [path.name for path in paths if path.suffix in (".bin", ".pt", ".pth")]:
         raise ModelError(
-            f"{folder} holds a pickle checkpoint ({pickles[0].name}), which can run code when"
+            f"{folder} holds a pickle checkpoint ({pickles[0]}), which can run code when"
             " read: convert it to safetensors where you trust it"
         )
     raise ModelError(f"{folder} holds no *.safetensors: point to a Hugging Face model folder")
 
 
-def sha256(path: Path) -> str:
-    """Return the SHA-256 of a file, computed once while the file stays as it is."""
-    stat = path.stat()
-    return _sha256_cached(str(path.resolve()), stat.st_mtime_ns, stat.st_size)
+def listed(folder: Path) -> list[Path]:
+    """Return what is in a folder, sorted; a folder that does not exist holds nothing.
+
+    Raises:
+        StoreError: it may not be read.
+    """
+    try:
+        return sorted(folder.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise unreadable(folder, error) from error
+
+
+def unreadable(path: Path, error: OSError) -> StoreError:
+    """Return the error that a file or folder cannot be read."""
+    return StoreError(f"cannot read {path} ({error.strerror or error}): check its permissions")
+
+
+def sha256(path: Path, text: bool = False) -> str:
+    """Return the SHA-256 of a file, computed once while the file stays as it is.
+
+    Args:
+        path: a regular file.
+        text: take the line ends `\\r\\n` as `\\n`, as `text_sha256` does.
+    """
+    known = path.stat()
+    return _sha256_cached(str(path.resolve()), known.st_mtime_ns, known.st_size, text)
 
 
 @cache
-def _sha256_cached(path: str, mtime: int, size: int) -> str:
-    with Path(path).open("rb") as file:
+def _sha256_cached(path: str, mtime: int, size: int, text: bool) -> str:
+    if text:
+        return text_sha256(read_regular(Path(path)))
+    with open_regular(Path(path)) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def text_sha256(content: bytes) -> str:
+    """Return the SHA-256 of a text file's content, the same for line ends `\\n` and `\\r\\n`.
+
+    Git may change the line ends of a text file when it checks it out on another system.
+    """
+    return hashlib.sha256(content.replace(b"\r\n", b"\n")).hexdigest()
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open a file for reading, if it is a regular one (a link to one is).
+
+    Opening a named pipe would wait for a writer that may never come.
+
+    Raises:
+        StoreError: it is a folder, a named pipe or a device.
+        OSError: it cannot be opened.
+    """
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise StoreError(f"cannot read {path}: it is not a regular file, and only such are opened")
+    return os.fdopen(handle, "rb")
+
+
+def read_regular(path: Path) -> bytes:
+    """Return the content of a regular file. Raises as `open_regular` does."""
+    with open_regular(path) as file:
+        return file.read()
+
+
+def cause_of_damage(content: bytes) -> str | None:
+    """Return what made a text file unreadable and what to do, or None where it is not known."""
+    if not content.strip():
+        return "is empty"
+    if content.startswith(b"version https://git-lfs.github.com/spec/"):
+        return LFS_POINTER
+    if any(line.startswith(MERGE_MARKERS) for line in content.splitlines()):
+        return MERGE_CONFLICT
+    try:
+        content.decode()
+    except UnicodeDecodeError:
+        return "is not text in UTF-8"
+    return None
 
 
 REPOSITORY = Path(__file__).resolve().parents[2]

@@ -20,6 +20,17 @@ def key(kind: str, params: dict) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def digest(kind: str, params: dict, result: dict, provenance: dict) -> str:
+    """Return the SHA-256 of all that a record says, to find out later whether it was damaged.
+
+    Raises:
+        ValueError: it holds NaN or infinity, which JSON has no number for.
+    """
+    content = [kind, params, result, provenance]
+    text = json.dumps(content, sort_keys=True, ensure_ascii=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 def provenance(**extra) -> dict:
     """Return what traces a number: date, commit, machine, versions, and what the caller adds."""
     return {

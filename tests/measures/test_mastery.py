@@ -1,5 +1,6 @@
 """R_k and the levels: Equation 1, independence of batches, resuming, names."""
 
+import os
 from fractions import Fraction
 
 import pandas as pd
@@ -142,12 +143,12 @@ def interrupt(loaded, facts, folder, after: int, protocol=PROTOCOL) -> None:
 def test_interrupted_run_goes_on_where_it_stopped(tiny_loaded, facts, table, tmp_path):
     folder = tmp_path / "partial"
     interrupt(tiny_loaded, facts, folder, after=2)
-    blocks = {path: pd.read_csv(path) for path in folder.glob("*.csv")}
+    blocks = {path: mastery._read_block(path) for path in folder.glob("*.csv")}
     assert sorted(len(block) for block in blocks.values()) == [8, 8]
     # Counts that no model gives: if they come out at the end, the block was not done again.
     path, block = next(iter(blocks.items()))
     block[["t00", "t01", "t02", "t03"]] = 1000
-    block.to_csv(path, index=False)
+    mastery._write_block(path, block)
     counted = []
     resumed = measure(
         *tiny_loaded, facts, PROTOCOL, partial=folder, block=8, progress=counted.append
@@ -163,6 +164,37 @@ def test_resumed_equals_undisturbed(tiny_loaded, facts, table, tmp_path):
     interrupt(tiny_loaded, facts, tmp_path / "partial", after=1)
     resumed = measure(*tiny_loaded, facts, PROTOCOL, partial=tmp_path / "partial", block=8)
     pd.testing.assert_frame_equal(resumed, table)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda text: b"",
+        lambda text: text[: len(text) // 2],
+        lambda text: text[: text.rindex(b"\n", 0, -1) + 1],
+        lambda text: text.partition(b"\n")[2],
+        lambda text: text + text.splitlines(keepends=True)[-1],
+        lambda text: b"\xff\xfe" + text,
+        None,
+    ],
+    ids=["empty", "half", "a row less", "no digest", "a row more", "not UTF-8", "a named pipe"],
+)
+def test_a_damaged_block_is_counted_again(tiny_loaded, facts, table, tmp_path, damage):
+    folder = tmp_path / "partial"
+    interrupt(tiny_loaded, facts, folder, after=2)
+    path = min(folder.glob("*.csv"))
+    text = path.read_bytes()
+    if damage is None:
+        path.unlink()
+        os.mkfifo(path)
+    else:
+        path.write_bytes(damage(text))
+    counted = []
+    resumed = measure(
+        *tiny_loaded, facts, PROTOCOL, partial=folder, block=8, progress=counted.append
+    )
+    pd.testing.assert_frame_equal(resumed, table)
+    assert counted == [8, 8, 8]
 
 
 def test_blocks_of_another_protocol_are_not_taken(tiny_loaded, facts, table, tmp_path):

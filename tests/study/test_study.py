@@ -594,6 +594,7 @@ def test_a_record_without_answers_is_read(computed, cache):
     record = json.loads(text)
     own = computed.results.accuracy([task])[["topic", "test_level", "correct", "total"]]
     record["result"] = {"restored": 1, "counts": own.to_dict("records"), "tokens": 1}
+    del record["digest"]  # which records made then have not
     path.write_text(json.dumps(record))
     after = fresh(computed).results.controls()
     path.write_text(text)

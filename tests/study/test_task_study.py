@@ -288,7 +288,8 @@ def test_it_computes_once_goes_on_and_is_read_without_examples(trial, place, tin
     ]
 
     files = blind.export()
-    assert sorted(f.name for f in files) == ["task_finetune.jsonl", "task_score.jsonl"]
+    names = ["digests.json", "task_finetune.jsonl", "task_score.jsonl"]
+    assert sorted(f.name for f in files) == names
     assert files[0].parent == place / "results/tiny-llama/smoke"
     (place / "cache").rename(place / "elsewhere")
     pd.testing.assert_frame_equal(blind.means(), means)
@@ -319,10 +320,11 @@ def test_other_examples_are_other_records(trial, folder):
 
 def test_without_examples_the_last_measured_is_read(place, trial):
     for day, data in (("2026-01-02", "b"), ("2026-01-03", "a"), ("2026-01-01", "c")):
-        params = {"task": "gsm8k", "data": data, "sizes": {"train": 1}}
+        params = {"task": "gsm8k", "data": data, "train": 8}
         key = provenance.key("task_finetune", params)
-        records.save(records.Record("task_finetune", key, params, {}, {"date": day}))
-    part = {"task": "gsm8k", "sizes": {"train": 1}}
+        result = {"loss": [0.5], "steps": 1, "examples": 8}
+        records.save(records.Record("task_finetune", key, params, result, {"date": day}))
+    part = {"task": "gsm8k", "train": 8}
     assert [r.params["data"] for r in records.matching("task_finetune", part)] == ["c", "b", "a"]
     assert records.matching("task_finetune", {"task": "xsum"}) == []
     assert records.matching("task_score", part) == []

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from repro import paper
+from repro.errors import StoreError
 from repro.training.prompts import encode_prompts
 
 if TYPE_CHECKING:  # what reads records only, as most do, need not wait for PyTorch
@@ -92,6 +93,17 @@ def pack(hits: Sequence[bool]) -> str:
 
 
 def unpack(digits: str, number: int) -> np.ndarray:
-    """Return the `number` answers that `pack` was given: bool[number]."""
-    raw = np.frombuffer(bytes.fromhex(digits), np.uint8)
-    return np.unpackbits(raw, count=number).astype(bool)
+    """Return the `number` answers that `pack` was given: bool[number].
+
+    Raises:
+        StoreError: the digits are not those of so many answers.
+    """
+    try:
+        bits = np.unpackbits(np.frombuffer(bytes.fromhex(digits), np.uint8))
+    except (TypeError, ValueError):
+        bits = np.ones(0, np.uint8)
+    if len(bits) != -(-number // 8) * 8 or bits[number:].any():
+        raise StoreError(
+            f"a record holds other than {number} answers: `repro check MODEL` says which"
+        )
+    return bits[:number].astype(bool)

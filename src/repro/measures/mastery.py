@@ -7,6 +7,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,8 +15,8 @@ import numpy as np
 import pandas as pd
 
 from repro import paper
-from repro.errors import ConfigError, DataError
-from repro.files import write_atomic
+from repro.errors import ConfigError, DataError, StoreError
+from repro.files import read_regular, text_sha256, write_atomic
 from repro.models.devices import processes
 from repro.models.tokens import encode
 from repro.paper import LEVELS
@@ -98,7 +99,7 @@ def measure(
     facts = facts.sort_values("fact_id", ignore_index=True)
     sharing, progress = processes(), progress or (lambda count: None)
     blocks = [facts.iloc[at : at + block] for at in range(0, len(facts), block)]
-    done = _kept(blocks, protocol, partial)
+    done = _finished_blocks(blocks, protocol, partial)
     for hits in done.values():
         progress(len(hits))
     open_blocks = [number for number in range(len(blocks)) if number not in done]
@@ -107,7 +108,7 @@ def measure(
         number = open_blocks[place]
         done[number] = hits
         if partial and sharing.is_main_process:
-            write_atomic(_path(partial, blocks[number], protocol), hits.to_csv(index=False))
+            _write_block(_block_path(partial, blocks[number], protocol), hits)
         progress(len(hits))
     whole = [done[number] for number in range(len(blocks))]
     table = add_levels(pd.concat(whole, ignore_index=True), protocol.trials)
@@ -146,15 +147,36 @@ def prompts(
     return [Prompt(ids, *each) for ids, each in zip(encoded, told, strict=True)]
 
 
-def _kept(blocks, protocol: Protocol, partial: Path | None) -> dict[int, pd.DataFrame]:
-    """Return the blocks that an interrupted run has finished."""
-    paths = [_path(partial, block, protocol) for block in blocks] if partial else []
-    return {number: pd.read_csv(path) for number, path in enumerate(paths) if path.exists()}
+def _finished_blocks(
+    blocks: list[pd.DataFrame], protocol: Protocol, partial: Path | None
+) -> dict[int, pd.DataFrame]:
+    """Return the blocks that an interrupted run has finished, by number; a damaged one is not."""
+    if partial is None:
+        return {}
+    read = {n: _read_block(_block_path(partial, b, protocol)) for n, b in enumerate(blocks)}
+    return {number: hits for number, hits in read.items() if hits is not None}
 
 
-def _path(partial: Path, facts: pd.DataFrame, protocol: Protocol) -> Path:
+def _block_path(partial: Path, facts: pd.DataFrame, protocol: Protocol) -> Path:
     key = json.dumps([asdict(protocol), facts.fact_id.tolist()])
     return partial / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.csv"
+
+
+def _write_block(path: Path, hits: pd.DataFrame) -> None:
+    """Write the hits of a block; the first line is the SHA-256 of the lines that follow."""
+    text = hits.to_csv(index=False, lineterminator="\n").encode()
+    write_atomic(path, f"# {text_sha256(text)}\n".encode() + text)
+
+
+def _read_block(path: Path) -> pd.DataFrame | None:
+    """Return the hits of a block, or None where there is no file or it is not as it was written."""
+    try:
+        first, _, text = read_regular(path).partition(b"\n")
+    except (OSError, StoreError):
+        return None
+    if first != f"# {text_sha256(text)}".encode():
+        return None
+    return pd.read_csv(BytesIO(text))
 
 
 def _in_turn(network, tokenizer, blocks, protocol, rows) -> Iterator[tuple[int, pd.DataFrame]]:

@@ -10,10 +10,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from repro.errors import ConfigError, ModelError, StoreError
-from repro.files import sha256
+from repro.files import safetensors, sha256
 from repro.models import hub, registry, weights
-from repro.models.checkpoint_files import index_of, read_index, read_json, weight_files
-from repro.models.hub import COMPANIONS
+from repro.models.hub import COMPANIONS, INDEX
 
 
 def find(name: str | Path) -> Path:
@@ -43,7 +42,7 @@ class Checkpoint(Mapping[str, torch.Tensor]):
             ModelError: there are no safetensors, or a shard is missing, truncated or damaged.
         """
         self.folder = folder
-        self.files = weight_files(folder)
+        self.files = _shards(folder)
         self._open, self.shard = {}, {}
         for path in self.files:
             try:
@@ -60,10 +59,10 @@ class Checkpoint(Mapping[str, torch.Tensor]):
         self._check_index()
 
     def _check_index(self) -> None:
-        if index := index_of(self.folder):
-            for name, file in read_index(index).items():
+        if (self.folder / INDEX).exists():
+            for name, file in _index(self.folder).items():
                 if self.shard.get(name) != self.folder / file:
-                    raise ModelError(f"{self.folder / file} lacks {name}, which {index.name} lists")
+                    raise ModelError(f"{self.folder / file} lacks {name}, which {INDEX} lists")
 
     def __getitem__(self, name: str) -> torch.Tensor:
         """Return a tensor whose memory is the file."""
@@ -92,7 +91,35 @@ class Checkpoint(Mapping[str, torch.Tensor]):
 
     def config(self) -> dict:
         """Return `config.json`, empty where there is none."""
-        return read_json(path) if (path := self.folder / "config.json").exists() else {}
+        return _json(path) if (path := self.folder / "config.json").exists() else {}
+
+
+def _json(path: Path) -> dict:
+    try:
+        return json.loads(path.read_bytes())
+    except ValueError as error:
+        raise ModelError(f"{path} is not JSON ({error}): get it again") from error
+
+
+def _index(folder: Path) -> dict[str, str]:
+    names = _json(folder / INDEX).get("weight_map")
+    if not isinstance(names, dict) or any(Path(file).name != file for file in names.values()):
+        raise ModelError(f"{folder / INDEX} does not say which shard holds which tensor")
+    return names
+
+
+def _shards(folder: Path) -> list[Path]:
+    if (folder / INDEX).exists():
+        files = [folder / file for file in sorted(set(_index(folder).values()))]
+    elif (folder / "model.safetensors").exists():
+        files = [folder / "model.safetensors"]
+    else:
+        files = [p for p in safetensors(folder) if not p.name.startswith("consolidated")]
+    if missing := [path for path in files if not path.exists()]:
+        raise ModelError(f"{missing[0]} is missing, which {INDEX} lists")
+    if [path.name for path in files] == ["adapter_model.safetensors"]:
+        raise ModelError(f"{folder} holds a LoRA adapter: merge it into its model first")
+    return files
 
 
 class View(Mapping[str, torch.Tensor]):
@@ -212,8 +239,7 @@ def writing(path: Path):
 
 def copy_beside(source: Path, target: Path) -> None:
     """Copy configuration, tokenizer and generation settings, and the index of the shards last."""
-    index = [path.name] if (path := index_of(source)) else []  # a stale one is left behind
-    for pattern in (*COMPANIONS, *index):
+    for pattern in (*COMPANIONS, INDEX):
         for path in sorted(p for p in source.glob(pattern) if p.is_file()):
             with writing(target / path.name):
                 shutil.copyfile(path, target / path.name)

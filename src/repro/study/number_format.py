@@ -5,7 +5,7 @@ record decides. What has no record yet takes the format that is faster on this m
 """
 
 from repro import files, provenance
-from repro.errors import ConfigError
+from repro.errors import ConfigError, StoreError
 from repro.models import architecture, devices
 from repro.models.registry import ModelEntry
 from repro.study import records
@@ -55,7 +55,11 @@ def recorded(kind: str, params: dict, fixed: str | None) -> tuple[dict, str] | N
 
 def _begun(kind: str, params: dict) -> tuple[str, str]:
     """Return when and in which format a record was made or begun; empty where it was not."""
-    if record := records.load(kind, params):
+    try:
+        record = records.load(kind, params)
+    except StoreError:  # damaged: `repro check` names it, and computes it again in this format
+        return "", params.get("dtype", "float32")
+    if record:
         named = record.provenance.get("dtype", "float32")
         return record.provenance.get("date", ""), params.get("dtype", named)
     partial = files.cache_dir() / "partial" / provenance.key(kind, params)

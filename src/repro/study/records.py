@@ -2,30 +2,23 @@
 
 A record's key is a hash of the complete parameters that produced it, so a setting can
 never be forgotten and two settings never share a file. Records are looked up first in the
-repository's `results/` (committed, one folder per model and profile), then in the cache.
+repository's `results/` (committed, one folder per model and profile), then in the cache. What is
+damaged is refused: see `repro.study.record_files`.
 """
 
 import json
-from dataclasses import asdict, dataclass, field
-from functools import lru_cache
+from dataclasses import asdict
 from pathlib import Path
 
 import pandas as pd
 
 from repro.errors import StoreError
-from repro.files import cache_dir, results_dir, write_atomic
-from repro.provenance import key
+from repro.files import cache_dir, listed, results_dir, text_sha256, write_atomic
+from repro.provenance import digest, key
+from repro.study import committed, record_checks
+from repro.study.record_files import Record, Stored, damaged, parse, read, read_table, table_text
 
-
-@dataclass(frozen=True)
-class Record:
-    """What one run was asked to do (`params`), what came out, and where and when."""
-
-    kind: str
-    key: str
-    params: dict
-    result: dict
-    provenance: dict = field(default_factory=dict)
+__all__ = ["Record", "check_asked", "export", "load", "load_table", "matching", "save"]
 
 
 def save(record: Record, table: pd.DataFrame | None = None) -> None:
@@ -34,32 +27,42 @@ def save(record: Record, table: pd.DataFrame | None = None) -> None:
     Raises:
         StoreError: the cache cannot be written, or the result holds NaN or infinity.
     """
-    path = cache_dir() / "records" / record.kind / f"{record.key}.json"
+    path = _cached(record.kind, record.key)
+    content = asdict(record)
     try:
-        text = json.dumps(asdict(record), indent=1, allow_nan=False) + "\n"
+        content["digest"] = digest(record.kind, record.params, record.result, record.provenance)
     except ValueError as error:
         raise StoreError(f"the result of {record.kind} is not finite, so it is not kept") from error
     if table is not None:
-        write_atomic(path.with_suffix(".csv"), table.to_csv(index=False))
-    write_atomic(path, text)
+        text = table.to_csv(index=False, lineterminator="\n").encode()
+        content["table_digest"] = text_sha256(text)
+        write_atomic(path.with_suffix(".csv"), text)
+    write_atomic(path, json.dumps(content, indent=1) + "\n")
 
 
 def load(kind: str, params: dict) -> Record | None:
     """Return the record of these parameters from `results/`, else from the cache, else None.
 
     Raises:
-        StoreError: the file cannot be read, is not a record, or is one of other parameters.
+        StoreError: the file cannot be read, is damaged, or holds a record of other parameters.
     """
-    wanted = key(kind, params)
-    if wanted in (committed := _committed(results_dir())):
-        return committed[wanted][0]
-    path = cache_dir() / "records" / kind / f"{wanted}.json"
-    try:
-        return _parse(path.read_bytes(), path)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except OSError as error:
-        raise StoreError(f"cannot read {path} ({error.strerror}): check its permissions") from error
+    stored = find(kind, key(kind, params))
+    return parse(stored)[0] if stored else None
+
+
+def find(kind: str, wanted: str) -> Stored | None:
+    """Return the record of a key as it is stored, or None; it is not parsed.
+
+    Raises:
+        StoreError: its file cannot be read, or it may have been in a file that is damaged.
+    """
+    results = results_dir()
+    if stored := committed.by_key(results).get(wanted):
+        return stored
+    for folder in committed.folders(results):
+        if error := folder.error_about(kind, wanted):
+            raise error
+    return _read_cached(kind, wanted)
 
 
 def matching(kind: str, params: dict) -> list[Record]:
@@ -67,11 +70,24 @@ def matching(kind: str, params: dict) -> list[Record]:
 
     Raises StoreError as `load` does.
     """
-    found = {record.key: record for record, _ in _committed(results_dir()).values()}
-    for path in (cache_dir() / "records" / kind).glob("[!.]*.json"):
-        found.setdefault(path.stem, _parse(path.read_bytes(), path))
-    same = [r for r in found.values() if r.kind == kind and params.items() <= r.params.items()]
-    return sorted(same, key=lambda record: (record.provenance.get("date", ""), record.key))
+    records = [parse(stored)[0] for stored in find_all(kind).values()]
+    same = [r for r in records if params.items() <= r.params.items()]
+    return sorted(same, key=lambda record: (record.provenance["date"], record.key))
+
+
+def find_all(kind: str) -> dict[str, Stored]:
+    """Return all records of a kind by key, from `results/` and the cache; they are not parsed.
+
+    Raises:
+        StoreError: a file cannot be read.
+    """
+    stored = committed.by_key(results_dir()).items()
+    found = {k: each for k, each in stored if each.path.stem == kind}
+    for path in listed(cache_dir() / "records" / kind):
+        if path.suffix == ".json" and not path.name.startswith(".") and path.stem not in found:
+            each = _read_cached(kind, path.stem)
+            found |= {path.stem: each} if each else {}
+    return found
 
 
 def load_table(record: Record) -> pd.DataFrame:
@@ -80,56 +96,60 @@ def load_table(record: Record) -> pd.DataFrame:
     Raises:
         StoreError: the table is missing or damaged.
     """
-    committed = _committed(results_dir()).get(record.key)
-    folder = committed[1] if committed else cache_dir() / "records" / record.kind
-    name = f"{record.kind}-{record.key}.csv" if committed else f"{record.key}.csv"
-    remedy = "delete it and the record beside it, and run again"
-    if not (folder / name).exists():
-        raise StoreError(f"{folder / name} is missing: {remedy}")
+    return read_table(_found(record))
+
+
+def check_asked(record: Record, number: int) -> None:
+    """Check that a record holds answers to as many questions as were asked.
+
+    Raises:
+        StoreError: it holds another number of them.
+    """
     try:
-        return pd.read_csv(folder / name)
+        record_checks.check_asked(record.result, number)
     except ValueError as error:
-        raise StoreError(f"{folder / name} is not a table: {remedy}") from error
+        cause = f"does not fit its study ({record.name}: {error})"
+        raise damaged(_found(record).path, cause) from error
 
 
 def export(records: list[Record], folder: Path) -> list[Path]:
-    """Copy records to a folder of `results/`: tables as CSV, then one JSON-lines file per kind."""
-    written = []
-    for kind in sorted({record.kind for record in records}):
-        chosen = sorted((r for r in records if r.kind == kind), key=lambda r: r.key)
-        for record in (r for r in chosen if r.result.get("table") is True):
-            path = folder / f"{kind}-{record.key}.csv"
-            write_atomic(path, load_table(record).to_csv(index=False))
-            written.append(path)
-        lines = [json.dumps(asdict(record)) for record in chosen]
-        write_atomic(folder / f"{kind}.jsonl", "\n".join(lines) + "\n")
-        written.append(folder / f"{kind}.jsonl")
-    _committed.cache_clear()
-    return written
+    """Copy records to a folder of `results/` and return the files written.
+
+    Tables are CSV files, records one JSON-lines file per kind, and the digests of all are in
+    `digests.json`. Of the kinds that are written, other records in the folder are removed.
+
+    Raises:
+        StoreError: a record or a table is damaged, or a file cannot be written.
+    """
+    pairs = []
+    for record in records:
+        table = None
+        if record.has_table:
+            stored = _found(record)
+            read_table(stored)
+            table = table_text(stored, parse(stored)[1])
+        pairs.append((record, table))
+    return committed.write(pairs, folder)
 
 
-@lru_cache(maxsize=4)
-def _committed(folder: Path) -> dict[str, tuple[Record, Path]]:
-    try:
-        texts = {path: path.read_bytes() for path in sorted(folder.glob("*/*/*.jsonl"))}
-    except OSError as error:
-        raise StoreError(
-            f"cannot read {folder} ({error.strerror}): check its permissions"
-        ) from error
-    found = {}
-    for path, text in texts.items():
-        for line in text.splitlines():
-            record = _parse(line, path)
-            found[record.key] = (record, path.parent)
-    return found
+def delete(kind: str, wanted: str) -> None:
+    """Delete a record from the cache, and its table."""
+    for path in (_cached(kind, wanted), _cached(kind, wanted).with_suffix(".csv")):
+        path.unlink(missing_ok=True)
 
 
-def _parse(text: bytes, path: Path) -> Record:
-    try:
-        record = Record(**json.loads(text))
-        wanted = key(record.kind, record.params)
-    except (ValueError, TypeError) as error:
-        raise StoreError(f"{path} is not a record ({error}): delete it and run again") from error
-    if record.key != wanted:
-        raise StoreError(f"{path} does not match its own parameters: delete it and run again")
-    return record
+def _found(record: Record) -> Stored:
+    stored = find(record.kind, record.key)
+    if stored is None:
+        raise damaged(_cached(record.kind, record.key).with_suffix(".csv"), "is missing")
+    return stored
+
+
+def _cached(kind: str, wanted: str) -> Path:
+    return cache_dir() / "records" / kind / f"{wanted}.json"
+
+
+def _read_cached(kind: str, wanted: str) -> Stored | None:
+    path = _cached(kind, wanted)
+    text = read(path)
+    return None if text is None else Stored(text, path, path.with_suffix(".csv"))

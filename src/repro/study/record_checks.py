@@ -1,0 +1,179 @@
+"""Whether what a record says can be so: counts that fit the facts asked, and each other.
+
+A digest tells whether a record is still what was written. These checks tell whether it was ever
+right, and they also hold for records that were written before digests were kept.
+"""
+
+from collections.abc import Callable, Sequence
+from io import BytesIO
+from typing import Any
+
+import pandas as pd
+
+from repro import paper
+from repro.errors import StoreError
+from repro.measures import accuracy, mastery
+
+FACT_COLUMNS = ["fact_id", "topic", "split"]  # before the hits by template in a mastery table
+
+
+def check(kind: str, params: dict, result: dict, provenance: dict) -> None:
+    """Check that a record's parts have the right types and its numbers are possible.
+
+    Raises:
+        ValueError: they are not; the message says what is wrong.
+    """
+    for name, part in (("params", params), ("result", result), ("provenance", provenance)):
+        _require(isinstance(part, dict), f"its {name} is not an object")
+    _require(isinstance(provenance.get("date"), str), "its provenance has no date")
+    if kind in CHECKS:
+        try:
+            CHECKS[kind](params, result)
+        except (KeyError, TypeError, AttributeError, IndexError) as error:
+            raise ValueError(f"its result is not one of {kind} ({error!r})") from error
+
+
+def check_asked(result: dict, number: int) -> None:
+    """Check that a record holds answers to as many questions as were asked.
+
+    Raises:
+        ValueError: it holds another number of them.
+    """
+    counts = result.get("counts")
+    total = result["total"] if counts is None else sum(row["total"] for row in counts)
+    _require(total == number, f"it holds {total} answers, but {number} questions were asked")
+
+
+def read_mastery_table(content: bytes, params: dict, result: dict) -> pd.DataFrame:
+    """Return a mastery table from the bytes of its CSV, every fact and count checked.
+
+    Raises:
+        ValueError: columns, numbers of facts, or counts are not what the record says.
+    """
+    templates, draws = params["protocol"]["templates"], params["protocol"]["draws"]
+    table = pd.read_csv(BytesIO(content))
+    columns = [f"t{place:02d}" for place in range(templates)]
+    _require(list(table) == FACT_COLUMNS + columns, "it has other columns than its record")
+    hits = table[columns]
+    _require(all(hits.dtypes == "int64"), "its counts are not whole numbers")
+    _require(bool(((hits >= 0) & (hits <= draws)).all(axis=None)), f"a count is not 0 to {draws}")
+    _require(not table[FACT_COLUMNS].isna().any(axis=None), "a fact has no id, topic or split")
+    _require(not table["fact_id"].duplicated().any(), "it holds a fact twice")
+    _check_splits(table["split"].value_counts().to_dict(), params)
+    levels = mastery.add_levels(table, templates * draws)
+    counted = mastery.distribution(levels, paper.SPLITS).to_dict("records")
+    _require(counted == result["counts"], "its facts by level are not those of its record")
+    return table
+
+
+def _require(holds: bool, otherwise: str) -> None:
+    if not holds:
+        raise ValueError(otherwise)
+
+
+def _is_count(value: Any, most: float = float("inf")) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= most
+
+
+def _check_splits(numbers: dict[str, int], params: dict) -> None:
+    """Check the number of facts of each split; `all` facts of a split can be any number."""
+    _require(set(numbers) <= set(paper.SPLITS), "it names a split that does not exist")
+    for split, wanted in params["facts"].items():
+        held = numbers.get(split, 0)
+        fits = held == wanted if _is_count(wanted) else held > 0
+        _require(fits, f"it holds {held} facts of split {split}, not {wanted}")
+
+
+def _check_answers(params: dict, result: dict) -> None:
+    """Check `accuracy` and `instruct`: how many answers, and how many of them were right."""
+    if "counts" in result:  # records of old: counts by topic and level instead of answers
+        rows = result["counts"]
+        fits = all(_is_count(r["total"]) and _is_count(r["correct"], r["total"]) for r in rows)
+        _require(len(rows) > 0 and fits, "a number of right answers is impossible")
+        return
+    total, correct = result["total"], result["correct"]
+    _require(_is_count(total) and total > 0, f"it holds answers to {total} questions")
+    _require(_is_count(correct, total), f"{correct} right answers of {total} are impossible")
+    try:
+        held = int(accuracy.unpack(result["hits"], total).sum())
+    except StoreError as error:
+        raise ValueError(f"its answers are not those to {total} questions") from error
+    _require(held == correct, f"{held} answers are marked right, but {correct} were counted")
+    wanted = params.get("facts", {}).get(params["split"])
+    if params["split"] != "train" and _is_count(wanted):
+        _require(total == wanted, f"it holds {total} answers, but {wanted} questions were asked")
+    for name in ("restored", "tokens"):
+        _require(_is_count(result.get(name, 0)), f"its {name} is not a count")
+
+
+def _check_mastery(params: dict, result: dict) -> None:
+    numbers = dict.fromkeys(paper.SPLITS, 0)
+    for row in result["counts"]:
+        _require(_is_count(row["count"]), "a number of facts is not a count")
+        numbers[row["split"]] += row["count"]
+    _check_splits(numbers, params)
+
+
+def _check_losses(losses: Sequence[float], steps: int) -> None:
+    _require(_is_count(steps) and len(losses) == steps > 0, "it has not one loss for each step")
+    _require(all(loss >= 0 for loss in losses), "a loss is negative")
+
+
+def _check_finetune(params: dict, result: dict) -> None:
+    _check_losses([row["loss"] for row in result["losses"]], result["steps"])
+    numbers = [row["step"] for row in result["losses"]]
+    _require(numbers == list(range(1, len(numbers) + 1)), "its steps are not in order")
+    counts = list(result["topics"].values())
+    _require(all(map(_is_count, counts)), "a number of facts is not a count")
+    size = params.get("size")
+    _require(size in (None, sum(counts)), f"it trained on {sum(counts)} facts, not {size}")
+
+
+def _check_task_finetune(params: dict, result: dict) -> None:
+    _check_losses(result["loss"], result["steps"])
+    examples, wanted = result["examples"], params["train"]
+    _require(examples == wanted, f"it trained on {examples} examples, not {wanted}")
+
+
+def _check_divergence(params: dict, result: dict) -> None:
+    rows = result["table"]
+    _require(all(_is_count(row["facts"]) for row in rows), "a number of facts is not a count")
+    _require(all(row["kl_sum"] > -1e-6 for row in rows), "a divergence is negative")
+    compared = sum(row["facts"] for row in rows)
+    _require(compared == result["facts"], f"it compares {compared} facts, not {result['facts']}")
+
+
+def _check_concentration(params: dict, result: dict) -> None:
+    rows = result["table"]
+    _require([row["top_percent"] for row in rows] == params["percents"], "shares are missing")
+    _require(all(_is_count(row["k"], row["n"]) for row in rows), "a count is impossible")
+
+
+def _check_where(params: dict, result: dict) -> None:
+    rows, shares = result["table"], len(params["percents"])
+    _require(len(rows) > 0 and all(len(row["k"]) == shares for row in rows), "shares are missing")
+    fits = all(_is_count(k, row["n"]) for row in rows for k in row["k"])
+    _require(fits, "a count is impossible")
+
+
+def _check_task_score(params: dict, result: dict) -> None:
+    total = result["total"]
+    _require(total == params["test"], f"it scores {total} answers, not {params['test']}")
+    for metric, values in result["values"].items():
+        _require(len(values) == total, f"it has {len(values)} values of {metric}, not {total}")
+        _require(all(0 <= value <= 1 for value in values), f"a value of {metric} is not 0 to 1")
+    for name in ("blank", "cut"):
+        _require(_is_count(result[name], total), f"its number of {name} answers is impossible")
+
+
+CHECKS: dict[str, Callable[[dict, dict], None]] = {
+    "accuracy": _check_answers,
+    "concentration": _check_concentration,
+    "divergence": _check_divergence,
+    "finetune": _check_finetune,
+    "instruct": _check_answers,
+    "mastery": _check_mastery,
+    "task_finetune": _check_task_finetune,
+    "task_score": _check_task_score,
+    "where": _check_where,
+}
