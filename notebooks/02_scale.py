@@ -103,7 +103,7 @@ said = {f"Phenomenon 1, {where}": first, "It rises up to 240 facts": few, "It fa
 Markdown("\n\n".join(verdicts.sentence(name, rows) for name, rows in said.items()))
 
 # %%
-html.table(first.drop(columns="runs"), "Phenomenon 1: differences in points")
+html.table(first[verdicts.SHOWN], "Phenomenon 1: differences in points")
 
 # %% [markdown]
 # ## Phenomenon 2
@@ -116,7 +116,7 @@ second = phenomena.level_0_is_worst(means, split, answers)
 Markdown(verdicts.sentence(f"Phenomenon 2, {where}", second))
 
 # %%
-html.table(second.drop(columns="runs"), "Phenomenon 2: differences in points")
+html.table(second[verdicts.SHOWN], "Phenomenon 2: differences in points")
 
 # %% [markdown]
 # ## The learning rate

@@ -69,11 +69,11 @@ inside = phenomena.balance(levels, means, size, "test", answers)
 Markdown(verdicts.sentence("In domain", inside))
 
 # %%
-html.table(inside.drop(columns="runs"), "In domain: differences in points")
+html.table(inside[verdicts.SHOWN], "In domain: differences in points")
 
 # %%
 outside = phenomena.balance(levels, means, size, "testood", answers)
 Markdown(verdicts.sentence("Out of domain", outside))
 
 # %%
-html.table(outside.drop(columns="runs"), "Out of domain: differences in points")
+html.table(outside[verdicts.SHOWN], "Out of domain: differences in points")

@@ -100,7 +100,7 @@ said = {"Finding 1": first, "It falls up to 240 facts": down, "It rises beyond":
 Markdown("\n\n".join(verdicts.sentence(name, rows) for name, rows in said.items()))
 
 # %%
-html.table(first.drop(columns="runs"), "Finding 1: differences in nats", decimals=3)
+html.table(first[verdicts.SHOWN], "Finding 1: differences in nats", decimals=3)
 
 # %% [markdown]
 # ## Finding 2

@@ -150,14 +150,14 @@ first = phenomena.restoring_helps(means, share, "test", answers)
 Markdown(verdicts.sentence(f"Finding 1 at {share:g} %, in domain", first))
 
 # %%
-html.table(first.drop(columns="runs"), "Finding 1: differences in points")
+html.table(first[verdicts.SHOWN], "Finding 1: differences in points")
 
 # %%
 fitted = phenomena.restoring_helps(means, share, "train", answers)
 Markdown(verdicts.sentence(f"The same at {share:g} %, on the training facts", fitted))
 
 # %%
-html.table(fitted.drop(columns="runs"), "Finding 1 on the training facts: differences in points")
+html.table(fitted[verdicts.SHOWN], "Finding 1 on the training facts: differences in points")
 
 # %% [markdown]
 # ## Which share is best?
@@ -182,4 +182,4 @@ second = phenomena.larger_gain(means, answers)
 Markdown(verdicts.sentence("Finding 2", second))
 
 # %%
-html.table(second, "Finding 2: differences of gains in points")
+html.table(second[verdicts.COLUMNS], "Finding 2: differences of gains in points")

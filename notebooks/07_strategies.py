@@ -92,7 +92,7 @@ html.table(lead, "Restoration's lead over the other strategies, in points")
 # %% [markdown]
 # ## What holds, and what does not
 #
-# By the rule of [the ledger of claims](10_claims); on our runs, with settings chosen on dev.
+# By the rule of [the page of claims](10_claims); on our runs, with settings chosen on dev.
 
 # %%
 judged = claims.findings([sources.of_paper(), sources.of_strategies(s)], "07_strategies")

@@ -116,11 +116,11 @@ html.table(
 #
 # The paper reads two patterns from its tables: more in the first layers and fewer in the last, and most
 # in the feed-forward layers. The first is about lift. The second is a matter of size unless the lift is
-# above 1 as well. Verdicts follow the rule of [the ledger of claims](10_claims); our intervals are over
+# above 1 as well. Verdicts follow the rule of [the page of claims](10_claims); our intervals are over
 # data samples.
 
 # %%
-found = claims.findings([sources.of_paper(), sources.of_places(s)], "08_where")
+found = claims.findings([sources.of_paper(), sources.of_locations(s)], "08_where")
 Markdown(f"Judged at {sources.SHARE} % restored, whatever `frac` is.")
 
 # %%

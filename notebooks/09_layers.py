@@ -101,10 +101,10 @@ html.table(layers.by_model([s, *claims.others(s)]), "In domain: change in points
 # ## What holds, and what does not
 #
 # The paper: *the lowest layers matter most, those in the middle least.* Held against its own table, level
-# by level, and against our runs by the rule of [the ledger of claims](10_claims). Where our model has
+# by level, and against our runs by the rule of [the page of claims](10_claims). Where our model has
 # fewer blocks than the paper's, only those that exist are compared; the last one is always *last*.
 
 # %%
-found = claims.findings([sources.of_paper(), sources.of_blocks(s)], "09_layers")
+found = claims.findings([sources.of_paper(), sources.of_layers(s)], "09_layers")
 unused = ["id", "value", "unit", "notebook"]
 html.table(claims.table(found).drop(columns=unused), "Claims on Table 11")

@@ -13,13 +13,9 @@
 # %% [markdown]
 # # Claims: what holds, and what does not
 #
-# What the paper claims, from its abstract over Section 1 to Section 6 and in its Appendices C and E,
-# checked on the paper's own tables and on every model we have measured. To run it with another model
-# first:
-#
-# ```bash
-# papermill notebooks/10_claims.py -p model MODEL -p profile PROFILE
-# ```
+# Every claim of the paper, checked on the paper's own tables and on the models measured here. A column
+# of signs is a claim, a row is a model; a click opens the claim: the paper's sentence, the numbers, and
+# what the verdict rests on. The verdicts are explained [below](the-rule).
 
 # %% tags=["parameters"]
 model = "default"
@@ -35,24 +31,47 @@ from repro.study import open_study
 s = open_study(model, profile)
 sides = claims.sides(s)
 found = claims.findings(sides)
-names = ", ".join(f"`{side.name}`" for side in sides[1:])
-Markdown(f"{len(claims.load())} claims. Measured here: {names}.")
+claims_page.page(found, "Claims of the paper")
 
 # %% [markdown]
+# To run it with another model first:
+#
+# ```bash
+# papermill notebooks/10_claims.py -p model MODEL -p profile PROFILE
+# ```
+#
+# (the-rule)=
 # ## The rule
 #
-# A claim is *supported*, *contradicted* or *undecided* by its comparisons: by all of them, unless it
-# speaks of most or of some. One comparison is a difference (or a share) and an interval; it is
-# supported when the interval lies on the claim's side, contradicted when it lies on the other side.
+# A claim is made of comparisons: differences (or shares), each with its 95 % interval. A comparison is
+# *supported* when its interval lies on the claim's side. It is *contradicted* only when the interval
+# lies on the other side also after correction for the number of comparisons, for among many some look
+# decided by chance. Everything else is *undecided*.
 #
-# - On the paper's tables, the interval is what rounding to the printed digits hides. A number in the
-#   text is supported when some reading of the tables gives it, to its last digit.
-# - On a model, it is the 95 % interval over questions and data samples of
-#   [the notebook on data size](02_scale). Where the claim is a number of LLaMA-3-8B, its sign counts,
-#   not its size. The numbers of training facts and the restored shares must be the paper's.
-# - *Not tested*: the paper has only an image, or the model has no such runs.
+# | verdict | when |
+# |---|---|
+# | ✓ holds | all comparisons are supported; where the text says most or some: so many of them |
+# | ◐ holds with exceptions | some are contradicted, at least three quarters are supported |
+# | ↗ same direction | a model agrees with the sign of the paper's number and not with its size |
+# | ? undecided | the intervals do not tell |
+# | ≠ not reproduced by the tables | the text gives a number that the tables do not |
+# | ✎ slip | a word, a count or a caption that does not fit |
+# | ✗ contradicted | the paper says it, and its tables (or the model's runs) deny it |
+# | ◆ our observation | the paper does not claim it; we found it in its tables |
+# | · not testable here | the paper has only an image, or the model has no such runs |
 #
-# Intervals are for one comparison each. Of many undecided comparisons some will look decided by chance.
+# *n of k* is how many of the comparisons are supported. The *mean effect* is their average in the
+# claimed direction, with its interval over questions and data samples.
+#
+# - **On the paper's tables** the interval is what rounding to the printed digits hides; half-widths add
+#   up. Where Table 2 prints a spread, Student's *t* over three runs is added. Other tables print no
+#   spread: there rounding is the only interval, and what looks decided may be chance.
+# - **On a model** questions and data samples are drawn anew, jointly for all comparisons of a claim
+#   (see [the notebook on data size](02_scale)); the intervals that hold together are max-*t* intervals.
+#   Where single answers were not kept, Bonferroni's correction takes their place. The numbers of
+#   training facts and the restored shares must be the paper's.
+# - **No harm** means a loss of less than one point. That margin is ours, and so are other conditions
+#   that the paper does not state; the claim's note says so.
 
 # %%
 html.table(claims.counts(found), "Verdicts on all claims")
@@ -61,21 +80,13 @@ html.table(claims.counts(found), "Verdicts on all claims")
 # ## What does not hold on the paper's own tables
 
 # %%
-Markdown(claims.listed(found, "paper", claims.CONTRADICTED))
+Markdown(claims.listed(found, "paper", claims.CONTRADICTED, claims.NOT_REPRODUCED, claims.SLIP))
 
 # %% [markdown]
 # ## What does not hold on the model of this book
 
 # %%
 Markdown(claims.listed(found, sides[1].name, claims.CONTRADICTED))
-
-# %% [markdown]
-# ## The ledger
-#
-# Under each verdict, what it rests on: open it for the single comparisons.
-
-# %%
-claims_page.page(found, "Claims of the paper")
 
 # %% [markdown]
 # ## What the printed digits say

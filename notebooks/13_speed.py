@@ -39,7 +39,7 @@ from repro.report import html, speed
 # `generate` gets the 21 prompts of a fact at once, padded on the left, with
 # `num_return_sequences=10`. Ours computes once what prompts begin with and a prompt once for its ten
 # samples, keeps samples together until they draw different tokens, drops a sample that has ended or
-# named its answer, and moves neither keys nor values. LLaMA and Gemma 3 on a CPU are computed by an
+# named its answer, and moves neither keys nor values. LLaMA, Qwen2 and Gemma 3 on a CPU are computed by an
 # engine of ours (`repro.inference.cpu.cpu_engine`), everything else by transformers' own layers. The samples have the same
 # distribution; a test compares them.
 #

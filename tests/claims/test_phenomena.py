@@ -33,13 +33,13 @@ def test_phenomenon_1_appears_in_numbers_that_have_it():
     found = first(frame)
     assert list(found["verdict"]) == ["supported", "supported"]
     assert list(found["estimate"]) == [-10, -10]
-    assert verdicts.overall(found) == "supported"
+    assert verdicts.overall(found) == "holds"
 
 
 def test_phenomenon_1_is_contradicted_where_more_helps():
     frame = means({(0, 60, 0): 30, (0, 240, 0): 40, (0, 1920, 0): 50})
     assert verdicts.overall(first(frame)) == "contradicted"
-    assert verdicts.overall(phenomena.accuracy_rises(frame)) == "supported"
+    assert verdicts.overall(phenomena.accuracy_rises(frame)) == "holds"
 
 
 def test_a_size_that_was_not_run_leaves_the_phenomenon_undecided():
@@ -74,9 +74,9 @@ def test_the_whole_grid_is_judged_at_its_ends():
         "level 0: 1,920 facts are worse than 240",
         "level 0: all 3,000 facts are worse than 240",
     ]
-    assert len(found) == 10 and verdicts.overall(found) == "supported"
+    assert len(found) == 10 and verdicts.overall(found) == "holds"
     assert list(phenomena.accuracy_rises(grid(peak))["claim"])[4].startswith("level 4: 60 facts")
-    assert verdicts.overall(phenomena.level_0_is_worst(grid(peak))) == "supported"
+    assert verdicts.overall(phenomena.level_0_is_worst(grid(peak))) == "holds"
 
 
 def test_a_pool_as_large_as_a_sampled_size_is_not_mixed_up_with_it():
@@ -104,7 +104,7 @@ def test_level_0_is_worst_on_the_papers_table_4():
     table = paper.table("restore").assign(n=1, spread=np.nan)
     table = table.assign(low=table["accuracy"] - 1, high=table["accuracy"] + 1)
     found = phenomena.level_0_is_worst(table)
-    assert len(found) == 8 and verdicts.overall(found) == "supported"
+    assert len(found) == 8 and verdicts.overall(found) == "holds"
     # The text's 1,920 against 240, which Table 4 contradicts for level 4.
     more = phenomena.accuracy_falls(table).set_index("claim")["verdict"]
     assert more["level 4: 1,920 facts are worse than 240"] != "supported"

@@ -9,7 +9,7 @@ import tiny
 import torch
 from scipy import stats
 from test_kv_cache import gemma
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import GPT2Config, GPT2LMHeadModel, Qwen2Config, Qwen2ForCausalLM
 
 from repro.errors import ModelError
 from repro.inference.cpu import cpu_engine
@@ -269,12 +269,21 @@ def family(name: str, vocabulary: int):
         ends = {"bos_token_id": 0, "eos_token_id": EOS}
         config = GPT2Config(vocab_size=vocabulary, initializer_range=0.3, **sizes, **ends)
         return GPT2LMHeadModel(config).eval()
+    if name == "qwen2":
+        sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
+        heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "initializer_range": 0.3}
+        ends = {"bos_token_id": 0, "eos_token_id": EOS}
+        network = Qwen2ForCausalLM(Qwen2Config(vocab_size=vocabulary, **sizes, **heads, **ends))
+        for layer in network.model.layers:
+            for linear in (layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.v_proj):
+                torch.nn.init.normal_(linear.bias)
+        return network.eval()
     network = gemma(8 if name == "gemma, short window" else 64)
     assert network.config.vocab_size == vocabulary
     return network
 
 
-FAMILIES = ("llama", "gpt2", "gemma", "gemma, short window")
+FAMILIES = ("llama", "gpt2", "qwen2", "gemma", "gemma, short window")
 
 
 def ways_of(network, name: str) -> list:

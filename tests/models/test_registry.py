@@ -9,6 +9,7 @@ import shutil
 import tempfile
 from contextlib import contextmanager
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -285,6 +286,15 @@ def test_a_damaged_folder_is_refused_in_one_line(folder, name):
     with pytest.raises(ModelError) as error:
         loading.load_model(folder, device="cpu")
     refused(error, str(folder), word)
+
+
+@pytest.mark.skipif(find_spec("sentencepiece") is not None, reason="sentencepiece is installed")
+def test_a_tokenizer_that_needs_sentencepiece_says_so(folder):
+    (folder / "tokenizer.json").unlink()
+    (folder / "tokenizer.model").write_bytes(b"\n\x0e\n\x05<unk>\x15\0\0\0\0\x18\x02")
+    with pytest.raises(ModelError) as error:
+        loading.load_model(folder, device="cpu")
+    assert "tiktoken" not in refused(error, "tokenizer.model", "pip install sentencepiece")
 
 
 def test_a_tokenizer_too_large_for_the_model_is_refused(folder):

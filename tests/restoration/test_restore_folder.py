@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM
 
 from repro import cli
 from repro.errors import ConfigError, ModelError, StoreError
+from repro.models.hub import INDEX
 from repro.restoration import checkpoints, restore, restore_folder
 from repro.restoration.restore_folder import Models, Settings, Work
 
@@ -43,7 +44,7 @@ def save(folder: Path, weights: dict, shards: int = 1, dtype=None, tie: bool = F
         part = {n: weights[n] for n in names if dealt[n] == file}
         save_file(part, folder / file, {"format": "pt"})
     index = {"metadata": {}, "weight_map": dealt}
-    (folder / checkpoints.INDEX).write_text(json.dumps(index))
+    (folder / INDEX).write_text(json.dumps(index))
     return folder
 
 
@@ -284,14 +285,22 @@ def test_angles_of_an_old_checkpoint_are_copied(weights, tmp_path):
 # --- errors -----------------------------------------------------------------------------------
 
 
+def as_shard(folder: Path) -> str:
+    """Name the weights as a shard: an index is read where there is no `model.safetensors`."""
+    name = "model-00001.safetensors"
+    (folder / "model.safetensors").rename(folder / name)
+    return name
+
+
 def broken_index(folder: Path) -> None:
+    as_shard(folder)
     index = {"weight_map": {UP: "model-00007.safetensors"}}
-    (folder / checkpoints.INDEX).write_text(json.dumps(index))
+    (folder / INDEX).write_text(json.dumps(index))
 
 
 def shifted_index(folder: Path) -> None:
-    names = dict.fromkeys([*read(folder), "model.more.weight"], "model.safetensors")
-    (folder / checkpoints.INDEX).write_text(json.dumps({"weight_map": names}))
+    names = dict.fromkeys([*read(folder), "model.more.weight"], as_shard(folder))
+    (folder / INDEX).write_text(json.dumps({"weight_map": names}))
 
 
 def truncate(folder: Path) -> None:

@@ -40,6 +40,7 @@ def of_paper() -> dict[str, str]:
         **_of_levels(),
         **_of_concentration(),
         **_of_restoration(),
+        **_of_text(),
         **_of_places(locations.published()[1]),
     }
 
@@ -76,6 +77,37 @@ def _of_restoration() -> dict[str, str]:
         "best_gain_d4": f"{gain[4].max():.2f}",
         "best_share_d4": f"{gain[4].idxmax()}",
         "ruin": f"{table.loc[60].max():.2f}",
+    }
+
+
+def _of_text() -> dict[str, str]:
+    """Return the numbers of §3.4 and §5.2 that the note to the authors sets beside the tables."""
+    quotes = {name: abs(_quoted(name)) for name in ("level_0", "level_0_2", "gap", "gap_ratio")}
+    large, small = f"train_size == {LARGE}", f"train_size == {SMALL}"
+    table = paper.table("restore")
+    inside, outside = (table.query(f"split == '{split}'") for split in ("test", "testood"))
+    at = "restored_percent == 0 and train_level == {}".format
+    before = inside.query(small).query(at(0))["accuracy"].item()
+    best = inside.query(small).query(at(2))["accuracy"].item()
+    second = (
+        paper.table("accuracy_1920")
+        .query("model == 'LLaMA-3-8B' and split == 'test' and test_level == 'mean'")
+        .query("train_level == 0")["accuracy"]
+        .item()
+    )
+    fourth = inside.query(large).query(at(0))["accuracy"].item()
+    forty = inside.query(large).query("restored_percent == 40").set_index("train_level")["accuracy"]
+    fifth = outside.query(large).query("train_level == 3").set_index("restored_percent")["accuracy"]
+    return {
+        **{f"quoted_{name}": f"{value:.2f}" for name, value in quotes.items()},
+        "table_4_level_0": f"{before - fourth:.2f}",
+        "table_4_level_0_2": f"{best - fourth:.2f}",
+        "table_2_level_0": f"{before - second:.2f}",
+        "table_2_level_0_2": f"{best - second:.2f}",
+        "forty_level_1": f"{forty[1]:.2f}",
+        "forty_level_3": f"{forty[3]:.2f}",
+        "ood_level_3": f"{fifth[0]:.2f}",
+        "ood_fifth_level_3": f"{fifth[20]:.2f}",
     }
 
 

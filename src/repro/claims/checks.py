@@ -1,7 +1,8 @@
 """The kinds of check that a claim of `paper/claims.yaml` can name.
 
-Each takes the claim, the evidence and the check's settings, and returns rows of
-`verdicts.COLUMNS`. A row without a verdict stands for runs that do not exist.
+Each takes the claim, the side it is held against and the check's settings, and returns the rows of
+`verdicts.compare_jointly`: one per comparison that the side's frames allow. Comparisons of runs
+that do not exist are left out.
 """
 
 import itertools
@@ -12,11 +13,11 @@ import pandas as pd
 
 from repro import paper
 from repro.claims import phenomena
-from repro.claims.printed_digits import AUDITS, PRINTED, agrees, equal, told
-from repro.claims.sources import LLM, Evidence
+from repro.claims.printed_digits import DIGIT_CHECKS, agrees, printed_row, table_of
+from repro.claims.sources import LLM, Side
 from repro.paper import SPLIT_TITLES
 from repro.statistics import verdicts
-from repro.statistics.verdicts import CONTRADICTED, SUPPORTED
+from repro.statistics.verdicts import CONTRADICTED, SUPPORTED, UNDECIDED, Comparison
 
 NAMES = {
     "level": "train_level",
@@ -32,71 +33,99 @@ WORDS = {
     "test_level": "on level {}",
     "top_percent": "top {:g} %",
     "part": "{} layers",
+    "layer": "layer {}",
+    "quarter": "quarter {} of the layers",
     "block": "block {}",
     "last": "last: {}",
 }
 SILENT = {("restored_percent", 0)}  # goes without saying where it is true of all cells
 USUAL = {"split": "test", "restored_percent": 0, "llm": LLM}  # where a cell does not say
 BEST = "best"  # the restored share that is best on dev, or where there is no dev split, in itself
+EVERY = "every"  # all values that a column has
+NO_HARM, MARGIN = "no harm", 1.0  # a loss of less than so many points is none
+PARTS = ("at", "first", "second")  # of a comparison, in the order in which they vary
+Terms = list[tuple[float, dict]]
 
 
-def compare(claim, evidence: Evidence, settings: dict) -> list[dict]:
+def compare(claim, side: Side, settings: dict) -> pd.DataFrame:
     """Compare cells of a frame with each other, or one with a number."""
-    if (frame := evidence.frames.get(settings["frame"])) is None:
-        return []
+    if (frame := side.frames.get(settings["frame"])) is None:
+        return table_of([])
     expected, than = settings.get("expected", "above"), settings.get("than", 0)
-    than, rows = float(claim.value if than == "value" else than), []
+    than = float(claim.value if than == "value" else than)
+    if expected == NO_HARM:
+        expected, than = "above", -MARGIN
+    cells = []
     for at, first, second in _expanded([settings.get(n, {}) for n in PARTS], frame):
-        other = [(-weight, cell) for weight, cell in _terms(at | second, frame)] if second else []
-        terms = _terms(at | first, frame) + other
-        rows.append(_row(evidence, settings["frame"], terms, expected, than))
-    return rows
+        subtracted = [(-weight, cell) for weight, cell in _terms(at | second, frame)]
+        cells.append(_terms(at | first, frame) + (subtracted if second else []))
+    of = settings.get("of", verdicts.ALL)
+    return _compared(side, settings["frame"], cells, expected, than, of)
 
 
-def number(claim, evidence: Evidence, settings: dict) -> list[dict]:
+def impact(_claim, side: Side, settings: dict) -> pd.DataFrame:
+    """Compare how much restoring two blocks of layers changes accuracy, whichever way.
+
+    The change is from the same model without restoration, the block −1 of the frame. Its sign is
+    that of the estimate, so that a difference of two absolute changes is a weighted sum of runs.
+    """
+    name = settings["frame"]
+    if (frame := side.frames.get(name)) is None:
+        return table_of([])
+    cells = []
+    for at, first, second in _expanded([settings.get(n, {}) for n in PARTS], frame):
+        base = _terms(at | {"block": -1}, frame)
+        changes = [
+            _oriented(side, name, _less(_terms(at | part, frame), base)) for part in (first, second)
+        ]
+        cells.append(_less(*changes))
+    return _compared(side, name, cells, "below", 0.0, verdicts.ALL)
+
+
+def number(claim, side: Side, settings: dict) -> pd.DataFrame:
     """Compute a number of the text from cells: the paper's must agree, ours must have its sign.
 
-    With `over` the number is a ratio of two differences, and ours must be above 1.
+    With `over_value` the paper's must be larger. With `over` the number is a ratio of two
+    differences, and ours must be above 1.
     """
     name, over = settings["frame"], settings.get("over")
-    if (frame := evidence.frames.get(name)) is None:
-        return []
-    if not evidence.printed:  # the readings differ in the paper's tables alone
+    if (frame := side.frames.get(name)) is None:
+        return table_of([])
+    if not side.printed:  # the readings differ in the paper's tables alone
         sign = "below" if float(claim.value) < 0 else "above"
         terms = _difference(settings["readings"][0], frame)
-        terms += [(-weight, cell) for weight, cell in _difference(over or [], frame)]
-        return [_row(evidence, name, terms, sign)]
-    rows = [_row(evidence, name, _difference(cells, frame)) for cells in settings["readings"]]
+        terms = _less(terms, _difference(over or [], frame))
+        return _compared(side, name, [terms], sign)
+    rows = [_reading(frame, _difference(cells, frame)) for cells in settings["readings"]]
     if over:
-        below = _row(evidence, name, _difference(over, frame))
-        rows = [_ratio(row, below) for row in rows]
-    return [agrees(claim.value, row) for row in rows]
+        divisor = _reading(frame, _difference(over, frame))
+        rows = [_ratio(row, divisor) for row in rows]
+    above = settings.get("over_value", False)
+    return table_of([agrees(claim.value, row, above) for row in rows])
 
 
-def rule(_claim, evidence: Evidence, settings: dict) -> list[dict]:
+def rule(_claim, side: Side, settings: dict) -> pd.DataFrame:
     """Apply a function of `phenomena` to a frame, or to one source in it.
 
     With `size`, only where that is the largest size that two levels have: the one it looks at.
     """
     name = settings["frame"]
-    if (frame := evidence.frames.get(name)) is None:
-        return []
+    if (frame := side.frames.get(name)) is None:
+        return table_of([])
     if "source" in settings and "source" in frame:
         frame = frame[frame["source"] == settings["source"]]
     if "size" in settings and phenomena.largest_common_size(frame) != settings["size"]:
-        return []
+        return table_of([])
     given = {key: settings[key] for key in ("split",) if key in settings}
-    given |= {"units": evidence.units[name]} if name in evidence.units else {}
-    rows = getattr(phenomena, settings["name"])(frame, **given).to_dict("records")
-    way = {"interval": PRINTED} if evidence.printed else {}
-    return [row | way | ({"verdict": None} if np.isnan(row["estimate"]) else {}) for row in rows]
+    given |= {"units": side.units[name]} if name in side.units else {}
+    return _existing(getattr(phenomena, settings["name"])(frame, **given))
 
 
-def count(claim, _evidence: Evidence, what: str) -> list[dict]:
+def count(claim, _side: Side, what: str) -> pd.DataFrame:
     """Count something in the paper's own data."""
     models = paper.table("distribution")["model"].unique()
     templates = {len(topic.mappings) for topic in paper.TOPICS.values()}
-    found = {
+    counted = {
         "models": len(models),
         "families": len({name.rpartition("-")[0] for name in models}),
         "topics": len(paper.TOPICS),
@@ -105,66 +134,113 @@ def count(claim, _evidence: Evidence, what: str) -> list[dict]:
         "levels": paper.table("distribution")["level"].nunique(),
         "strategies": paper.table("strategies")["strategy"].nunique(),
     }[what]
-    return [agrees(claim.value, told(what, found))]
+    return table_of([agrees(claim.value, printed_row(what, counted))])
 
 
-def agree(_claim, _evidence: Evidence, said: list[str]) -> list[dict]:
-    """Judge whether two statements of the text are the same."""
-    verdict = SUPPORTED if len(set(said)) == 1 else CONTRADICTED
-    return [told(" | ".join(f"“{text}”" for text in said), np.nan, verdict=verdict)]
+def agree(_claim, _side: Side, phrases: list[str]) -> pd.DataFrame:
+    """Judge whether phrases of the text say the same."""
+    verdict = SUPPORTED if len(set(phrases)) == 1 else CONTRADICTED
+    text = " | ".join(f"“{phrase}”" for phrase in phrases)
+    return table_of([printed_row(text, np.nan, verdict=verdict)])
 
 
-def audit(claim, _evidence: Evidence, name: str) -> list[dict]:
+def digits(claim, _side: Side, name: str) -> pd.DataFrame:
     """Judge by what the printed digits allow."""
-    return AUDITS[name](claim.value)
+    return DIGIT_CHECKS[name](claim.value)
 
 
-CHECKS: dict[str, Callable[..., list[dict]]] = {
-    check.__name__: check for check in (compare, number, rule, count, agree, audit)
+CHECKS: dict[str, Callable[..., pd.DataFrame]] = {
+    check.__name__: check for check in (compare, impact, number, rule, count, agree, digits)
 }
-PARTS = ("at", "first", "second")  # of a comparison, in the order in which they vary
 
 
-def _row(
-    evidence: Evidence, name: str, terms: list, expected: str = "above", than: float = 0.0
-) -> dict:
-    """Judge a weighted sum of cells; of runs that do not exist the verdict is None."""
-    frame, units = evidence.frames[name], evidence.units.get(name)
-    terms = [(weight, _chosen(cell, frame)) for weight, cell in terms]
-    if len(terms) == 2 and terms[0][1] == terms[1][1]:  # best is to restore nothing
-        return told(_described(terms[:1]), 0.0, verdict=verdicts.judge(-than, -than, expected))
-    row = verdicts.compare("", frame, terms, expected, units)
-    if pd.isna(row["estimate"]):
-        return row | {"verdict": None}
-    row["runs"] = _described(terms) + (f"; {expected} {than:g}" if than else "")
-    if evidence.printed:
-        row["interval"] = PRINTED
+def _compared(
+    side: Side, name: str, cells: list[Terms], expected: str, than: float = 0.0, of=verdicts.ALL
+) -> pd.DataFrame:
+    """Test weighted sums of cells of one frame together, each said in words.
+
+    Where the best share is to restore nothing, a gain has no runs to compare and decides nothing.
+    """
+    frame, units = side.frames[name], side.units.get(name)
+    chosen_on = side.frames.get("restored", frame) if name == "restored_levels" else frame
+    chosen = [[(weight, _chosen(cell, chosen_on)) for weight, cell in terms] for terms in cells]
+    gains = [terms for terms in chosen if not _is_nothing(terms)]
+    rows = verdicts.compare_jointly(
+        [Comparison("", terms, expected, frame, units, than) for terms in gains], of
+    )
+    bound = f"; {expected} {than:g}".replace("-", "−") if than else ""
+    rows["runs"] = [_described(terms) + bound for terms in gains]
     if expected == "equal":
-        return row | {"verdict": equal("", row["estimate"])["verdict"]}
-    return row | {"verdict": verdicts.judge(row["low"] - than, row["high"] - than, expected)}
+        equal = np.where(rows["estimate"].abs() < 1e-9, SUPPORTED, CONTRADICTED)
+        rows = rows.assign(verdict=equal).drop(columns=[verdicts.FOR, verdicts.AGAINST])
+    rows, pooled = _existing(rows), rows.attrs["pooled"]
+    none = [
+        printed_row(_described(t[:1]), 0.0, verdict=UNDECIDED) for t in chosen if _is_nothing(t)
+    ]
+    if none:
+        rows = pd.concat([rows, table_of(none).assign(p_for=1.0, p_against=1.0)], ignore_index=True)
+    rows.attrs["pooled"] = None if expected == "equal" else pooled
+    return rows
 
 
-def _described(terms: list[tuple[int, dict]]) -> str:
+def _is_nothing(terms: Terms) -> bool:
+    return len(terms) == 2 and terms[0][1] == terms[1][1]
+
+
+def _existing(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the comparisons of runs that exist."""
+    return rows[rows["estimate"].notna()].reset_index(drop=True)
+
+
+def _reading(frame: pd.DataFrame, terms: Terms) -> dict:
+    """Return a row on printed numbers, with what rounding alone hides."""
+    alone = frame.drop(columns="spread", errors="ignore")
+    return verdicts.compare("", alone, terms, "above") | {"runs": _described(terms)}
+
+
+def _oriented(side: Side, name: str, terms: Terms) -> Terms:
+    """Return terms with the signs that make their sum positive; as they are where runs lack."""
+    row = verdicts.compare("", side.frames[name], terms, "above")
+    sign = -1 if row["estimate"] < 0 else 1
+    return [(sign * weight, cell) for weight, cell in terms]
+
+
+def _less(first: Terms, second: Terms) -> Terms:
+    """Return the terms of a difference, each cell once."""
+    weights: dict[tuple, float] = {}
+    for weight, cell in [*first, *((-weight, cell) for weight, cell in second)]:
+        key = tuple(cell.items())
+        weights[key] = weights.get(key, 0) + weight
+    return [(weight, dict(key)) for key, weight in weights.items() if weight]
+
+
+def _described(terms: Terms) -> str:
     """Return terms in words: what differs between them, then what they share."""
     cells = [cell for _, cell in terms]
     shared = {k: v for k, v in cells[0].items() if all(cell.get(k) == v for cell in cells)}
-    told, text = {key: value for key, value in shared.items() if (key, value) not in SILENT}, ""
+    said = {key: value for key, value in shared.items() if (key, value) not in SILENT}
+    text = ""
     for weight, cell in terms if len(terms) > 1 else ():
-        own = _words({key: value for key, value in cell.items() if key not in shared})
-        text += (" − " if weight < 0 else " + " if text else "") + own
-    return ": ".join(filter(None, [_words(told), text]))
+        words = _words({key: value for key, value in cell.items() if key not in shared})
+        times = "" if abs(weight) == 1 else f"{abs(weight):g} × "
+        text += (" − " if weight < 0 else " + " if text else "") + times + words
+    return ": ".join(filter(None, [_words(said), text]))
 
 
 def _words(cell: dict) -> str:
-    return ", ".join(
-        WORDS.get(key, "{}").format(SPLIT_TITLES.get(value, value)) for key, value in cell.items()
-    )
+    parts = []
+    for key, value in cell.items():
+        if key == "block" and value == -1:
+            parts.append("nothing restored")
+        else:
+            parts.append(WORDS.get(key, "{}").format(SPLIT_TITLES.get(value, value)))
+    return ", ".join(parts)
 
 
-def _ratio(row: dict, below: dict) -> dict:
-    ends = [row[a] / below[b] for a in ("low", "high") for b in ("low", "high")]
-    runs = f"({row['runs']}) / ({below['runs']})"
-    estimate = row["estimate"] / below["estimate"]
+def _ratio(row: dict, divisor: dict) -> dict:
+    ends = [row[a] / divisor[b] for a in ("low", "high") for b in ("low", "high")]
+    runs = f"({row['runs']}) / ({divisor['runs']})"
+    estimate = row["estimate"] / divisor["estimate"]
     return row | {"runs": runs, "estimate": estimate, "low": min(ends), "high": max(ends)}
 
 
@@ -178,30 +254,31 @@ def _expanded(parts: list[dict], frame: pd.DataFrame) -> Iterator[tuple[dict, ..
         for key, value in part.items():
             if key == "less" or NAMES.get(key, key) in frame:
                 keys.append((place, key))
-                values.append(value if isinstance(value, list) else [value])
+                every = sorted(frame[NAMES.get(key, key)].unique()) if value == EVERY else value
+                values.append(every if isinstance(every, list) else [every])
     for combination in itertools.product(*values):
         made: list[dict] = [{} for _ in parts]
         for (place, key), value in zip(keys, combination, strict=True):
             made[place][key] = value
-        if made[1] != made[2]:
+        if made[1] != made[2] or not parts[2]:
             yield tuple(made)
 
 
-def _difference(cells: list[dict], frame: pd.DataFrame) -> list[tuple[int, dict]]:
+def _difference(cells: list[dict], frame: pd.DataFrame) -> Terms:
     """Return the terms of a cell, or of the first of two cells less the second."""
     first, *second = [_terms(cell, frame) for cell in cells] or [[]]
     return first + [(-weight, cell) for terms in second for weight, cell in terms]
 
 
-def _terms(cell: dict, frame: pd.DataFrame) -> list[tuple[int, dict]]:
+def _terms(cell: dict, frame: pd.DataFrame) -> Terms:
     """Return a cell as a term, and with `less` as two; what it does not say is `USUAL`."""
-    own = {key: value for key, value in cell.items() if key != "less"}
-    named = USUAL | {NAMES.get(key, key): value for key, value in own.items()}
+    named = {key: value for key, value in cell.items() if key != "less"}
+    less = _terms(named | cell["less"], frame) if "less" in cell else []
+    named = USUAL | {NAMES.get(key, key): value for key, value in named.items()}
     named = {key: value for key, value in named.items() if key in frame}
     # All facts of a level may be as many as a sampled size, so where sizes have names these count.
     if "size_label" in frame and "train_size" in named:
         named["size_label"] = str(named.pop("train_size"))
-    less = _terms(own | cell["less"], frame) if "less" in cell else []
     return [(1, named), *((-weight, other) for weight, other in less)]
 
 
@@ -209,7 +286,7 @@ def _chosen(cell: Mapping[str, object], frame: pd.DataFrame) -> dict:
     """Return a cell in which the share `BEST` is a number."""
     if cell.get("restored_percent") != BEST:
         return dict(cell)
-    where = {key: value for key, value in cell.items() if key != "restored_percent"}
+    where = {k: v for k, v in cell.items() if k != "restored_percent" and k in frame}
     if "split" in frame and "dev" in set(frame["split"]):
         where["split"] = "dev"
     kept = np.logical_and.reduce([frame[key] == value for key, value in where.items()])

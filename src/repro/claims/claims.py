@@ -1,13 +1,14 @@
 """The paper's claims, each checked on the paper's own tables and on the models we ran.
 
-Verdicts are those of `verdicts`, by its rule. On the paper's side the interval is what
-rounding to the printed digits hides; on ours it is a 95 % interval, paired where the answers are
-kept. A claim of several comparisons is supported when all are and contradicted when any is, unless
-it speaks of most or of some. What the tables or the runs do not hold is *not tested*.
+A claim's comparisons are judged by the rule of `repro.statistics.verdicts`; here the verdict gets
+its name. What the paper says and its tables deny is *contradicted*; a number that they do not give
+is *not reproduced by the tables*; a word, count or caption that does not fit is a *slip*; and what
+the paper does not claim at all is *our observation*. Of our models a number of the paper can have
+the *same direction* with another size. What tables or runs do not hold is *not testable here*.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
 
@@ -16,17 +17,40 @@ import yaml
 
 from repro import files
 from repro.claims.checks import CHECKS
-from repro.claims.printed_digits import PRINTED
-from repro.claims.sources import Evidence, of_paper, of_study
+from repro.claims.sources import Side, of_paper, of_study
 from repro.errors import ConfigError
 from repro.models import registry
 from repro.report.html import ABSENT
 from repro.statistics import verdicts
-from repro.statistics.verdicts import COLUMNS, CONTRADICTED, SUPPORTED, UNDECIDED
+from repro.statistics.verdicts import (
+    COLUMNS,
+    CONTRADICTED,
+    EXCEPTIONS,
+    HOLDS,
+    SOME,
+    SUPPORTED,
+    UNDECIDED,
+)
 from repro.study import Study, open_study, profiles
 
-NOT_TESTED = "not tested"
-VERDICTS = (SUPPORTED, CONTRADICTED, UNDECIDED, NOT_TESTED)
+SAME_DIRECTION = "same direction"
+NOT_REPRODUCED = "not reproduced by the tables"
+SLIP = "slip"
+NOT_TESTABLE = "not testable here"
+OBSERVATION = "our observation"
+VERDICTS = (
+    HOLDS,
+    EXCEPTIONS,
+    SAME_DIRECTION,
+    UNDECIDED,
+    NOT_REPRODUCED,
+    SLIP,
+    CONTRADICTED,
+    OBSERVATION,
+    NOT_TESTABLE,
+)
+STATEMENT, NUMBER, OBSERVED = "statement", "number", "observation"
+KINDS = {STATEMENT: CONTRADICTED, NUMBER: NOT_REPRODUCED, SLIP: SLIP, OBSERVED: OBSERVATION}
 NONE = "none"  # instead of a check: this side cannot be checked
 
 
@@ -37,6 +61,8 @@ class Claim:
     id: str
     where: tuple[str, ...]
     says: str
+    quotes: dict[str, str] = field(default_factory=dict)
+    kind: str = STATEMENT
     quantity: str = ""
     value: str = ""
     unit: str = ""
@@ -47,24 +73,33 @@ class Claim:
     notebook: str = ""
     note: str = ""
     quoted: str = ""
-    verdict: str = NOT_TESTED
+    verdict: str = NOT_TESTABLE
+    count: str = ""
+    outcome: str = ""
 
     def text(self) -> str:
         """Return what the claim says, with its value."""
         return self.says.format(value=self.value.replace("-", "−"))
 
-    def on(self, side: str) -> tuple[str, object] | None:
+    def check_of(self, side: str) -> tuple[str, object] | None:
         """Return kind and settings of the check of a side, "paper" or "ours", or None."""
-        own = getattr(self, side) or self.check
-        return None if own == NONE else next(iter(own.items()))
+        check = getattr(self, side) or self.check
+        return None if check == NONE else next(iter(check.items()))
 
 
 @dataclass(frozen=True)
 class Finding:
-    """The verdict on a claim and the comparisons it rests on (`verdicts.COLUMNS`)."""
+    """The verdict on a claim and the comparisons it rests on (`verdicts.COLUMNS`).
+
+    `outcome` is the verdict that the comparisons alone would give, `count` how many of how many are
+    as claimed, `pooled` their mean effect in the claimed direction with its 95 % interval.
+    """
 
     verdict: str
     rows: pd.DataFrame
+    outcome: str = ""
+    count: tuple[int, int] = (0, 0)
+    pooled: tuple[float, float, float] | None = None
 
 
 @cache
@@ -72,7 +107,7 @@ def load() -> dict[str, Claim]:
     """Return the claims by id, in the order of the file.
 
     Raises:
-        ConfigError: two claims have one id, or a claim has an unknown field or check.
+        ConfigError: two claims have one id, or a claim has an unknown field, kind or check.
     """
     text = (resources.files("repro.paper") / "claims.yaml").read_text(encoding="utf-8")
     return {claim.id: claim for claim in parse(text)}
@@ -89,53 +124,72 @@ def parse(text: str) -> list[Claim]:
             raise ConfigError(f"claim {fields.get('id')}: {error}") from None
         if claim.id in {other.id for other in claims}:
             raise ConfigError(f"two claims are called {claim.id}")
-        for side in ("paper", "ours"):
-            if (check := claim.on(side)) and check[0] not in CHECKS:
-                known = ", ".join(CHECKS)
-                raise ConfigError(f"claim {claim.id}: no check {check[0]!r}; there are: {known}")
+        _check_names(claim)
         claims.append(claim)
     return claims
 
 
-def judge(claim: Claim, evidence: Evidence) -> Finding:
+def _check_names(claim: Claim) -> None:
+    """Raise ConfigError where a claim's kind or check does not exist."""
+    if claim.kind not in KINDS:
+        known = ", ".join(KINDS)
+        raise ConfigError(f"claim {claim.id}: no kind {claim.kind!r}; there are: {known}")
+    for side in ("paper", "ours"):
+        if (check := claim.check_of(side)) and check[0] not in CHECKS:
+            known = ", ".join(CHECKS)
+            raise ConfigError(f"claim {claim.id}: no check {check[0]!r}; there are: {known}")
+
+
+def judge(claim: Claim, side: Side) -> Finding:
     """Return the verdict on a claim from the paper's tables or from a study's runs."""
-    check = claim.on("paper" if evidence.printed else "ours")
+    check = claim.check_of("paper" if side.printed else "ours")
     if not check:
-        return Finding(NOT_TESTED, pd.DataFrame(columns=COLUMNS))
+        return Finding(NOT_TESTABLE, pd.DataFrame(columns=COLUMNS))
     kind, settings = check
-    rows = pd.DataFrame(CHECKS[kind](claim, evidence, settings), columns=COLUMNS)
-    rows = rows[rows["verdict"].notna()].reset_index(drop=True)
-    of = settings.get("of", "all") if isinstance(settings, dict) else "all"
-    return Finding(overall(rows, "some" if kind == "number" else of), rows)
-
-
-def overall(rows: pd.DataFrame, of: str = "all") -> str:
-    """Return the verdict on all, most or some of the comparisons; on none: not tested."""
+    rows = CHECKS[kind](claim, side, settings)
     if rows.empty:
-        return NOT_TESTED
-    if of == "all":
-        return verdicts.overall(rows)
-    found = rows["verdict"].value_counts()
-    half = len(rows) // 2 + 1
-    holds, fails = {"most": (half, half), "some": (1, len(rows))}[of]
-    if found.get(SUPPORTED, 0) >= holds:
-        return SUPPORTED
-    return CONTRADICTED if found.get(CONTRADICTED, 0) >= fails else UNDECIDED
+        return Finding(NOT_TESTABLE, rows)
+    of = settings.get("of", verdicts.ALL) if isinstance(settings, dict) else verdicts.ALL
+    of = SOME if kind == "number" else of
+    outcome = rows.attrs.get("outcome") or verdicts.overall(rows, of)
+    count = rows.attrs.get("count") or verdicts.count(rows)
+    verdict = _named(claim, outcome) if side.printed else _of_model(claim, kind, outcome, rows)
+    return Finding(verdict, rows, outcome, count, rows.attrs.get("pooled"))
 
 
-def findings(sides: Iterable[Evidence], notebook: str = "") -> pd.DataFrame:
+def _named(claim: Claim, outcome: str) -> str:
+    """Return the verdict on the paper's own tables."""
+    if claim.kind == OBSERVED:
+        return OBSERVATION
+    failed = (
+        outcome in (CONTRADICTED, EXCEPTIONS) if claim.kind == SLIP else outcome == CONTRADICTED
+    )
+    return KINDS[claim.kind] if failed else outcome
+
+
+def _of_model(claim: Claim, kind: str, outcome: str, rows: pd.DataFrame) -> str:
+    """Return the verdict on a model, whose number may agree in sign and not in size."""
+    if kind != "number" or outcome != HOLDS or claim.unit not in ("points", "%"):
+        return outcome
+    row = rows.iloc[0]
+    return outcome if row["low"] <= float(claim.value) <= row["high"] else SAME_DIRECTION
+
+
+def findings(sides: Iterable[Side], notebook: str = "") -> pd.DataFrame:
     """Return all verdicts, or those on one notebook's claims.
 
-    Columns: side, id, verdict, shows (text), rows (the comparisons).
+    Columns: side, id, verdict, shows (text), and of `Finding`: rows, outcome, count, pooled.
     """
-    found = [
-        (side.name, claim.id, finding.verdict, summarise(finding.rows), finding.rows)
-        for side in sides
-        for claim in load().values()
-        if not notebook or claim.notebook == notebook
-        for finding in [judge(claim, side)]
-    ]
-    return pd.DataFrame(found, columns=["side", "id", "verdict", "shows", "rows"])
+    table = []
+    for side in sides:
+        for claim in load().values():
+            if not notebook or claim.notebook == notebook:
+                one = judge(claim, side)
+                shows = summarise(claim, one)
+                values = (one.verdict, shows, one.rows, one.outcome, one.count, one.pooled)
+                table.append((side.name, claim.id, *values))
+    columns = ["side", "id", "verdict", "shows", "rows", "outcome", "count", "pooled"]
+    return pd.DataFrame(table, columns=columns)
 
 
 def table(found: pd.DataFrame) -> pd.DataFrame:
@@ -145,34 +199,86 @@ def table(found: pd.DataFrame) -> pd.DataFrame:
         row = {"id": claim.id, "where": ", ".join(claim.where), "claim": claim.text()}
         row |= {"value": claim.value, "unit": claim.unit, "notebook": claim.notebook}
         for side in found[found["id"] == claim.id].itertuples():
-            row |= {side.side: side.verdict, f"{side.side}: rests on": side.shows}
+            row |= {side.side: said(side), f"{side.side}: rests on": side.shows}
         rows.append(row)
     return pd.DataFrame(rows)
 
 
+def everything(found: pd.DataFrame) -> list[dict]:
+    """Return `findings` as plain data for a download: claims with quotes, verdicts, comparisons."""
+    by_claim = []
+    for name in found["id"].unique():
+        claim = load()[name]
+        entry = {
+            "id": name,
+            "kind": claim.kind,
+            "where": list(claim.where),
+            "quotes": {place: text.strip() for place, text in claim.quotes.items()},
+            "says": claim.text(),
+            "value": claim.value,
+            "unit": claim.unit,
+            "note": claim.note.strip(),
+            "notebook": claim.notebook,
+            "sides": {},
+        }
+        for side in found[found["id"] == name].itertuples():
+            entry["sides"][side.side] = _plain(side)
+        by_claim.append(entry)
+    return by_claim
+
+
+def _plain(side) -> dict:
+    """Return one verdict with its comparisons, a list for each; unknown numbers are None."""
+    columns = [name for name in [*COLUMNS, "low_joint", "high_joint"] if name in side.rows]
+    rows = side.rows[columns].round(4)
+    comparisons = rows.astype(object).where(rows.notna(), None)
+    n, k = side.count
+    return {
+        "verdict": side.verdict,
+        "outcome": side.outcome,
+        "as claimed": n,
+        "comparisons": k,
+        "pooled effect": side.pooled and [round(float(value), 4) for value in side.pooled],
+        "columns": columns,
+        "rows": comparisons.to_numpy().tolist(),
+    }
+
+
 def counts(found: pd.DataFrame) -> pd.DataFrame:
-    """Return how many claims each side supports, contradicts and so on: one row a side."""
+    """Return how many claims have each verdict on each side: one row a side."""
     table = pd.crosstab(found["side"], found["verdict"]).reindex(found["side"].unique())
     return (
         table.reindex(columns=list(VERDICTS), fill_value=0).rename_axis(None, axis=1).reset_index()
     )
 
 
-def listed(found: pd.DataFrame, side: str, verdict: str) -> str:
+def said(cell) -> str:
+    """Return a verdict with n of k where it has several comparisons."""
+    n, k = cell.count
+    basis = f": {cell.outcome}" if cell.verdict == OBSERVATION else ""
+    return f"{cell.verdict}{basis} ({n} of {k})" if k > 1 else f"{cell.verdict}{basis}"
+
+
+def listed(found: pd.DataFrame, side: str, *wanted: str) -> str:
     """Return the claims on which a side has a verdict, as a Markdown list with what it rests on."""
-    rows = found[(found["side"] == side) & (found["verdict"] == verdict)]
+    rows = found[(found["side"] == side) & found["verdict"].isin(wanted)]
     lines = [
-        f"- {load()[row.id].text()} *({', '.join(load()[row.id].where)}: {row.shows})*"
+        f"- {load()[row.id].text()} *({', '.join(load()[row.id].where)}: {said(row)}; {row.shows})*"
         for row in rows.itertuples()
     ]
     return "\n".join(lines) or "None."
 
 
-def summarise(rows: pd.DataFrame) -> str:
+def summarise(claim: Claim, found: Finding) -> str:
     """Return what the comparisons show: up to two estimates with intervals, or how many hold."""
+    rows = found.rows
+    if found.verdict == SAME_DIRECTION:
+        here = _estimate(next(rows.itertuples()))
+        return f"{here} here, {claim.value.replace('-', '−')} in the paper"
     if len(rows) > 2:
-        found = rows["verdict"].value_counts()
-        parts = [f"{found[v]} {v}" for v in (SUPPORTED, CONTRADICTED, UNDECIDED) if v in found]
+        verdict_counts = rows["verdict"].value_counts()
+        words = (SUPPORTED, CONTRADICTED, UNDECIDED)
+        parts = [f"{verdict_counts[v]} {v}" for v in words if v in verdict_counts]
         return f"of {len(rows)}: {', '.join(parts)}"
     return "; ".join(_estimate(row) for row in rows.itertuples()) or ABSENT
 
@@ -181,7 +287,7 @@ def _estimate(row) -> str:
     if pd.isna(row.estimate):
         return row.runs
     text = number(row.estimate)
-    known = row.interval != PRINTED and not pd.isna(row.low)
+    known = row.interval != verdicts.ROUNDING and not pd.isna(row.low)
     return f"{text} ({number(row.low)} to {number(row.high)})" if known else text
 
 
@@ -192,7 +298,7 @@ def number(value: float) -> str:
     return f"{value:.{0 if whole else 3 if seems else 2}f}".replace("-", "−")
 
 
-def sides(first: Study) -> list[Evidence]:
+def sides(first: Study) -> list[Side]:
     """Return the paper, the study `first` and every other that is complete in `results/`."""
     return [of_paper(), of_study(first), *(of_study(other) for other in others(first))]
 

@@ -1,128 +1,345 @@
-"""The page of claims: one row a claim, with filters that need neither scripts nor a network.
+"""The page of claims: a matrix of claims by models, and below it one line a claim that opens.
 
-The filters are radio buttons; the style sheet beside the table hides the rows that the chosen one
-leaves out (`:has`, which browsers know since 2023; an older one shows all rows). A verdict is a
-sign and a word, so the colour says nothing that is not also written.
+A verdict is a sign with a text alternative, so the colour says nothing that is not also written.
+The filters are radio buttons, and a style sheet hides what the chosen ones leave out (`:has`, which
+browsers know since 2023): they need no script and no network. A few lines of script keep the choice
+in the address of the page and open the claim that the address names.
 """
 
+import base64
 import html
+import json
 
 import pandas as pd
 
-from repro.claims.claims import VERDICTS, Claim, load, number, table
-from repro.report.html import ABSENT, GREEN, RED, Html, csv_link
+from repro.claims.claims import (
+    EXCEPTIONS,
+    NOT_REPRODUCED,
+    NOT_TESTABLE,
+    OBSERVATION,
+    SAME_DIRECTION,
+    SLIP,
+    VERDICTS,
+    Claim,
+    everything,
+    load,
+    number,
+    said,
+    table,
+)
+from repro.report.html import GREEN, RED, Html, csv_link
+from repro.statistics.verdicts import CONTRADICTED, HOLDS, SUPPORTED, UNDECIDED
 
-SIGNS = dict(zip(VERDICTS, ("✓", "✗", "?", ABSENT), strict=True))
-PARTS = ("Abstract", "§1", "§3", "§4", "§5", "§6", "App.")
+SIGNS = {
+    HOLDS: "✓",
+    EXCEPTIONS: "◐",
+    SAME_DIRECTION: "↗",
+    UNDECIDED: "?",
+    NOT_REPRODUCED: "≠",
+    SLIP: "✎",
+    CONTRADICTED: "✗",
+    OBSERVATION: "◆",
+    NOT_TESTABLE: "·",
+    SUPPORTED: "✓",
+}
+COLOURS = {
+    HOLDS: GREEN,
+    EXCEPTIONS: (140, 175, 0),
+    SAME_DIRECTION: (0, 140, 200),
+    UNDECIDED: (128, 128, 128),
+    NOT_REPRODUCED: (235, 125, 0),
+    SLIP: (215, 180, 0),
+    CONTRADICTED: RED,
+    OBSERVATION: (140, 90, 220),
+}
+# Sections of the page: title, and the parts of the paper whose claims stand there first.
+PARTS = {
+    "Setup": ("§3.1", "§3.2", "§3.3", "App. D", "App. F"),
+    "Abstract and §1": ("Abstract", "§1"),
+    "§3.4 Results": ("§3.4", "App. C.1", "Figure 6"),
+    "§4 Tokens": ("§4",),
+    "§5 Parameters": ("§5", "App. B.2", "App. C.2", "§6"),
+    "App. C.3 Strategies": ("App. C.3",),
+    "App. E Layers": ("App. E",),
+}
 TITLES = {"paper": "the paper's tables"}
-CSS = f"""
-.ledger fieldset {{border:0;padding:0;margin:.1em 0}}
-.ledger legend {{float:left;min-width:12em;padding:0;font-size:1em;font-weight:bold}}
-.ledger form {{font-size:.85em;margin-bottom:1em}}
-.ledger label {{margin-right:.8em;white-space:nowrap;display:inline-block}}
-.ledger table.claims {{font-size:.85em;width:100%;border-collapse:collapse}}
-.ledger table.claims > tbody > tr > td, .ledger th {{vertical-align:top;text-align:left;
-  padding:.4em .6em;border-bottom:1px solid rgba(128,128,128,.4)}}
-.ledger td.what {{min-width:16em}}
-.ledger .verdict {{white-space:nowrap;padding:0 .4em;border-radius:.3em}}
-.ledger .supported {{background:rgba({",".join(map(str, GREEN))},.22)}}
-.ledger .contradicted {{background:rgba({",".join(map(str, RED))},.28);font-weight:bold}}
-.ledger .undecided, .ledger .not-tested {{border:1px solid rgba(128,128,128,.5)}}
-.ledger ul {{list-style:none;margin:0;padding:0}}
-.ledger li {{margin:0 0 .3em}}
-.ledger small, .ledger summary {{font-size:.9em}}
-.ledger details p {{font-size:.85em;line-height:1.35;margin:.2em 0 .2em 1em;text-indent:-1em}}
-.ledger td a {{color:inherit}}
-.ledger tr:target {{outline:2px solid}}
+CSS = """
+.claims-page{font-size:.9em}
+.claims-page fieldset{border:0;padding:0;margin:.15em 0;min-width:0}
+.claims-page legend{float:left;width:5.5em;padding:0;font-size:1em;font-weight:bold}
+.claims-page form label{margin-right:.7em;white-space:nowrap;display:inline-block}
+.claims-page .matrix{display:flex;flex-wrap:wrap;gap:.5em 1.4em;margin:.8em 0}
+.claims-page .matrix table{border-collapse:separate;border-spacing:1px;margin:0;width:auto}
+.claims-page .matrix caption{caption-side:top;text-align:left;font-weight:bold;padding:0;
+  white-space:nowrap}
+.claims-page .matrix th{font-weight:normal;text-align:left;padding:0 .5em 0 0;border:0;
+  white-space:nowrap;line-height:1.25}
+.claims-page .matrix td{padding:0;border:0}
+.claims-page .sign{display:inline-block;width:1.35em;text-align:center;border-radius:.25em;
+  line-height:1.35;color:inherit;text-decoration:none;border:1px solid transparent}
+.claims-page .matrix .sign{width:1.15em;line-height:1.15;font-size:.85em}
+.claims-page .chip{padding:.05em .4em;border-radius:.3em;white-space:nowrap}
+.claims-page .counts{line-height:1.8}
+.claims-page .not-testable-here{color:inherit;opacity:.55}
+.claims-page h4{margin:1em 0 .2em}
+.claims-page details.claim{border-bottom:1px solid rgba(128,128,128,.3)}
+.claims-page details.claim>summary{display:flex;gap:.6em;align-items:baseline;padding:.12em 0;
+  cursor:pointer;list-style:none}
+.claims-page details.claim>summary::-webkit-details-marker{display:none}
+.claims-page summary:focus-visible,.claims-page a:focus-visible{outline:2px solid}
+.claims-page .signs{flex:none;white-space:nowrap}
+.claims-page .says{flex:1;min-width:0;overflow:hidden;text-overflow:ellipsis;white-space:nowrap}
+.claims-page details[open]>summary .says{white-space:normal;font-weight:bold}
+.claims-page .where{flex:none;opacity:.75;font-size:.85em}
+.claims-page .body{padding:.2em 0 .8em 1em;overflow-wrap:anywhere}
+.claims-page blockquote{margin:.2em 0;padding:.1em .8em;border-left:3px solid rgba(128,128,128,.5);
+  background:none}
+.claims-page .body ul{list-style:none;margin:.3em 0;padding:0}
+.claims-page .body li{margin:.2em 0}
+.claims-page .body p{margin:.2em 0}
+.claims-page .rows p{font-size:.85em;line-height:1.35;margin:.15em 0 .15em 1em;text-indent:-1em}
+.claims-page .body a{color:inherit}
+.claims-page :target{outline:2px solid;outline-offset:.2em}
+@media (max-width:600px){
+  .claims-page legend{float:none;width:auto}
+  .claims-page .says{white-space:normal}
+  .claims-page details.claim>summary{flex-wrap:wrap}
+  .claims-page .says{flex-basis:100%;order:3}
+  .claims-page .matrix table{display:block;overflow-x:auto;max-width:100%}
+  .claims-page .matrix{display:block}
+}
+"""
+SCRIPT = """
+(() => {
+  const page = document.querySelector(".claims-page"), form = page.querySelector("form");
+  const read = text => {
+    for (const [name, value] of new URLSearchParams(text))
+      for (const button of form.elements)
+        if (button.name === name && button.value === value) button.checked = true;
+  };
+  const write = () => {
+    const chosen = new URLSearchParams();
+    for (const button of form.querySelectorAll("input:checked"))
+      if (button.value !== "all") chosen.set(button.name, button.value);
+    const url = new URL(location);
+    url.search = chosen;
+    try { history.replaceState(null, "", url); }
+    catch { location.hash = chosen; }  // a page that was opened from a folder
+  };
+  const open = () => {
+    const named = location.hash && document.getElementById(location.hash.slice(1));
+    const claim = named && named.closest("details.claim");
+    if (claim) { claim.open = true; claim.scrollIntoView(); }
+  };
+  read(location.search);
+  read(location.hash.slice(1));
+  form.addEventListener("change", write);
+  form.addEventListener("reset", () => setTimeout(write));
+  addEventListener("hashchange", open);
+  open();
+})();
 """
 
 
 def page(found: pd.DataFrame, title: str) -> Html:
-    """Return `claims.findings` as a table with filters, and a link that downloads it."""
+    """Return `claims.findings` as a page: counts, filters, matrix, claims, downloads."""
     sides = list(found["side"].unique())
     cells = {(row.id, row.side): row for row in found.itertuples()}
-    body = "".join(
-        _row(claim, {side: cells[claim.id, side] for side in sides}, sides)
-        for claim in load().values()
+    by_part = _by_part()
+    matrix = "".join(_matrix(part, claims, cells, sides) for part, claims in by_part.items())
+    claims = "".join(
+        f"<section><h4>{html.escape(part)}</h4>"
+        + "".join(_claim(part, claim, cells, sides) for claim in members)
+        + "</section>"
+        for part, members in by_part.items()
     )
-    head = "<tr><th>Claim</th><th>Verdicts</th></tr>"
-    rows = f'<table class="claims"><thead>{head}</thead><tbody>{body}</tbody></table>'
-    end = "<p><small>End of the list. What the filters leave out is not shown.</small></p>"
-    filters, rules = _filters(found, sides)
-    text = f'<div class="ledger"><style>{CSS}{rules}</style>{filters}{rows}{end}</div>'
-    return Html(text + csv_link(table(found), title).html, title)
+    form, rules = _filters(by_part, found, sides)
+    text = f'<div class="claims-page"><style>{CSS}{_colours()}{rules}</style>'
+    text += f'{_counts(found, sides)}{form}<div class="matrix">{matrix}</div>{claims}'
+    text += "<p><small>What the filters leave out is not listed.</small></p>"
+    text += f"<script>{SCRIPT}</script></div>"
+    downloads = csv_link(table(found), title).html + _json_link(found, title)
+    return Html(text + downloads, title)
 
 
-def _filters(found: pd.DataFrame, sides: list[str]) -> tuple[str, str]:
+def part_of(claim: Claim) -> str:
+    """Return the section of the page to which the place of a claim's first quote belongs."""
+    place = next(iter(claim.quotes))
+    return next(part for part, places in PARTS.items() if place.startswith(places))
+
+
+def _by_part() -> dict[str, list[Claim]]:
+    members: dict[str, list[Claim]] = {part: [] for part in PARTS}
+    for claim in load().values():
+        members[part_of(claim)].append(claim)
+    return members
+
+
+def _counts(found: pd.DataFrame, sides: list[str]) -> str:
+    """Return a line that counts the verdicts on the paper's side, which is also the legend."""
+    counts = found.loc[found["side"] == sides[0], "verdict"].value_counts()
+    chips = [
+        f'<span class="chip {_slug(v)}">{SIGNS[v]} {counts.get(v, 0)} {v}</span>' for v in VERDICTS
+    ]
+    name = html.escape(TITLES.get(sides[0], sides[0]))
+    return f'<p class="counts">{len(load())} claims. On {name}: {" ".join(chips)}</p>'
+
+
+def _filters(by_part: dict, found: pd.DataFrame, sides: list[str]) -> tuple[str, str]:
     """Return the form and the style rules of its buttons."""
-    parts = {_slug(part): (part, _in(part)) for part in PARTS}
-    groups = [("part", "Part of the paper", parts)]
-    for place, side in enumerate(sides):
-        counts = found.loc[found["side"] == side, "verdict"].value_counts()
-        options = {_slug(v): (f"{SIGNS[v]} {v}", counts.get(v, 0)) for v in VERDICTS}
-        groups.append((f"side{place}", TITLES.get(side, side), options))
-    form, rules = "", ""
-    for name, legend, options in groups:
-        every = len(load())
-        form += f"<fieldset><legend>{html.escape(legend)}</legend>"
-        form += _button(name, "all", "all", every, checked=True)
-        for value, (text, count) in options.items():
-            form += _button(name, value, text, count)
-            chosen = f'.ledger:has(input[name="{name}"][value="{value}"]:checked)'
-            rules += f"{chosen} tr.claim:not(.{name}-{value}){{display:none}}\n"
-        form += "</fieldset>"
+    parts = {_slug(part): (part, len(claims)) for part, claims in by_part.items()}
+    tested = found[found["verdict"] != NOT_TESTABLE].groupby("side").size()
+    on = {f"side{n}": (TITLES.get(s, s), tested.get(s, 0)) for n, s in enumerate(sides)}
+    verdicts = {_slug(v): (f"{SIGNS[v]} {v}", None) for v in VERDICTS}
+    form = _group("part", "Part", parts, "all") + _group("verdict", "Verdict", verdicts, "all")
+    form += _group("on", "Shown by", on, None)
+    rules = ""
+    for value in parts:
+        rules += f"{_chosen('part', value)} .claim:not(.part-{value}){{display:none}}\n"
+        rules += f"{_chosen('part', value)} section:not(:has(.part-{value})){{display:none}}\n"
+    for value in verdicts:
+        for side in on:
+            both = f".claims-page:has({_checked('on', side)}):has({_checked('verdict', value)})"
+            rules += f"{both} details.claim:not(.{side}-{value}){{display:none}}\n"
+            rules += f"{both} .matrix a:not(.{side}-{value}){{opacity:.12}}\n"
+            rules += f"{both} section:not(:has(.{side}-{value})){{display:none}}\n"
     return f'<form>{form}<button type="reset">Show all</button></form>', rules
 
 
-def _button(name: str, value: str, text: str, count: int, checked: bool = False) -> str:
-    state = " checked" if checked else ""
-    button = f'<input type="radio" name="{name}" value="{value}"{state}>'
-    return f"<label>{button} {html.escape(text)} <small>({count})</small></label>"
+def _checked(name: str, value: str) -> str:
+    return f'input[name="{name}"][value="{value}"]:checked'
 
 
-def _in(part: str) -> int:
-    return sum(part in _parts(claim) for claim in load().values())
+def _chosen(name: str, value: str) -> str:
+    return f".claims-page:has({_checked(name, value)})"
 
 
-def _parts(claim: Claim) -> list[str]:
-    return [p for p in PARTS if any(w.split(".")[0] == p.rstrip(".") for w in claim.where)]
+def _group(name: str, legend: str, options: dict, all_text: str | None) -> str:
+    """Return a row of radio buttons; the first is chosen."""
+    buttons = {"all": (all_text, None), **options} if all_text else options
+    text = f"<fieldset><legend>{html.escape(legend)}</legend>"
+    for place, (value, (words, count)) in enumerate(buttons.items()):
+        state = " checked" if place == 0 else ""
+        shown = "" if count is None else f" <small>({count})</small>"
+        button = f'<input type="radio" name="{name}" value="{value}"{state}>'
+        text += f"<label>{button} {html.escape(words)}{shown}</label>"
+    return text + "</fieldset>"
 
 
-def _row(claim: Claim, cells: dict, sides: list[str]) -> str:
-    classes = [f"part-{_slug(part)}" for part in _parts(claim)]
-    classes += [f"side{n}-{_slug(cells[side].verdict)}" for n, side in enumerate(sides)]
-    where = ", ".join(claim.where)
-    link = f'<a href="#claim-{claim.id}" title="{claim.id}">#</a>'
-    said = f"{html.escape(claim.text())}<br><small>{html.escape(where)} {link}</small>"
+def _colours() -> str:
+    """Return the style rules of the signs, translucent to read in light and dark mode."""
+    rules = ""
+    for verdict, colour in COLOURS.items():
+        shade = f"rgba({','.join(map(str, colour))},.32)"
+        rules += f".claims-page .{_slug(verdict)}:is(.sign,.chip){{background:{shade}}}\n"
+    return rules
+
+
+def _classes(part: str, claim: Claim, cells: dict, sides: list[str]) -> str:
+    verdicts = [f"side{n}-{_slug(cells[claim.id, s].verdict)}" for n, s in enumerate(sides)]
+    return " ".join([f"part-{_slug(part)}", *verdicts])
+
+
+def _matrix(part: str, claims: list[Claim], cells: dict, sides: list[str]) -> str:
+    """Return one part of the matrix: a row for every side, a sign for every claim."""
+    rows = ""
+    for side in sides:
+        signs = ""
+        for claim in claims:
+            verdict = cells[claim.id, side].verdict
+            label = f"{claim.id}, {html.escape(_short(side))}: {verdict}"
+            classes = f"sign {_slug(verdict)} {_classes(part, claim, cells, sides)}"
+            signs += f'<td><a class="{classes}" href="#claim-{claim.id}" tabindex="-1"'
+            signs += f' title="{label}" aria-label="{label}">{SIGNS[verdict]}</a></td>'
+        rows += f'<tr><th scope="row">{html.escape(_short(side))}</th>{signs}</tr>'
+    return (
+        f'<table class="claim part-{_slug(part)}"><caption>{html.escape(part)}</caption>'
+        f"<tbody>{rows}</tbody></table>"
+    )
+
+
+def _short(side: str) -> str:
+    return side.partition(",")[0]
+
+
+def _claim(part: str, claim: Claim, cells: dict, sides: list[str]) -> str:
+    """Return a claim as a line with its signs, which opens into what they rest on."""
+    signs = "".join(_sign(side, cells[claim.id, side].verdict) for side in sides)
+    where = html.escape(", ".join(claim.where))
+    line = (
+        f'<span class="signs">{signs}</span><span class="says">{html.escape(claim.text())}</span>'
+    )
+    line += f'<span class="where">{where}</span>'
+    classes = f"claim {_classes(part, claim, cells, sides)}"
+    return (
+        f'<details class="{classes}"><summary>{line}</summary>'
+        f'<div class="body" id="claim-{claim.id}">{_body(claim, cells, sides)}</div></details>'
+    )
+
+
+def _sign(side: str, verdict: str) -> str:
+    label = html.escape(f"{TITLES.get(side, side)}: {verdict}", quote=True)
+    sign = f'<span class="sign {_slug(verdict)}" role="img" title="{label}" aria-label="{label}">'
+    return f"{sign}{SIGNS[verdict]}</span>"
+
+
+def _body(claim: Claim, cells: dict, sides: list[str]) -> str:
+    """Return a claim's quotes, value and note, then the verdict of every side that tests it."""
+    text = "".join(
+        f"<blockquote>“{html.escape(quote.strip())}” ({html.escape(place)})</blockquote>"
+        for place, quote in claim.quotes.items()
+    )
     if claim.value:
         value = f"{claim.value.replace('-', '−')} {claim.unit}".strip()
-        said += f"<br><small>The paper: {value} ({html.escape(claim.quantity)}).</small>"
+        text += f"<p>The paper: {value} ({html.escape(claim.quantity)}).</p>"
     if claim.note:
-        said += f"<br><small>{html.escape(claim.note)}</small>"
+        text += f"<p>{html.escape(claim.note.strip())}</p>"
+    tested = [side for side in sides if cells[claim.id, side].verdict != NOT_TESTABLE]
+    lines = "".join(f"<li>{_verdict(side, cells[claim.id, side])}</li>" for side in tested)
+    rest = [_short(side) for side in sides if side not in tested]
+    if rest:
+        lines += f"<li>{NOT_TESTABLE}: {html.escape(', '.join(rest))}</li>"
+    link = f'<a href="#claim-{claim.id}">Link to this claim</a>'
     if claim.notebook:
-        said += f'<br><small>Shown in <a href="{claim.notebook}.html">{claim.notebook}</a></small>'
-    verdicts = "".join(f"<li>{_verdict(side, cells[side])}</li>" for side in sides)
-    start = f'<tr class="claim {" ".join(classes)}" id="claim-{claim.id}">'
-    return f'{start}<td class="what">{said}</td><td><ul>{verdicts}</ul></td></tr>'
+        link += f' · shown in <a href="{claim.notebook}.html">{claim.notebook}</a>'
+    return f"{text}<ul>{lines}</ul><p><small>{link}</small></p>"
 
 
 def _verdict(side: str, cell) -> str:
-    chip = f"{SIGNS[cell.verdict]} {cell.verdict}"
-    text = f'{html.escape(TITLES.get(side, side))}: <span class="verdict {_slug(cell.verdict)}">'
-    text += f"{chip}</span>"
-    if cell.rows.empty:
-        return text
+    """Return a side's verdict, what it rests on, and its comparisons to open."""
+    text = f'{html.escape(TITLES.get(side, side))}: <span class="chip {_slug(cell.verdict)}">'
+    text += f"{SIGNS[cell.verdict]} {html.escape(said(cell))}</span>"
+    if cell.pooled is not None and len(cell.rows) > 1:
+        effect, low, high = (number(round(value, 6) + 0.0) for value in cell.pooled)
+        text += f" mean effect in the claimed direction {effect} ({low} to {high})"
+    ways = ", ".join(dict.fromkeys(way for way in cell.rows["interval"] if way))
     lines = "".join(f"<p>{_comparison(row)}</p>" for row in cell.rows.itertuples())
-    return f"{text}<details><summary>{html.escape(cell.shows)}</summary>{lines}</details>"
+    shown = html.escape(cell.shows) + (f"; intervals: {ways}" if ways else "")
+    return f'{text}<details class="rows"><summary>{shown}</summary>{lines}</details>'
 
 
 def _comparison(row) -> str:
+    """Return one comparison: its estimate, its own interval and the simultaneous one."""
     text = html.escape("; ".join(filter(None, [row.claim, row.runs])))
     if not pd.isna(row.estimate):
         text += f": <b>{number(row.estimate)}</b>"
         if not pd.isna(row.low) and row.low != row.high:
-            text += f" ({number(row.low)} to {number(row.high)})"
+            text += f" ({number(row.low)} to {number(row.high)}"
+            low, high = getattr(row, "low_joint", None), getattr(row, "high_joint", None)
+            if low is not None and not pd.isna(low) and (low, high) != (row.low, row.high):
+                text += f"; together {number(low)} to {number(high)}"
+            text += ")"
     return f"{SIGNS[row.verdict]} {text}"
+
+
+def _json_link(found: pd.DataFrame, title: str) -> str:
+    """Return a link that downloads everything: claims, quotes, verdicts and comparisons."""
+    text = json.dumps(everything(found), ensure_ascii=False)
+    data = base64.b64encode(text.encode()).decode()
+    file = _slug(title).replace("_", "-") + ".json"
+    link = f'<a download="{file}" href="data:application/json;base64,{data}"'
+    link += f' style="color:inherit">{file}</a>'
+    return f'<p style="font-size:.8em;margin:.2em 0 1em">With every comparison: {link}</p>'
 
 
 def _slug(text: str) -> str:

@@ -1,7 +1,7 @@
 """The paper's phenomena and findings as comparisons of runs (§3.4, §4.2 and §5.2).
 
-Each function returns rows of `verdicts.COLUMNS`, one per comparison. They work on the paper's own
-tables and on ours: a frame has one row per run with accuracy (percent) or kl (nats).
+Each function returns the rows of `verdicts.compare_jointly`, one per comparison. They work on the
+paper's own tables and on ours: a frame has one row per run with accuracy (percent) or kl (nats).
 """
 
 from collections.abc import Mapping
@@ -15,7 +15,15 @@ from repro.paper import BEST_SIZE, LARGE_SIZE
 from repro.paper.quotes import quoted
 from repro.statistics.intervals import Z95
 from repro.statistics.summary import best_share, size_names, sizes, tuned
-from repro.statistics.verdicts import COLUMNS, Term, Units, compare, judge
+from repro.statistics.verdicts import (
+    COLUMNS,
+    Comparison,
+    Term,
+    Units,
+    compare,
+    compare_jointly,
+    judge,
+)
 
 
 def accuracy_rises(means: pd.DataFrame, split: str = "test", units: Units = None) -> pd.DataFrame:
@@ -65,7 +73,7 @@ def balance(
     """
     trained = [level for level, runs in _levels(means) if size in sizes(runs)]
     if len(trained) < 2:
-        return pd.DataFrame(columns=COLUMNS)
+        return compare_jointly([])
     high, at = trained[-1], {"split": split, "restored_percent": 0}
     middle = 2 if 2 in trained[1:-1] else trained[-2]
     text, hurt = "on level-{} facts, training on level {} is worse than on level {}", []
@@ -77,9 +85,8 @@ def balance(
     for other in (trained[0], high) if len(trained) > 2 else ():
         terms = _minus(_run(means, size, middle, at), _run(means, size, other, at))
         best.append((text.format(middle, other), terms, "above"))
-    return pd.concat(
-        [_compared(hurt, levels, units), _compared(best, means, units)], ignore_index=True
-    )
+    made = [Comparison(*row, levels, units) for row in hurt]
+    return compare_jointly([*made, *(Comparison(*row, means, units) for row in best)])
 
 
 def divergence_falls(kl: pd.DataFrame, units: Units = None) -> pd.DataFrame:
@@ -230,8 +237,9 @@ def _sizes_above(runs: pd.DataFrame) -> list[tuple]:
 
 
 def _compared(rows: list[tuple], frame: pd.DataFrame, units: Units) -> pd.DataFrame:
-    made = [compare(text, frame, terms, expected, units) for text, terms, expected in rows]
-    return pd.DataFrame(made, columns=COLUMNS)
+    """Test (text, terms, expected) rows of one statement together on one frame."""
+    made = [Comparison(text, terms, expected, frame, units) for text, terms, expected in rows]
+    return compare_jointly(made)
 
 
 def _run(frame: pd.DataFrame, size: int | str, level: int, at: Mapping) -> list[Term]:

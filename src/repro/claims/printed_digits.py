@@ -2,7 +2,9 @@
 
 A table rounded to two decimals says more than its numbers: whether a count over so many facts can
 give them, whether a mean can have come from its parts, whether a ratio was formed in few bits.
-Each audit returns rows of `verdicts.COLUMNS`; `low` and `high` bound what rounding or chance allow.
+The checks at the end return rows of `verdicts.COLUMNS`; `low` and `high` bound what rounding or
+chance allow. `attrs` hold what the rows do not say: `count`, how many cells are as claimed and how
+many there are, and `outcome`, the verdict where it does not follow from the rows.
 """
 
 from collections.abc import Callable
@@ -12,35 +14,72 @@ import pandas as pd
 from scipy import stats
 
 from repro import paper
-from repro.paper import SPLIT_TITLES
+from repro.paper import LARGE_SIZE, SPLIT_TITLES
 from repro.paper.quotes import quoted
-from repro.statistics import verdicts
+from repro.statistics import multiple, verdicts
 from repro.statistics.intervals import Z95
-from repro.statistics.verdicts import COLUMNS, CONTRADICTED, SUPPORTED, UNDECIDED
+from repro.statistics.verdicts import (
+    COLUMNS,
+    CONTRADICTED,
+    EXCEPTIONS,
+    HOLDS,
+    SUPPORTED,
+    UNDECIDED,
+)
+from repro.statistics.verdicts import ROUNDING as ROUNDED
+from repro.statistics.verdicts import ROUNDING_AND_SPREAD as BOTH
 
 ROUNDING = 0.005  # half a unit of the last digit of every table
 DRAWS, SEED = 1000, 0  # random rows that Table 3 is held against
+TABLE_4_MODEL = "LLaMA-3-8B"
 RUNS = 3  # that a table is taken for a mean of, as its digits say (`repetitions`)
-PRINTED = "printed"  # the interval of numbers that are what they are
 
 
-def told(runs: str, estimate: float, half: float = 0.0, verdict: str | None = None) -> dict:
+def printed_row(
+    runs: str, estimate: float, half: float = 0.0, verdict: str | None = None, way: str = ROUNDED
+) -> dict:
     """Return a row of `verdicts.COLUMNS` on printed numbers."""
-    values = ["", runs, estimate, estimate - half, estimate + half, PRINTED, verdict]
+    values = ["", runs, estimate, estimate - half, estimate + half, way, verdict]
     return dict(zip(COLUMNS, values, strict=True))
 
 
-def equal(runs: str, apart: float, half: float = 0.0) -> dict:
-    """Return a row that is supported when `apart` is 0 within `half`."""
-    agrees = abs(apart) <= half + 1e-9
-    return told(runs, apart, half, SUPPORTED if agrees else CONTRADICTED)
+def table_of(
+    rows: list[dict], count: tuple[int, int] | None = None, outcome: str | None = None
+) -> pd.DataFrame:
+    """Return rows as a frame, with what they do not say themselves in `attrs`."""
+    table = pd.DataFrame(rows, columns=COLUMNS)
+    table.attrs |= {"pooled": None, "count": count, "outcome": outcome}
+    return table
 
 
-def agrees(value: str, row: dict) -> dict:
-    """Return a row judged by whether it is the number `value`, to the digits that are printed."""
+def equal(runs: str, difference: float, half: float = 0.0) -> dict:
+    """Return a row that is supported when `difference` is 0 within `half`."""
+    agrees = abs(difference) <= half + 1e-9
+    return printed_row(runs, difference, half, SUPPORTED if agrees else CONTRADICTED)
+
+
+def agrees(value: str, row: dict, above: bool = False) -> dict:
+    """Return a row judged by whether it is the number `value`, to the digits that are printed.
+
+    With `above`, by whether it is larger.
+    """
     half = 0.5 * 10 ** -len(value.partition(".")[2]) + 1e-9
     same = row["low"] <= float(value) + half and float(value) - half <= row["high"]
-    return row | {"verdict": SUPPORTED if same else CONTRADICTED}
+    holds = row["low"] > float(value) if above else same
+    return row | {"verdict": SUPPORTED if holds else CONTRADICTED}
+
+
+def with_spread(restore: pd.DataFrame) -> pd.DataFrame:
+    """Add the spread that Table 2 prints to the same models in rows of Table 4; NaN elsewhere.
+
+    Only Table 2 prints a spread: of the models trained on 1,920 facts, before restoration.
+    """
+    second = paper.table("accuracy_1920").query("model == @TABLE_4_MODEL and test_level == 'mean'")
+    spread = second[["split", "train_level", "spread"]].assign(
+        train_size=LARGE_SIZE, restored_percent=0
+    )
+    keys = ["split", "train_level", "train_size", "restored_percent"]
+    return restore.merge(spread, on=keys, how="left").assign(n=RUNS)
 
 
 # --- what the digits say -------------------------------------------------------------------------
@@ -183,110 +222,152 @@ def block_distances() -> pd.DataFrame:
 # --- as comparisons -------------------------------------------------------------------------------
 
 
-def same_totals(_value: str) -> list[dict]:
+def same_totals(_value: str) -> pd.DataFrame:
     """Compare the facts of each model (Tables 1 and 8) with those of the first."""
     totals = paper.table("distribution").groupby(["split", "model"], sort=False)["count"].sum()
-    return [
-        equal(f"{model}, {SPLIT_TITLES[split]}: {total:,} facts", total - totals[split].iloc[0])
-        for (split, model), total in totals.items()
-    ]
+    return table_of(
+        [
+            equal(f"{model}, {SPLIT_TITLES[split]}: {total:,} facts", total - totals[split].iloc[0])
+            for (split, model), total in totals.items()
+        ]
+    )
 
 
-def fits_repetitions(value: str) -> list[dict]:
-    """Supported: cells fit so many runs more often than chance. Contradicted: not, and some cannot.
+def fits_repetitions(value: str) -> pd.DataFrame:
+    """Count the cells of Table 2 that can be means over so many runs.
 
-    The estimate is the share of cells that fit less the share by chance, in points.
+    Holds where all can; holds with exceptions where more can than by chance; else contradicted, as
+    a cell that cannot is no such mean.
     """
     cells = repetitions(int(value))
     chance, fits = cells["chance"], cells["fits"]
-    half = 100 * Z95 * np.sqrt((chance * (1 - chance)).sum()) / len(cells)
-    beyond = 100 * (fits.mean() - chance.mean())
-    verdict = SUPPORTED if beyond > half else UNDECIDED if fits.all() else CONTRADICTED
-    runs = f"{fits.sum()} of {len(cells)} cells fit; by chance {chance.sum():.1f} would"
-    return [told(runs, beyond, half, verdict)]
+    half = Z95 * np.sqrt((chance * (1 - chance)).sum())
+    more_than_chance = fits.sum() > chance.sum() + half
+    outcome = HOLDS if fits.all() else EXCEPTIONS if more_than_chance else CONTRADICTED
+    cannot = len(cells) - fits.sum()
+    text = f"{cannot} of {len(cells)} testable cells cannot be means over {value} runs; of random "
+    text += f"digits {len(cells) - chance.sum():.0f} would"
+    verdict = CONTRADICTED if outcome == CONTRADICTED else SUPPORTED
+    row = printed_row(text, np.nan, verdict=verdict)
+    return table_of([row], (int(fits.sum()), len(cells)), outcome)
 
 
-def is_repeated(_value: str) -> list[dict]:
+def is_repeated(_value: str) -> pd.DataFrame:
     """Contradicted where every cell of Table 6 is whole, which means over runs would not be."""
     cells = single_runs()
-    whole, expected = cells["fits"].sum(), cells["chance"].sum()
-    runs = f"{whole} of {len(cells)} cells are whole; of means {expected:.0f} would be"
-    beyond = whole - expected
-    return [told(runs, beyond, 0, CONTRADICTED if cells["fits"].all() else UNDECIDED)]
+    whole, expected = int(cells["fits"].sum()), cells["chance"].sum()
+    text = f"{whole} of {len(cells)} cells are whole numbers of right answers; of means over "
+    text += f"{RUNS} runs {expected:.0f} would be"
+    outcome = CONTRADICTED if cells["fits"].all() else UNDECIDED
+    row = printed_row(text, np.nan, verdict=outcome)
+    return table_of([row], (len(cells) - whole, len(cells)), outcome)
 
 
-def mean_of_levels(_value: str) -> list[dict]:
+def mean_of_levels(_value: str) -> pd.DataFrame:
     """Compare Acc as printed with the mean of its levels, both rounded."""
     table = level_means()
-    apart = zip(table.itertuples(), table["printed"] - table["computed"], strict=True)
-    return [equal(_name(row), difference, 2 * ROUNDING) for row, difference in apart]
+    differences = zip(table.itertuples(), table["printed"] - table["computed"], strict=True)
+    return table_of([equal(_name(row), number, 2 * ROUNDING) for row, number in differences])
 
 
-def possible_spread(_value: str) -> list[dict]:
-    """Compare the spread of Acc with the most that the spreads of its levels allow."""
-    table, rows = spreads(), []
-    for row, beyond in zip(table.itertuples(), table["printed"] - table["most"], strict=True):
-        verdict = CONTRADICTED if beyond > 2 * ROUNDING else SUPPORTED
-        rows.append(told(_name(row), beyond, 2 * ROUNDING, verdict))
-    return rows
+def possible_spread(_value: str, root: bool = False) -> pd.DataFrame:
+    """Compare the spread of Acc with the most that the spreads of its levels allow.
+
+    `root` takes the printed numbers for variances.
+    """
+    table, rows = spreads(root), []
+    for row in table.itertuples():
+        verdict = CONTRADICTED if row.printed - row.most > 2 * ROUNDING else SUPPORTED
+        text = f"{_name(row)}: {row.printed:.2f}, and at most {row.most:.2f} is possible"
+        rows.append(printed_row(text, np.nan, verdict=verdict))
+    return table_of(rows)
 
 
-def same_runs(_value: str) -> list[dict]:
-    """Compare Tables 2 and 4 on the same models, by the spread of Table 2."""
-    return [
-        equal(f"{_name(row)}: Table 4 less Table 2", row.table_4 - row.table_2, _chance(row.spread))
-        for row in reruns().itertuples()
-    ]
+def possible_variance(value: str) -> pd.DataFrame:
+    """Compare the roots of the spreads, should these be variances."""
+    return possible_spread(value, root=True)
 
 
-def division(_value: str) -> list[dict]:
+def same_runs(_value: str) -> pd.DataFrame:
+    """Compare Tables 2 and 4 on the same models, by the spread of Table 2.
+
+    A cell contradicts only by its p-value after Holm's correction for the number of cells.
+    """
+    table = reruns()
+    difference = table["table_4"] - table["table_2"]
+    errors = table["spread"] * np.sqrt(2 / RUNS)
+    p_values = 2 * stats.t.sf((difference.abs() - 2 * ROUNDING).clip(lower=0) / errors, RUNS - 1)
+    rows = []
+    for row, number, p, adjusted in zip(
+        table.itertuples(), difference, p_values, multiple.holm(p_values), strict=True
+    ):
+        verdict = SUPPORTED if p > 0.05 else UNDECIDED if adjusted > 0.05 else CONTRADICTED
+        text = f"{_name(row)}: Table 4 less Table 2, p = {p:.3f}, corrected {adjusted:.2f}"
+        rows.append(printed_row(text, number, _chance(row.spread), verdict, BOTH))
+    return table_of(rows)
+
+
+def division(_value: str) -> pd.DataFrame:
     """Compare divided with mixed data (Table 7) by the spread of the divided model in Table 2.
 
     It is the one trained on 1,920 facts of level 2.
     """
     spread = reruns().query("train_level == 2").set_index("split")["spread"]
     table = paper.table("strategies").pivot(index="split", columns="strategy", values="accuracy")
-    gains = table["SFT (Divided)"] - table["SFT (Mixed)"]
-    halves = {split: _chance(spread[split]) for split in gains.index}
-    return [
-        told(
-            SPLIT_TITLES[split],
-            gain,
-            half := halves[split],
-            verdicts.judge(gain - half, gain + half, "above"),
-        )
-        for split, gain in gains.items()
-    ]
+    rows = []
+    for split, gain in (table["SFT (Divided)"] - table["SFT (Mixed)"]).items():
+        half = _chance(spread[split]) + 2 * ROUNDING
+        verdict = verdicts.judge(gain - half, gain + half, "above")
+        rows.append(printed_row(SPLIT_TITLES[split], gain, half, verdict, BOTH))
+    return table_of(rows)
 
 
-def exact_shares(_value: str) -> list[dict]:
+def relevance(_value: str) -> pd.DataFrame:
+    """Compare the mean largest gain on questions about facts with that on each task of Table 5."""
+    runs = paper.table("restore").query("split == 'test'")
+    largest = runs.groupby(["train_size", "train_level"])["accuracy"].max()
+    before = runs[runs["restored_percent"] == 0].set_index(["train_size", "train_level"])
+    gain = (largest - before["accuracy"]).mean()
+    tasks, rows = paper.table("tasks").set_index("restored_percent"), []
+    for metric in tasks.columns:
+        other = tasks[metric].max() - tasks.loc[0, metric]
+        text = f"facts {gain:.2f} points, {metric.replace('_', ' ')} {other:.2f}: difference"
+        half = 4 * ROUNDING
+        verdict = verdicts.judge(gain - other - half, gain - other + half, "above")
+        rows.append(printed_row(text, gain - other, half, verdict))
+    return table_of(rows)
+
+
+def exact_shares(_value: str) -> pd.DataFrame:
     """Contradict the digits of a row of Table 3 that fits 8-bit ratios better than chance does."""
     rows = []
     for row in bfloat16().itertuples():
         fits = f"{row.fits} of {row.shares} shares are ratios over {row.divisor}"
-        beyond = row.fits - row.by_chance
-        runs = f"{_name(row)}: {fits}; by chance at most {row.by_chance}"
-        rows.append(told(runs, beyond, 0, CONTRADICTED if beyond > 0 else UNDECIDED))
-    return rows
+        text = f"{_name(row)}: {fits}; of random rows at most {row.by_chance} are"
+        verdict = CONTRADICTED if row.fits > row.by_chance else SUPPORTED
+        rows.append(printed_row(text, np.nan, verdict=verdict))
+    return table_of(rows)
 
 
-def quoted_ratio(value: str) -> list[dict]:
+def quoted_ratio(value: str) -> pd.DataFrame:
     """Form §3.4's increase of the gap; its first two numbers differ by the gap at 240 facts."""
     number = quoted().set_index("name")["value"]
     gap = number["level_0"] - number["level_0_2"]
     increase = -number["gap"] / gap - 1
     below = f"({-number['level_0_2']:.2f} − {-number['level_0']:.2f})"
-    return [agrees(value, told(f"{-number['gap']:.2f} / {below} − 1", increase))]
+    return table_of([agrees(value, printed_row(f"{-number['gap']:.2f} / {below} − 1", increase))])
 
 
-def nearer_240(_value: str) -> list[dict]:
+def nearer_240(_value: str) -> pd.DataFrame:
     """Compare Table 11's distance to the models of 240 facts with that to those of 1,920."""
     keys = {"index": "train_level", "columns": "train_size", "values": "distance"}
     table = block_distances().pivot(**keys)
-    return [
-        told(f"level {level}", nearer, 0, verdicts.judge(nearer, nearer, "below"))
-        for level, nearer in (table[240] - table[1920]).items()
-    ]
+    return table_of(
+        [
+            printed_row(f"level {level}", nearer, 0, verdicts.judge(nearer, nearer, "below"))
+            for level, nearer in (table[240] - table[1920]).items()
+        ]
+    )
 
 
 def _name(row) -> str:
@@ -301,14 +382,16 @@ def _chance(spread: float) -> float:
     return float(stats.t.ppf(0.975, RUNS - 1)) * spread * np.sqrt(2 / RUNS)
 
 
-AUDITS: dict[str, Callable[[str], list[dict]]] = {
+DIGIT_CHECKS: dict[str, Callable[[str], pd.DataFrame]] = {
     "totals": same_totals,
     "repetitions": fits_repetitions,
     "single_runs": is_repeated,
     "level_means": mean_of_levels,
     "spreads": possible_spread,
+    "variances": possible_variance,
     "reruns": same_runs,
     "division": division,
+    "relevance": relevance,
     "bfloat16": exact_shares,
     "quoted_ratio": quoted_ratio,
     "blocks_of": nearer_240,

@@ -1,8 +1,9 @@
 """What a claim is held against: the paper's own tables, or a study of ours, in the same frames.
 
 Every frame has `accuracy` (or `kl`) with `low` and `high`. For the paper these bound what rounding
-to the printed digits hides. For a study they are 95 % intervals, and `units` holds what paired
-intervals need (`repro.statistics.bootstrap`).
+to the printed digits hides: `rounding` is its half-width. Where Table 2 prints a `spread`, over `n`
+runs, it is there too. For a study they are 95 % intervals, and `units` holds what paired intervals
+need (`repro.statistics.bootstrap`).
 """
 
 from collections.abc import Callable
@@ -12,7 +13,8 @@ import numpy as np
 import pandas as pd
 
 from repro import paper
-from repro.claims.printed_digits import ROUNDING
+from repro.claims.printed_digits import ROUNDING, RUNS, with_spread
+from repro.paper import LARGE_SIZE
 from repro.report import divergence, layers, locations, strategies, tasks
 from repro.report.locations import RUN, by_samples, lifts
 from repro.statistics import bootstrap, summary
@@ -25,13 +27,14 @@ FIRST, LAST = 3 / 32, 2 / 32  # of the layers: 0–2 and 30–31 of LLaMA-3-8B's
 
 
 @dataclass(frozen=True)
-class Evidence:
+class Side:
     """Frames by name, and for some of them the units of paired intervals.
 
-    acc: runs without restoration (§3.4); restored: runs with (§5); levels: by level of the test
-    facts; change: Table 3; kl and kl_and_accuracy: §4; tasks: Table 5; strategies: Table 7;
-    harmless: the largest share that costs nothing; layers, layer_unevenness: Table 9; modules,
-    module_lift: Table 10; blocks: Table 11. What cannot be had is absent.
+    acc: runs without restoration (§3.4); restored: runs with (§5); levels and restored_levels: the
+    same by level of the test facts; change: Table 3; kl and kl_and_accuracy: §4; tasks: Table 5;
+    strategies: Table 7; harmless: the largest share that costs nothing; layers, every_layer,
+    quarters, layer_unevenness: Table 9; modules, module_lift: Table 10; blocks: Table 11. What
+    cannot be had is absent.
     """
 
     name: str
@@ -40,14 +43,14 @@ class Evidence:
     printed: bool = False  # the paper's numbers, which are what they are
 
 
-def of_paper() -> Evidence:
+def of_paper() -> Side:
     """Return the paper's published tables."""
     restored = pd.concat([paper.table("restore"), paper.table("restore_train")], ignore_index=True)
-    second = paper.table("accuracy_1920").rename(columns={"model": "llm"}).drop(columns="spread")
-    second = second.assign(train_size=1920, restored_percent=0)
+    second = paper.table("accuracy_1920").rename(columns={"model": "llm"})
+    second = second.assign(train_size=LARGE_SIZE, restored_percent=0, n=RUNS)
     whole = second["test_level"] == "mean"
     before = restored[restored["restored_percent"] == 0].assign(source="Table 4", llm=LLM)
-    acc = [before, second[whole].drop(columns="test_level").assign(source="Table 2")]
+    acc = [with_spread(before), second[whole].drop(columns="test_level").assign(source="Table 2")]
     frames = {
         "acc": pd.concat(acc, ignore_index=True),
         "restored": restored,
@@ -56,14 +59,14 @@ def of_paper() -> Evidence:
         "tasks": tasks.published(),
         "strategies": _strategies(),
         "harmless": _harmless(paper.table("restore")),
-        "blocks": _in_order(_renamed(paper.table("layer_restore"), layers="restored_layers")),
+        "blocks": _in_order(layers.published()),
     }
     frames = {name: _rounded(frame) for name, frame in frames.items()}
     frames |= _where(*locations.published(), [], _by_digits)
-    return Evidence("paper", frames, printed=True)
+    return Side("paper", frames, printed=True)
 
 
-def of_study(measured) -> Evidence:
+def of_study(measured) -> Side:
     """Return what a `Study` measured. Computes what is missing."""
     accuracy, answers = measured.results.accuracy(), measured.results.answers()
     means, levels = summary.means(accuracy), summary.per_level(accuracy)
@@ -72,43 +75,46 @@ def of_study(measured) -> Evidence:
     frames = {
         "acc": summary.tuned(means),
         "restored": summary.means(summary.restored(accuracy)),
+        "restored_levels": summary.per_level(summary.restored(accuracy)),
         "levels": summary.tuned(levels),
         "kl": kl,
         "kl_and_accuracy": _joined(kl, levels, measured.compared_level()),
         **_of_parameters(measured),
     }
-    units = {"kl": bootstrap.of_topics(kl_sums), "restored": summary.restored(answers)}
+    restored = summary.restored(answers)
+    units = {"kl": bootstrap.of_topics(kl_sums), "restored": restored}
+    units["restored_levels"] = restored
     if len(answers):
         units |= dict.fromkeys(("acc", "levels"), summary.tuned(answers))
     other = task_study.TaskStudy(measured.model, measured.profile)
     frames["tasks"], units["tasks"] = other.means(), other.units()
-    blocks, compared = of_blocks(measured), of_strategies(measured)
+    blocks, compared = of_layers(measured), of_strategies(measured)
     frames, units = frames | blocks.frames | compared.frames, units | blocks.units
-    return Evidence(_name(measured), {k: frame for k, frame in frames.items() if len(frame)}, units)
+    return Side(_name(measured), {k: frame for k, frame in frames.items() if len(frame)}, units)
 
 
-def of_places(measured) -> Evidence:
+def of_locations(measured) -> Side:
     """Return Tables 9 and 10 of a study, as far as it has restored runs."""
-    return Evidence(_name(measured), _of_parameters(measured))
+    return Side(_name(measured), _of_parameters(measured))
 
 
-def of_blocks(measured) -> Evidence:
+def of_layers(measured) -> Side:
     """Return Table 11 of a study, as far as it has runs of which layers were restored."""
     if (blocks := measured.results.layers()).empty:
-        return Evidence(_name(measured), {})
+        return Side(_name(measured), {})
     both = [
-        rows[rows["layers"] != layers.NONE].assign(restored_percent=0)  # of a block it is all
+        rows.assign(restored_percent=0)  # of a block it is all
         for rows in (layers.means(blocks), measured.results.answers(layer_requests(measured)))
     ]
     frame, units = map(_in_order, both)
-    return Evidence(_name(measured), {"blocks": frame}, {"blocks": units})
+    return Side(_name(measured), {"blocks": frame}, {"blocks": units})
 
 
-def of_strategies(measured) -> Evidence:
+def of_strategies(measured) -> Side:
     """Return Table 7 of a study, settings chosen on dev, as far as it has such runs."""
     found = strategies.best(strategies.gather(measured))
     rows = found[found["chosen_on"] == "dev"]
-    return Evidence(_name(measured), {"strategies": rows} if len(rows) else {})
+    return Side(_name(measured), {"strategies": rows} if len(rows) else {})
 
 
 def _name(measured) -> str:
@@ -130,7 +136,8 @@ def _renamed(frame: pd.DataFrame, value: str = "accuracy", **names: str) -> pd.D
 
 
 def _rounded(frame: pd.DataFrame) -> pd.DataFrame:
-    return frame.assign(low=frame["accuracy"] - ROUNDING, high=frame["accuracy"] + ROUNDING)
+    low, high = frame["accuracy"] - ROUNDING, frame["accuracy"] + ROUNDING
+    return frame.assign(low=low, high=high, rounding=ROUNDING)
 
 
 def _strategies() -> pd.DataFrame:
@@ -157,10 +164,15 @@ def _harmless(restore: pd.DataFrame) -> pd.DataFrame:
 
 
 def _in_order(blocks: pd.DataFrame) -> pd.DataFrame:
-    """Number the blocks of `layers` from the lowest (0), and say which is the last."""
+    """Number the blocks of `layers` from the lowest (0), and say which is the last.
+
+    The model without restoration is the block −1.
+    """
     if blocks.empty:
         return blocks
-    number = blocks["layers"].map(layers.first).rank(method="dense").astype(int) - 1
+    names = [name for name in layers.block_names(blocks["layers"]) if name != layers.NONE]
+    number = blocks["layers"].map({name: place for place, name in enumerate(names)})
+    number = number.fillna(-1).astype(int)
     return blocks.assign(block=number, last=number == number.max()).drop(columns="layers")
 
 
@@ -183,9 +195,12 @@ def _where(by_depth, modules, run: list[str], bounded: Callable) -> dict[str, pd
     by_depth = by_depth.assign(part=_parts(by_depth["layer"]))
     kinds, each = lifts(modules, [*run, "sample"], ["module"]), [*run, "sample", "part"]
     by_layer = lifts(by_depth, [*run, "sample"], ["part", "layer"])
+    quarters = by_depth.assign(quarter=_quarters(by_depth["layer"]))
     by_layer = by_layer.assign(uneven=(by_layer["lift"] - 1).abs()).sort_values("uneven")
     frames = {
         "layers": (lifts(by_depth, [*run, "sample"], ["part"]), "lift", "part"),
+        "every_layer": (by_layer, "lift", "layer"),
+        "quarters": (lifts(quarters, [*run, "sample"], ["quarter"]), "lift", "quarter"),
         "layer_unevenness": (by_layer.groupby(each).tail(1), "uneven", "part"),
         "modules": (kinds, "share", "module"),
         "module_lift": (kinds, "lift", "module"),
@@ -200,9 +215,14 @@ def _parts(layer: pd.Series) -> np.ndarray:
     return np.select([first, last], ["first", "last"], "middle")
 
 
+def _quarters(layer: pd.Series) -> pd.Series:
+    """Number the quarters of the layers from the lowest (0)."""
+    return 4 * layer // (layer.max() + 1)
+
+
 def _by_digits(rows: pd.DataFrame, value: str, _by: list[str]) -> pd.DataFrame:
     """Bound values made of printed percentages by what rounding hides of each."""
     scale = rows["share"] if value == "share" else rows["lift"]
     half = scale * ROUNDING * rows["cells"] / rows["k"]
     rows = rows.rename(columns={value: "accuracy"})
-    return rows.assign(low=rows["accuracy"] - half, high=rows["accuracy"] + half)
+    return rows.assign(low=rows["accuracy"] - half, high=rows["accuracy"] + half, rounding=half)

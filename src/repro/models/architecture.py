@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
 from pathlib import Path
 
-from repro.files import safetensors
+from repro.models.checkpoint_files import read_json, weight_files
 from repro.models.registry import ModelEntry, entries
 from repro.models.weights import available, obtain
 
@@ -63,7 +62,7 @@ def _tensor_shapes(model: ModelEntry) -> list[tuple[int, ...]]:
     from safetensors import safe_open  # here, because a command that reads records needs none
 
     shapes = []
-    for path in safetensors(obtain(model)):
+    for path in weight_files(obtain(model)):
         with safe_open(path, "pt") as file:
             names = file.keys()
             shapes += [tuple(file.get_slice(name).get_shape()) for name in names]
@@ -72,4 +71,4 @@ def _tensor_shapes(model: ModelEntry) -> list[tuple[int, ...]]:
 
 def _config(folder: Path) -> dict:
     path = folder / "config.json"
-    return json.loads(path.read_bytes()) if path.exists() else {}
+    return read_json(path) if path.exists() else {}

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from importlib import util
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from repro.errors import ModelError, one_line
-from repro.files import safetensors
+from repro.models.checkpoint_files import weight_files
 from repro.models.devices import best_device
 from repro.models.registry import ModelEntry, entry
 from repro.models.weights import obtain
@@ -34,7 +35,8 @@ def load_model(
 
     model = name if isinstance(name, ModelEntry) else entry(name)
     folder = obtain(model)
-    safetensors(folder)
+    weight_files(folder)
+    _check_tokenizer(folder)
     try:
         tokenizer, network, report = _read(folder, dtype or torch.float32)
     except Exception as error:  # a damaged file makes the libraries raise almost anything
@@ -46,6 +48,19 @@ def load_model(
     if network.get_input_embeddings().num_embeddings < len(tokenizer):
         raise ModelError(f"{model.name}: the tokenizer has more tokens than the model")
     return network.to(device or best_device()).eval(), tokenizer
+
+
+def _check_tokenizer(folder: Path) -> None:
+    """Raise ModelError if the tokenizer needs sentencepiece, which transformers' error hides."""
+    path = folder / "tokenizer.model"
+    if (folder / "tokenizer.json").exists() or not path.exists() or util.find_spec("sentencepiece"):
+        return
+    with path.open("rb") as file:
+        if file.read(1) == b"\n":  # the first byte of sentencepiece's files; tiktoken's are text
+            raise ModelError(
+                f"{folder} holds its tokenizer as {path.name} only, which needs sentencepiece:"
+                " pip install sentencepiece protobuf"
+            )
 
 
 def _read(folder: Path, dtype: torch.dtype) -> tuple:

@@ -8,10 +8,11 @@ from importlib import resources
 from pathlib import Path
 
 from repro.errors import ModelError
-from repro.files import safetensors, sha256
+from repro.files import sha256
 from repro.models import hub
+from repro.models.checkpoint_files import content_id, weight_files
 from repro.models.gguf import convert, converted_folder, installed_parts
-from repro.models.registry import ModelEntry
+from repro.models.registry import ModelEntry, entries
 
 TEXT = (".json", ".txt")  # Git may change the line ends of these
 IDENTIFYING = (".safetensors", ".model", *TEXT)  # files that results depend on
@@ -20,13 +21,19 @@ IDENTIFYING = (".safetensors", ".model", *TEXT)  # files that results depend on
 def weights_id(model: ModelEntry) -> str:
     """Return what identifies a model in records: a Hub revision or a SHA-256.
 
-    It needs no download. The SHA-256 of a folder, and of a bundled model, covers the weights, the
-    configuration and the tokenizer.
+    It needs no download. The identity of a folder, and of a bundled model, covers the weights, the
+    configuration and the tokenizer. A folder is identified by the content of its tensors; a
+    bundled model by its files, as in the records that come with it, and so is a copy of it.
     """
     if model.hub:
         return f"{model.hub['id']}@{model.hub['revision']}"
     if model.gguf:
         return f"sha256:{model.gguf['sha256']}"
+    if not model.bundled:
+        content = content_id(locate(model))
+        copied = (m for m in entries().values() if m.bundled and available(m))
+        same = (m for m in copied if content_id(bundled_folder(m)) == content)
+        return next(map(weights_id, same), content)
     digest, folder = hashlib.sha256(), locate(model)
     for path in sorted(p for p in folder.iterdir() if p.suffix in IDENTIFYING):
         digest.update(f"{path.name}:{sha256(path, text=path.suffix in TEXT)}\n".encode())
@@ -47,7 +54,7 @@ def locate(model: ModelEntry) -> Path:
         return Path(os.environ.get("REPRO_MODELS", "models")) / model.name
     if model.bundled:
         return _bundled_weights(model)
-    safetensors(model.folder)
+    weight_files(model.folder)
     return model.folder
 
 

@@ -1,9 +1,18 @@
-"""Numbers the paper states in its text beside figures that are only images."""
+"""The paper's sentences that claims quote: numbers beside figures, and where each sentence stands.
 
+The text of the paper is not shipped. `sentences.txt` holds hashes of its normalised sentences, by
+which a quote can be recognised.
+"""
+
+import hashlib
+import re
 from importlib import resources
 
 import pandas as pd
 import yaml
+
+BREAK = "…"  # in a quote: a page break inside the sentence
+HEADING_WORDS = 3  # at most so many words of a heading stand before a sentence of its paragraph
 
 
 def quoted() -> pd.DataFrame:
@@ -17,3 +26,52 @@ def quoted() -> pd.DataFrame:
     frame = pd.DataFrame(rows).rename(columns={"quoted": "name"})
     frame = frame.assign(section=frame["where"].str[0], value=frame["value"].astype(float))
     return frame[["name", "section", "quantity", "value", "unit"]]
+
+
+def sentences(text: str) -> list[str]:
+    """Return the normalised sentences of a text: lower-case words and numbers, no markup.
+
+    Paragraphs and items of lists end sentences, so a sentence that a page break divides has two
+    parts. In a quote `BREAK` marks the place. Symbols lose their typesetting:
+    $\\mathcal{D}_{train-0}^M$ and D_train-0 are the same.
+    """
+    found = []
+    for paragraph in re.split(rf"\n\s*\n|\n- |{BREAK}", _plain(text)):
+        for sentence in re.split(r"(?<=[.!?:])\s+(?=[A-Z])", " ".join(paragraph.split())):
+            if words := re.findall(r"[^\W_]+", sentence.lower()):
+                found.append(" ".join(words))
+    return found
+
+
+def fingerprint(sentence: str) -> str:
+    """Return the hash by which a normalised sentence is recognised."""
+    return hashlib.sha256(sentence.encode()).hexdigest()[:16]
+
+
+def fingerprints(text: str) -> list[str]:
+    """Return the hashes of a text's sentences, each also without the first words of a heading."""
+    hashes = set()
+    for sentence in sentences(text):
+        words = sentence.split()
+        for start in range(min(HEADING_WORDS, len(words) - 1) + 1):
+            hashes.add(fingerprint(" ".join(words[start:])))
+    return sorted(hashes)
+
+
+def known() -> set[str]:
+    """Return the hashes of the paper's sentences."""
+    text = (resources.files(__package__) / "sentences.txt").read_text(encoding="utf-8")
+    return {line for line in text.split() if not line.startswith("#")}
+
+
+def unknown_sentences(quote: str, hashes: set[str]) -> list[str]:
+    """Return the sentences of a quote that are not among the hashes of a text's sentences."""
+    return [one for one in sentences(quote) if fingerprint(one) not in hashes]
+
+
+def _plain(text: str) -> str:
+    """Return a text without the marks of typesetting: symbols, bold, footnote numbers."""
+    text = re.sub(r"\^\{?\\?(?:mathcal|text)?\{?M\}*", "", text)  # the model of a symbol
+    text = re.sub(r"\\[a-z]+|[${}*]", "", text)
+    text = re.sub(r"_(?=[a-z])", " ", text)
+    return re.sub(r"[⁰¹²³⁴-⁹]+", "", text)

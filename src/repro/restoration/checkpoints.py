@@ -10,9 +10,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from repro.errors import ConfigError, ModelError, StoreError
-from repro.files import safetensors, sha256
+from repro.files import sha256
 from repro.models import hub, registry, weights
-from repro.models.hub import COMPANIONS, INDEX
+from repro.models.checkpoint_files import index_of, read_index, read_json, weight_files
+from repro.models.hub import COMPANIONS
 
 
 def find(name: str | Path) -> Path:
@@ -42,7 +43,7 @@ class Checkpoint(Mapping[str, torch.Tensor]):
             ModelError: there are no safetensors, or a shard is missing, truncated or damaged.
         """
         self.folder = folder
-        self.files = _shards(folder)
+        self.files = weight_files(folder)
         self._open, self.shard = {}, {}
         for path in self.files:
             try:
@@ -59,10 +60,10 @@ class Checkpoint(Mapping[str, torch.Tensor]):
         self._check_index()
 
     def _check_index(self) -> None:
-        if (self.folder / INDEX).exists():
-            for name, file in _index(self.folder).items():
+        if index := index_of(self.folder):
+            for name, file in read_index(index).items():
                 if self.shard.get(name) != self.folder / file:
-                    raise ModelError(f"{self.folder / file} lacks {name}, which {INDEX} lists")
+                    raise ModelError(f"{self.folder / file} lacks {name}, which {index.name} lists")
 
     def __getitem__(self, name: str) -> torch.Tensor:
         """Return a tensor whose memory is the file."""
@@ -91,35 +92,7 @@ class Checkpoint(Mapping[str, torch.Tensor]):
 
     def config(self) -> dict:
         """Return `config.json`, empty where there is none."""
-        return _json(path) if (path := self.folder / "config.json").exists() else {}
-
-
-def _json(path: Path) -> dict:
-    try:
-        return json.loads(path.read_bytes())
-    except ValueError as error:
-        raise ModelError(f"{path} is not JSON ({error}): get it again") from error
-
-
-def _index(folder: Path) -> dict[str, str]:
-    names = _json(folder / INDEX).get("weight_map")
-    if not isinstance(names, dict) or any(Path(file).name != file for file in names.values()):
-        raise ModelError(f"{folder / INDEX} does not say which shard holds which tensor")
-    return names
-
-
-def _shards(folder: Path) -> list[Path]:
-    if (folder / INDEX).exists():
-        files = [folder / file for file in sorted(set(_index(folder).values()))]
-    elif (folder / "model.safetensors").exists():
-        files = [folder / "model.safetensors"]
-    else:
-        files = [p for p in safetensors(folder) if not p.name.startswith("consolidated")]
-    if missing := [path for path in files if not path.exists()]:
-        raise ModelError(f"{missing[0]} is missing, which {INDEX} lists")
-    if [path.name for path in files] == ["adapter_model.safetensors"]:
-        raise ModelError(f"{folder} holds a LoRA adapter: merge it into its model first")
-    return files
+        return read_json(path) if (path := self.folder / "config.json").exists() else {}
 
 
 class View(Mapping[str, torch.Tensor]):
@@ -239,7 +212,8 @@ def writing(path: Path):
 
 def copy_beside(source: Path, target: Path) -> None:
     """Copy configuration, tokenizer and generation settings, and the index of the shards last."""
-    for pattern in (*COMPANIONS, INDEX):
+    index = [path.name] if (path := index_of(source)) else []  # a stale one is left behind
+    for pattern in (*COMPANIONS, *index):
         for path in sorted(p for p in source.glob(pattern) if p.is_file()):
             with writing(target / path.name):
                 shutil.copyfile(path, target / path.name)

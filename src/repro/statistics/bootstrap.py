@@ -12,6 +12,7 @@ at Satterthwaite's degrees of freedom, since five samples say little of their ow
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -19,7 +20,9 @@ import pandas as pd
 from scipy import stats
 
 DRAWS = 2000
+GROUP_SEED = 1000  # of joint draws; beyond the places that single contrasts count from 1
 ENOUGH = 30  # questions of each level; a third as many must tell the models apart
+FEW = 100  # units whose counts are cached apart
 ARRAYS = ["values", "sizes", "strata"]
 Term = tuple[float, Mapping[str, object]]
 
@@ -38,6 +41,27 @@ def contrast(
     None stands for runs that are not in `units`, for terms of one training level with different
     data samples, for terms on different questions, and for strata of fewer than `enough` units.
     """
+    drawn = draws(units, terms, enough)
+    return drawn and (drawn.estimate, drawn.low, drawn.high)
+
+
+@dataclass(frozen=True)
+class Draws:
+    """A contrast with its paired 95 % interval, and the draws that it shares with other contrasts.
+
+    `deviations` has `DRAWS` values, each a redrawn contrast less the estimate, stretched for small
+    numbers. One draw redraws the same questions and the same data samples in every contrast, so the
+    draws of several contrasts are joint.
+    """
+
+    estimate: float
+    low: float
+    high: float
+    deviations: np.ndarray
+
+
+def draws(units: pd.DataFrame, terms: Iterable[Term], enough: int = ENOUGH) -> Draws | None:
+    """Return a contrast with its draws, or None; arguments as in `contrast`."""
     if units.empty:
         return None
     picked = [(weight, where.get("train_level"), _pick(units, where)) for weight, where in terms]
@@ -52,7 +76,7 @@ def contrast(
     values = [sum(float(w) * np.stack(rows["values"]) for w, rows in p) for p in groups.values()]
     if not _suffices(sum(group.mean(axis=0) for group in values), strata, enough):
         return None
-    return interval(values, sizes, strata)
+    return _drawn(values, sizes, strata, list(groups))
 
 
 def of_topics(divergence: pd.DataFrame) -> pd.DataFrame:
@@ -77,18 +101,41 @@ def interval(
     `values` has one array (samples × units) per group; the groups share their units and not their
     data samples. A single sample has no spread: the interval is then that sample's own.
     """
+    drawn = _drawn(values, sizes, strata, [None] * len(values), seed)
+    return drawn.estimate, drawn.low, drawn.high
+
+
+def _drawn(values: Sequence, sizes, strata, groups: Sequence[object], seed: int = 0) -> Draws:
+    """Return the contrast of `interval` with its draws; `groups` names the data samples' groups.
+
+    The interval numbers the groups by their place, the joint draws by their name: contrasts of one
+    group then redraw the same samples, those of different groups draw independently.
+    """
     each = [_ratios(group, sizes, strata) for group in values]
     estimate = float(sum(samples.mean() for samples in each))
     whole = sum(group.mean(axis=0) for group in values)
-    drawn = redrawn(whole, sizes, strata, seed)
-    deviation, parts = drawn - estimate, [(drawn.var(), len(sizes) - len(np.unique(strata)))]
-    for place, samples in enumerate(each):
+    questions = redrawn(whole, sizes, strata, seed)
+    alone = joint = questions - estimate
+    parts = [(questions.var(), len(sizes) - len(np.unique(strata)))]
+    for place, (group, samples) in enumerate(zip(groups, each, strict=True)):
         if len(samples) > 1:
-            one, alike = np.ones(len(samples)), np.zeros(len(samples))
-            deviation = deviation + redrawn(samples, one, alike, seed + 1 + place) - samples.mean()
+            alone = alone + _of_samples(samples, seed + 1 + place)
+            joint = joint + _of_samples(samples, _seed_of(group, seed + 1 + place))
             parts.append((samples.var(ddof=1) / len(samples), len(samples) - 1))
-    low, high = np.quantile(deviation, [0.025, 0.975]) * _stretch(parts)
-    return estimate, estimate + float(low), estimate + float(high)
+    stretch = _stretch(parts)
+    low, high = np.quantile(alone, [0.025, 0.975]) * stretch
+    return Draws(estimate, estimate + float(low), estimate + float(high), joint * stretch)
+
+
+def _of_samples(samples: np.ndarray, seed: int) -> np.ndarray:
+    """Return the deviations that redrawing data samples makes."""
+    one, alike = np.ones(len(samples)), np.zeros(len(samples))
+    return redrawn(samples, one, alike, seed) - samples.mean()
+
+
+def _seed_of(group: object, otherwise: int) -> int:
+    """Return the seed of a group of data samples: its own where it is a number (a level)."""
+    return GROUP_SEED + int(group) if isinstance(group, int | np.integer) else otherwise
 
 
 def _ratios(values: np.ndarray, sizes: np.ndarray, strata: np.ndarray) -> np.ndarray:
@@ -105,12 +152,12 @@ def redrawn(values: np.ndarray, sizes: np.ndarray, strata: np.ndarray, seed: int
     key = np.ascontiguousarray(strata, dtype=np.int64).tobytes()
     # float32 throughout: mixed types would copy the counts at every call.
     both = np.stack([values, sizes], axis=1).astype(np.float32)
-    sums = [counts @ both[own] for own, counts in _counts(key, seed)]
+    counted = _counts if len(sizes) > FEW else _few_counts
+    sums = [counts @ both[own] for own, counts in counted(key, seed)]
     return np.mean([s[:, 0] / s[:, 1] for s in sums], axis=0, dtype=float)
 
 
-@lru_cache(maxsize=8)
-def _counts(strata: bytes, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
+def _count(strata: bytes, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
     """Return each stratum's places and how often each is drawn: one fewer than there are."""
     generator, found = np.random.default_rng(seed), np.frombuffer(strata, np.int64)
     made = []
@@ -120,6 +167,11 @@ def _counts(strata: bytes, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
         counts = generator.multinomial(max(len(own) - 1, 1), chance, size=DRAWS)
         made.append((own, counts.astype(np.float32)))
     return made
+
+
+# The counts of many questions take tens of MB; those of a few data samples must not displace them.
+_counts = lru_cache(maxsize=8)(_count)
+_few_counts = lru_cache(maxsize=128)(_count)
 
 
 def _stretch(parts: list[tuple[float, int]]) -> float:

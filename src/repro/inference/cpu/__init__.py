@@ -1,1 +1,1 @@
-"""The CPU engine: LLaMA and Gemma 3 in compiled kernels, each shared prefix computed once."""
+"""The CPU engine: LLaMA, Qwen2 and Gemma 3 in compiled kernels, over trees of shared prefixes."""

@@ -1,8 +1,9 @@
-"""What a layer of LLaMA and of Gemma 3 consists of, in the words of `cpu_engine`.
+"""The parts of LLaMA, Qwen2 and Gemma 3 that `cpu_engine` computes with.
 
-Both attend, then widen, and add what comes of each to the state they were given. Gemma also
-normalises queries, keys and what is added, counts its norms' weights from 1, gates by GELU, and
-lets most layers attend to a window only, with angles of their own.
+A layer is attention, then MLP, each after a norm and with a residual. Qwen2 is LLaMA with biases on
+q, k and v. Gemma 3 also normalises queries, keys and what is added to the residual, counts its
+norms' weights from 1, gates by GELU, and lets most layers attend to a window only, with a rotary
+embedding of their own.
 """
 
 from collections.abc import Callable
@@ -11,7 +12,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import nn
-from transformers import Gemma3ForCausalLM, LlamaForCausalLM, PreTrainedModel
+from transformers import (
+    Gemma3ForCausalLM,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    Qwen2ForCausalLM,
+)
 
 # silu(x) is x · σ(x), and GELU with tanh is x · σ(ax + bx³).
 SILU = np.float32(1), np.float32(0)
@@ -84,6 +90,7 @@ def _llama(network) -> Parts:
             **_products(layer),
             norm=norm(layer.input_layernorm),
             wide_norm=norm(layer.post_attention_layernorm),
+            window=getattr(layer.self_attn, "sliding_window", None) or ALL,
         )
         for layer in network.model.layers
     ]
@@ -122,5 +129,6 @@ def _products(layer) -> dict:
 
 KNOWN: dict[type, Callable[[PreTrainedModel], Parts]] = {
     LlamaForCausalLM: _llama,
+    Qwen2ForCausalLM: _llama,
     Gemma3ForCausalLM: _gemma,
 }

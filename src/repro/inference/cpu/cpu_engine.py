@@ -1,4 +1,4 @@
-"""LLaMA and Gemma 3 on a CPU: each distinct beginning of texts is computed once, and little else.
+"""LLaMA, Qwen2 and Gemma 3 on a CPU; each prefix that texts share is computed once.
 
 With a few million parameters most of the time goes into what surrounds the matrix products: many
 short operations, padding, keys and values copied from row to row; with a hundred million a quarter
@@ -25,7 +25,7 @@ from transformers import PreTrainedModel
 
 from repro.inference.cpu import architectures, cpu_kernels
 from repro.inference.kv_cache import BUDGET
-from repro.models import devices
+from repro.models import architecture, devices
 
 STATES = 10  # of the usual size that a layer has in memory at a time
 ROUNDING = 0.1  # of all logits, how far two ways to compute them in bfloat16 may be apart
@@ -124,22 +124,27 @@ class _Attend(Function):
 
 
 class _Product(Function):
-    """x · weightᵀ for states in bfloat16, with the weight `as_used`: bfloat16, or its float32."""
+    """x · weightᵀ + bias for states in bfloat16.
+
+    The weight is multiplied `as_used`: in bfloat16, or in float32 with the values of bfloat16. The
+    sum is rounded once, after the bias is added.
+    """
 
     @staticmethod
-    def forward(ctx, x, weight, as_used):
+    def forward(ctx, x, weight, bias, as_used):
         ctx.save_for_backward(x, as_used)
-        return _multiply(x, as_used.T)
+        ctx.biased, given = bias is not None, x.to(as_used.dtype)
+        if bias is not None:
+            bias = bias.to(x.dtype).to(as_used.dtype)
+        return linear(given, as_used, bias).to(x.dtype)
 
     @staticmethod
     def backward(ctx, grad):
         x, as_used = ctx.saved_tensors
+        to_x = (grad.to(as_used.dtype) @ as_used).to(grad.dtype)
         to_weight = grad.T.to(as_used.dtype) @ x.to(as_used.dtype)
-        return _multiply(grad, as_used), to_weight, None
-
-
-def _multiply(x: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
-    return (x.to(matrix.dtype) @ matrix).to(x.dtype)
+        to_bias = grad.float().sum(0) if ctx.biased else None
+        return to_x, to_weight, to_bias, None
 
 
 # --- texts as a tree ----------------------------------------------------------------------------
@@ -348,13 +353,13 @@ class Lean:
 
     def _linear(self, x, layer: torch.nn.Linear):
         if self.dtype is torch.float32:
-            return linear(x, layer.weight)
-        return _compute(_Product, x, layer.weight, self._kept(layer.weight))
+            return linear(x, layer.weight, layer.bias)
+        return _compute(_Product, x, layer.weight, layer.bias, self._kept(layer.weight))
 
     def _added(self, states, x, layer: torch.nn.Linear, norm: architectures.Norm | None):
         if norm is not None:
             return states + self._norm(norm, self._linear(x, layer))
-        if self.dtype is torch.float32:
+        if self.dtype is torch.float32 and layer.bias is None:
             return torch.addmm(states, x, layer.weight.T)
         return states + self._linear(x, layer)
 
@@ -402,8 +407,9 @@ def fits(network: PreTrainedModel) -> bool:
     if type(network) not in architectures.KNOWN or kinds not in possible:
         return False
     names = "attention_dropout", "attn_logit_softcapping", "final_logit_softcapping"
-    biased = any("bias" in name for name, _ in network.named_parameters())
-    if biased or any(getattr(config, name, None) for name in names):  # no text below would show it
+    biases = (name.split(".") for name, _ in network.named_parameters() if name.endswith("bias"))
+    unknown = any(module not in architecture.PROJECTIONS for *_, module, _ in biases)
+    if unknown or any(getattr(config, name, None) for name in names):  # no text below would show it
         return False
     # Tokens from the midst of the vocabulary: the first may be special, and theirs are states so
     # large that in bfloat16 transformers itself is a fifth off.

@@ -1,0 +1,105 @@
+"""Many comparisons at once: intervals that hold together, adjusted p-values, pooled effects.
+
+One 95 % interval misses the truth once in twenty times, so among twenty comparisons one that looks
+decided is no news. Simultaneous intervals contain all true values of a family with 95 %
+probability. Holm's method adjusts p-values so that any false rejection in a family has at most the
+probability of the level. Partial conjunction tests whether an effect is there in at least u of k
+comparisons: u = k asks for all of them, u = 1 for any of them.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from scipy import stats
+
+LEVEL = 0.95
+
+
+def simultaneous(
+    estimates: np.ndarray, deviations: np.ndarray, level: float = LEVEL
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the bounds (low, high) of intervals that together cover with probability `level`.
+
+    `estimates` has k values, `deviations` (draws × k) the joint bootstrap draws less the estimates.
+    Max-t intervals: every estimate ± c standard errors, where c is the quantile over draws of the
+    largest absolute deviation in standard errors. They use how the comparisons depend on each
+    other, so they are narrower than Bonferroni's. An estimate whose draws never move keeps zero
+    width.
+    """
+    errors = deviations.std(axis=0)
+    moving = errors > 0
+    if not moving.any():
+        return estimates.copy(), estimates.copy()
+    largest = np.abs(deviations[:, moving] / errors[moving]).max(axis=1)
+    half = np.quantile(largest, level) * errors
+    return estimates - half, estimates + half
+
+
+def widened(distance: np.ndarray, k: int, level: float = LEVEL) -> np.ndarray:
+    """Return distances from estimates to the ends of their own intervals, widened for k of them.
+
+    Bonferroni's correction by normal quantiles, for comparisons without joint draws.
+    """
+    single, together = (1 + level) / 2, 1 - (1 - level) / (2 * k)
+    return distance * stats.norm.ppf(together) / stats.norm.ppf(single)
+
+
+def holm(p_values: Sequence[float]) -> np.ndarray:
+    """Return p-values adjusted by Holm's step-down method, in the order given."""
+    p_values = np.asarray(p_values, float)
+    order = np.argsort(p_values, kind="stable")
+    factors = np.arange(len(p_values), 0, -1)
+    adjusted = np.empty_like(p_values)
+    adjusted[order] = np.minimum(np.maximum.accumulate(factors * p_values[order]), 1)
+    return adjusted
+
+
+def partial_conjunction(p_values: Sequence[float], at_least: int) -> float:
+    """Return the p-value of "the effect is there in at least `at_least` of the comparisons".
+
+    The null is that fewer have it. Benjamini and Heller (2008) with Bonferroni's method: of the
+    k − u + 1 largest p-values the smallest, times their number. It is valid however the comparisons
+    depend on each other. Raises ValueError unless 1 ≤ at_least ≤ k.
+    """
+    k = len(p_values)
+    if not 1 <= at_least <= k:
+        raise ValueError(f"at least {at_least} of {k} comparisons: must be between 1 and {k}")
+    largest = k - at_least + 1
+    return float(min(1.0, largest * np.sort(np.asarray(p_values, float))[at_least - 1]))
+
+
+def one_sided_p(estimate: float, low: float, high: float, level: float = LEVEL) -> float:
+    """Return the p-value of "the true value is above zero" that fits an interval of `level`.
+
+    It is at most (1 − level) / 2 exactly where `low` is at least 0; the distance to the end that
+    faces zero gives the standard error. An interval without width or without ends gives 1.
+    """
+    distance = estimate - low if estimate > 0 else high - estimate
+    if not distance > 0:
+        return 1.0
+    return float(stats.norm.sf(estimate / distance * stats.norm.ppf((1 + level) / 2)))
+
+
+def pooled(
+    estimates: np.ndarray, deviations: np.ndarray, level: float = LEVEL
+) -> tuple[float, float, float]:
+    """Return the mean effect over the comparisons with its interval, from joint draws.
+
+    Crossed over questions and data samples as the draws are: what all comparisons share does not
+    average out. Arguments as in `simultaneous`.
+    """
+    tail = (1 - level) / 2
+    estimate = float(estimates.mean())
+    low, high = np.quantile(deviations.mean(axis=1), [tail, 1 - tail])
+    return estimate, estimate + float(low), estimate + float(high)
+
+
+def non_inferior(low: float, high: float, margin: float) -> bool | None:
+    """Return whether a loss larger than `margin` is ruled out: True, False, or None if undecided.
+
+    `low` and `high` bound new minus old. True: the interval lies above −margin. False: it lies
+    below, so the loss is larger than the margin. Raises ValueError unless the margin is positive.
+    """
+    if not margin > 0:
+        raise ValueError(f"the margin must be positive, not {margin:g}")
+    return True if low > -margin else False if high < -margin else None
