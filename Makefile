@@ -11,7 +11,7 @@ SITE := book/_build/html/index.html
 help:
 	@echo "make book   install, run what is missing or stale, build the site, print its path"
 	@echo "make test   install, lint, run the tests"
-	@echo "make lint   install, check style and formatting"
+	@echo "make lint   install, check style, formatting, layers and types"
 	@echo "make clean  remove the site, the executed notebooks and the virtual environment"
 
 install: $(VENV)/installed
@@ -32,6 +32,8 @@ book: install
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/mypy
 
 # Two processes, each with whole files, because most tests wait for a command to start.
 test: lint

@@ -174,7 +174,7 @@ from pathlib import Path
 from repro.data import facts
 from repro.measures import mastery
 from repro.models import loading
-network, tokenizer = loading.load({str(place.model)!r}, device="cpu")
+network, tokenizer = loading.load_model({str(place.model)!r}, device="cpu")
 calls = []
 network.register_forward_hook(lambda *_: calls.append(1))
 chosen = facts.load(Path({str(place.data)!r})).groupby("split").head(12)

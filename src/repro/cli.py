@@ -3,11 +3,11 @@
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from argparse import Namespace
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Annotated, Any, Literal, NoReturn
+from typing import Annotated, Any, Literal, NoReturn, cast
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -136,7 +136,7 @@ def _signals_raise() -> Iterator[None]:
 
     # Python drops a Ctrl-C that arrives inside a destructor, such as a progress bar's, and the
     # study would go on. It tells this hook so, and a moment later the interrupt is raised again.
-    def dropped(unraisable) -> None:
+    def dropped(unraisable: Any) -> None:
         if unraisable.exc_type is KeyboardInterrupt and hasattr(signal, "setitimer"):
             signal.signal(signal.SIGALRM, signal.default_int_handler)
             signal.setitimer(signal.ITIMER_REAL, 0.01)
@@ -169,18 +169,19 @@ def _on_terminate(handler: Any) -> Any:
 class _Command(TyperCommand):
     """A command whose examples are printed as written, and whose --percent takes many values."""
 
-    def format_epilog(self, ctx, formatter) -> None:
+    def format_epilog(self, ctx: Any, formatter: Any) -> None:
         """Print the examples, one a line, without wrapping them."""
         if self.epilog:
             with formatter.section("Examples"):
                 lines = (f"{'':{formatter.current_indent}}{x}\n" for x in self.epilog.splitlines())
                 formatter.write("".join(lines))
 
-    def collect_usage_pieces(self, ctx) -> list[str]:
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
         """Name the arguments as the help does: OUT in brackets, for it may be left out."""
-        return [self.options_metavar, *(x.metavar for x in self.params if x.opts[0][:1] != "-")]
+        arguments = [x for x in self.params if not x.opts[0].startswith("-")]
+        return ["[options]", *(str(x.metavar) for x in arguments)]
 
-    def parse_args(self, ctx, args: list[str]) -> list[str]:
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Read the words; `--percent 5 20 OTHER` means `--percent 5 --percent 20 OTHER`."""
         return super().parse_args(ctx, _each_percent(args))
 
@@ -190,7 +191,8 @@ def _each_percent(words: list[str]) -> list[str]:
 
     The first word that is not a number ends the list: a folder whose name is a number is `./20`.
     """
-    spelled, following = [], False
+    spelled: list[str] = []
+    following = False
     for place, word in enumerate(words):
         if word == "--":
             return spelled + words[place:]
@@ -215,23 +217,23 @@ def _is_number(word: str) -> bool:
 class _Commands(TyperGroup):
     """The commands by what they are for, like a table of contents."""
 
-    def format_options(self, ctx, formatter) -> None:
+    def format_options(self, ctx: Any, formatter: Any) -> None:
         """Print the commands first, then the few options that stand before one."""
         self.format_commands(ctx, formatter)
-        TyperCommand.format_options(self, ctx, formatter)
+        _Command.format_options(cast(Any, self), ctx, formatter)
 
-    def format_commands(self, ctx, formatter) -> None:
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
         """Print each group of commands under its title."""
         width = max(len(name) for name in self.commands)
-        groups: dict[str, list] = {}
+        groups: dict[str | None, list] = {}
         for name, command in self.commands.items():
             row = (f"{name:{width}}", command.short_help)
-            groups.setdefault(command.rich_help_panel, []).append(row)
+            groups.setdefault(cast(_Command, command).rich_help_panel, []).append(row)
         for title, rows in groups.items():
             with formatter.section(title), formatter.indentation():
                 formatter.write_dl(rows)
 
-    def format_epilog(self, ctx, formatter) -> None:
+    def format_epilog(self, ctx: Any, formatter: Any) -> None:
         """Print the settings, as written."""
         formatter.write(f"\n{SETTINGS}\n")
 
@@ -248,7 +250,7 @@ app = typer.Typer(
 )
 
 
-def _command(group: str, summary: str, *examples: str):
+def _command(group: str, summary: str, *examples: str) -> Callable[[Any], Any]:
     """Return a decorator that adds a function as a command of a group, with its examples."""
     return app.command(
         cls=_Command,
@@ -331,7 +333,7 @@ def models() -> None:
         absent = entry.get or ("missing" if entry.bundled else "from the Hub, with its licence")
         here = "here" if weights.available(entry) else absent
         mark = "*" if entry.name == registry.DEFAULT_MODEL else " "
-        millions = entry.parameters / 1e6
+        millions = (entry.parameters or 0) / 1e6
         size = f"{millions:,.{0 if millions >= 10 else 1}f} M"
         _say(f"{mark} {entry.name:20} {size:>9}  {entry.title:30} {here}")
     _say("* default. A folder of safetensors is a model too, and so is owner/name on the Hub.")
@@ -370,7 +372,7 @@ def data(
 
 def _open(
     model: str, profile: str, data: Path | None, learning_rate: float | None, dtype: str | None
-):
+) -> Any:
     from repro.study import open_study
 
     return open_study(model, profile, data, learning_rate, dtype)
@@ -603,7 +605,7 @@ def rank(
     json: Json = False,
 ) -> None:
     """Rank the parameters of two models by how much fine-tuning changed them (Table 3)."""
-    options = SimpleNamespace(**locals())
+    options = Namespace(**locals())
     from repro.restoration import restore_report
 
     _say(restore_report.rank(options))
@@ -639,7 +641,7 @@ def restore(
     ] = False,
 ) -> None:
     """Write TUNED with its most changed parameters set back to their values in BASE (§5)."""
-    options = SimpleNamespace(**locals())
+    options = Namespace(**locals())
     from repro.restoration import restore_report
 
     _say(restore_report.restore(options))
