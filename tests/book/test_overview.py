@@ -84,10 +84,12 @@ def test_overview_has_a_row_per_table_and_figure():
         "–",
     ]
     assert by_item.loc["Table 7", "paper"] == "3.54" and by_item.loc["Table 7", "ours"] != "–"
-    assert by_item.loc["Table 9", ["paper", "ours"]].tolist() == ["1.21", "1.50"]
+    assert by_item.loc["Table 9", ["paper", "ours"]].tolist() == ["1.05", "1.50"]
     assert by_item.loc["Table 10", ["paper", "ours"]].tolist() == ["1.33", "2.00"]
     assert by_item.loc["Table 11", "paper"] == "−45.50"
     assert by_item.loc["Table 11", "ours"] == "−15.00"
+    assert "(paper: 4 of 32; ours: 2 of 4;" in by_item.loc["Table 11", "quantity"]
+    assert "by our choice: top 20%" in by_item.loc["Table 9", "quantity"]
     assert "960 (paper: 1,920)" in by_item.loc["Table 2", "quantity"]
 
 

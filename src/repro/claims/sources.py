@@ -195,7 +195,7 @@ def _where(by_depth, modules, run: list[str], bounded: Callable) -> dict[str, pd
     by_depth = by_depth.assign(part=_parts(by_depth["layer"]))
     kinds, each = lifts(modules, [*run, "sample"], ["module"]), [*run, "sample", "part"]
     by_layer = lifts(by_depth, [*run, "sample"], ["part", "layer"])
-    quarters = by_depth.assign(quarter=_quarters(by_depth["layer"]))
+    quarters = by_depth.assign(quarter=locations.quarters(by_depth["layer"]))
     by_layer = by_layer.assign(uneven=(by_layer["lift"] - 1).abs()).sort_values("uneven")
     frames = {
         "layers": (lifts(by_depth, [*run, "sample"], ["part"]), "lift", "part"),
@@ -213,11 +213,6 @@ def _parts(layer: pd.Series) -> np.ndarray:
     number = layer.max() + 1
     first, last = layer < np.ceil(FIRST * number), layer >= number - np.ceil(LAST * number)
     return np.select([first, last], ["first", "last"], "middle")
-
-
-def _quarters(layer: pd.Series) -> pd.Series:
-    """Number the quarters of the layers from the lowest (0)."""
-    return 4 * layer // (layer.max() + 1)
 
 
 def _by_digits(rows: pd.DataFrame, value: str, _by: list[str]) -> pd.DataFrame:

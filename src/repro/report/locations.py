@@ -79,6 +79,11 @@ def named(places: pd.DataFrame) -> pd.DataFrame:
     return places.assign(module=short)
 
 
+def quarters(layer: pd.Series) -> pd.Series:
+    """Number the quarters of the layers from the lowest (0): 8 layers of 32, or 1 of 4."""
+    return 4 * layer // (layer.max() + 1)
+
+
 def lifts(places: pd.DataFrame, run: list[str], by: list[str]) -> pd.DataFrame:
     """Return share (percent of the chosen parameters), lift and number of cells of every group.
 
