@@ -86,8 +86,9 @@ html.table(quoted, "Changes of in-domain Acc quoted in Section 3.4")
 #
 # *The best accuracy comes with just 240 facts, whatever their level.* So it should rise up to 240 and
 # fall beyond. A comparison is *supported* when the 95 % interval of the difference lies on the paper's
-# side of zero, *contradicted* when it lies on the other side, and *undecided* otherwise. Where we have
-# no run of more than 240 facts, that half of the phenomenon stays undecided.
+# side of zero, *contradicted* when it lies on the other side also after correction for the number of
+# comparisons, and *undecided* otherwise. A statement *holds* when all its comparisons are supported.
+# Where we have no run of more than 240 facts, that half of the phenomenon stays undecided.
 #
 # All runs answer the same questions. Where their answers are kept, the interval is *paired*: questions
 # are drawn anew within each level, and data samples within each training level, together for all runs
