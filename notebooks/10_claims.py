@@ -11,19 +11,17 @@
 # ---
 
 # %% [markdown]
-# # Claims: what holds, and what does not
+# # Claims: what holds
 #
 # Every claim of the paper, checked on the paper's own tables and on the models measured here. A column
 # of signs is a claim, a row is a model; a click opens the claim: the paper's sentence, the numbers, and
 # what the verdict rests on. The verdicts are explained [below](the-rule).
 
-# %% tags=["parameters"]
+# %% tags=["parameters", "hide-input"]
 model = "default"
 profile = "default"
 
-# %%
-from IPython.display import Markdown
-
+# %% tags=["hide-input"]
 from repro.claims import claims, claims_page, printed_digits
 from repro.report import html
 from repro.study import open_study
@@ -73,20 +71,8 @@ claims_page.page(found, "Claims of the paper")
 # - **No harm** means a loss of less than one point. That margin is ours, and so are other conditions
 #   that the paper does not state; the claim's note says so.
 
-# %%
+# %% tags=["hide-cell"]
 html.table(claims.counts(found), "Verdicts on all claims")
-
-# %% [markdown]
-# ## What does not hold on the paper's own tables
-
-# %%
-Markdown(claims.listed(found, "paper", claims.CONTRADICTED, claims.NOT_REPRODUCED, claims.SLIP))
-
-# %% [markdown]
-# ## What does not hold on the model of this book
-
-# %%
-Markdown(claims.listed(found, sides[1].name, claims.CONTRADICTED))
 
 # %% [markdown]
 # ## What the printed digits say
@@ -94,7 +80,7 @@ Markdown(claims.listed(found, sides[1].name, claims.CONTRADICTED))
 # The accuracies of Table 2 are counts over a known number of facts, averaged over runs. Over how many?
 # The share of cells that could be such a mean, with the share of any two-decimal numbers that could:
 
-# %%
+# %% tags=["hide-cell"]
 html.table(
     printed_digits.by_runs(), "Cells of Table 2 that fit a mean over so many runs (%)", decimals=1
 )
@@ -102,7 +88,7 @@ html.table(
 # %% [markdown]
 # What does not fit three runs, by the level trained on:
 
-# %%
+# %% tags=["hide-cell"]
 html.table(
     printed_digits.by_model(printed_digits.RUNS), "Cells of Table 2 that fit a mean over three runs"
 )
@@ -111,11 +97,11 @@ html.table(
 # Table 3 holds shares of a sum. Formed in bfloat16, both parts of a share have eight significant bits.
 # The divisor that explains most shares of each row, and what random rows reach:
 
-# %%
+# %% tags=["hide-cell"]
 html.table(printed_digits.bfloat16(), "Shares of Table 3 that are ratios of eight-bit numbers")
 
 # %% [markdown]
 # Tables 2 and 4 report the same models after the same training:
 
-# %%
+# %% tags=["hide-cell"]
 html.table(printed_digits.reruns(), "Acc (%) by Table 2 and by Table 4, with the spread of Table 2")

@@ -259,16 +259,6 @@ def said(cell) -> str:
     return f"{cell.verdict}{basis} ({n} of {k})" if k > 1 else f"{cell.verdict}{basis}"
 
 
-def listed(found: pd.DataFrame, side: str, *wanted: str) -> str:
-    """Return the claims on which a side has a verdict, as a Markdown list with what it rests on."""
-    rows = found[(found["side"] == side) & found["verdict"].isin(wanted)]
-    lines = [
-        f"- {load()[row.id].text()} *({', '.join(load()[row.id].where)}: {said(row)}; {row.shows})*"
-        for row in rows.itertuples()
-    ]
-    return "\n".join(lines) or "None."
-
-
 def summarise(claim: Claim, found: Finding) -> str:
     """Return what the comparisons show: up to two estimates with intervals, or how many hold."""
     rows = found.rows

@@ -65,25 +65,26 @@ PARTS = {
 TITLES = {"paper": "the paper's tables"}
 CSS = """
 .claims-page{font-size:.9em}
-.claims-page fieldset{border:0;padding:0;margin:.15em 0;min-width:0}
-.claims-page legend{float:left;width:5.5em;padding:0;font-size:1em;font-weight:bold}
+.claims-page fieldset{border:0;padding:0 0 0 6em;margin:.15em 0;min-width:0}
+.claims-page legend{float:left;width:6em;margin-left:-6em;padding:0;font-size:1em;font-weight:bold}
 .claims-page form label{margin-right:.7em;white-space:nowrap;display:inline-block}
-.claims-page .matrix{display:flex;flex-wrap:wrap;gap:.5em 1.4em;margin:.8em 0}
+.claims-page .matrix{display:flex;flex-wrap:wrap;align-items:flex-start;gap:.5em 1.4em;
+  margin:.8em 0}
 .claims-page .matrix table{border-collapse:separate;border-spacing:1px;margin:0;width:auto}
 .claims-page .matrix caption{caption-side:top;text-align:left;font-weight:bold;padding:0;
   white-space:nowrap}
 .claims-page .matrix th{font-weight:normal;text-align:left;padding:0 .5em 0 0;border:0;
-  white-space:nowrap;line-height:1.25}
-.claims-page .matrix td{padding:0;border:0}
+  white-space:nowrap;line-height:1.1;font-size:.9em}
+.claims-page .matrix td{padding:0;border:0;line-height:1}
 .claims-page .sign{display:inline-block;width:1.35em;text-align:center;border-radius:.25em;
   line-height:1.35;color:inherit;text-decoration:none;border:1px solid transparent}
-.claims-page .matrix .sign{width:1.15em;line-height:1.15;font-size:.85em}
+.claims-page .matrix .sign{display:block;width:1.2em;line-height:1.2;font-size:.85em}
 .claims-page .chip{padding:.05em .4em;border-radius:.3em;white-space:nowrap}
 .claims-page .counts{line-height:1.8}
 .claims-page .not-testable-here{color:inherit;opacity:.55}
-.claims-page h4{margin:1em 0 .2em}
+.claims-page h4{margin:.8em 0 .1em;font-size:1.05em;color:inherit}
 .claims-page details.claim{border-bottom:1px solid rgba(128,128,128,.3)}
-.claims-page details.claim>summary{display:flex;gap:.6em;align-items:baseline;padding:.12em 0;
+.claims-page details.claim>summary{display:flex;gap:.6em;align-items:baseline;padding:.08em 0;line-height:1.45;
   cursor:pointer;list-style:none}
 .claims-page details.claim>summary::-webkit-details-marker{display:none}
 .claims-page summary:focus-visible,.claims-page a:focus-visible{outline:2px solid}
@@ -93,7 +94,7 @@ CSS = """
 .claims-page .where{flex:none;opacity:.75;font-size:.85em}
 .claims-page .body{padding:.2em 0 .8em 1em;overflow-wrap:anywhere}
 .claims-page blockquote{margin:.2em 0;padding:.1em .8em;border-left:3px solid rgba(128,128,128,.5);
-  background:none}
+  background:none;color:inherit}
 .claims-page .body ul{list-style:none;margin:.3em 0;padding:0}
 .claims-page .body li{margin:.2em 0}
 .claims-page .body p{margin:.2em 0}
@@ -101,7 +102,8 @@ CSS = """
 .claims-page .body a{color:inherit}
 .claims-page :target{outline:2px solid;outline-offset:.2em}
 @media (max-width:600px){
-  .claims-page legend{float:none;width:auto}
+  .claims-page legend{float:none;width:auto;margin:0}
+  .claims-page fieldset{padding:0}
   .claims-page .says{white-space:normal}
   .claims-page details.claim>summary{flex-wrap:wrap}
   .claims-page .says{flex-basis:100%;order:3}
@@ -155,7 +157,7 @@ def page(found: pd.DataFrame, title: str) -> Html:
     )
     form, rules = _filters(by_part, found, sides)
     text = f'<div class="claims-page"><style>{CSS}{_colours()}{rules}</style>'
-    text += f'{_counts(found, sides)}{form}<div class="matrix">{matrix}</div>{claims}'
+    text += f'{_counts(found, sides)}<div class="matrix">{matrix}</div>{form}{claims}'
     text += "<p><small>What the filters leave out is not listed.</small></p>"
     text += f"<script>{SCRIPT}</script></div>"
     downloads = csv_link(table(found), title).html + _json_link(found, title)
@@ -241,9 +243,11 @@ def _classes(part: str, claim: Claim, cells: dict, sides: list[str]) -> str:
 
 
 def _matrix(part: str, claims: list[Claim], cells: dict, sides: list[str]) -> str:
-    """Return one part of the matrix: a row for every side, a sign for every claim."""
+    """Return one part of the matrix: a row for each side that tests any, a sign for each claim."""
     rows = ""
     for side in sides:
+        if all(cells[claim.id, side].verdict == NOT_TESTABLE for claim in claims):
+            continue
         signs = ""
         for claim in claims:
             verdict = cells[claim.id, side].verdict
