@@ -13,9 +13,10 @@
 # %% [markdown]
 # # Claims: what holds
 #
-# Every claim of the paper, checked on the paper's own tables and on the models measured here. A column
-# of signs is a claim, a row is a model; a click opens the claim: the paper's sentence, the numbers, and
-# what the verdict rests on. The verdicts are explained [below](the-rule).
+# Every claim of the paper, from its abstract to Section 6 and in Appendices C and E, checked on its own
+# tables and on the models measured here. A column of signs is a claim, a row is a model; a click opens
+# the claim: the paper's sentence, the numbers, what the verdict rests on. [The verdicts explained](the-rule).
+# With another model: `papermill notebooks/10_claims.py -p model MODEL -p profile PROFILE`.
 
 # %% tags=["parameters", "hide-input"]
 model = "default"
@@ -32,12 +33,6 @@ found = claims.findings(sides)
 claims_page.page(found, "Claims of the paper")
 
 # %% [markdown]
-# To run it with another model first:
-#
-# ```bash
-# papermill notebooks/10_claims.py -p model MODEL -p profile PROFILE
-# ```
-#
 # (the-rule)=
 # ## The rule
 #

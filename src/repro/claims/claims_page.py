@@ -84,8 +84,8 @@ CSS = """
 .claims-page .not-testable-here{color:inherit;opacity:.55}
 .claims-page h4{margin:.8em 0 .1em;font-size:1.05em;color:inherit}
 .claims-page details.claim{border-bottom:1px solid rgba(128,128,128,.3)}
-.claims-page details.claim>summary{display:flex;gap:.6em;align-items:baseline;padding:.08em 0;line-height:1.45;
-  cursor:pointer;list-style:none}
+.claims-page details.claim>summary{display:flex;gap:.6em;align-items:baseline;
+  padding:.08em 0;line-height:1.45;  cursor:pointer;list-style:none}
 .claims-page details.claim>summary::-webkit-details-marker{display:none}
 .claims-page summary:focus-visible,.claims-page a:focus-visible{outline:2px solid}
 .claims-page .signs{flex:none;white-space:nowrap}
