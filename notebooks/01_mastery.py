@@ -13,11 +13,15 @@
 # %% [markdown]
 # # Mastery: what the model knows before fine-tuning
 #
-# Reproduces Section 3.1 of the paper with its Tables 1 and 8. To run it on another model:
+# Section 3.1 of the paper with its Tables 1 and 8.
+#
+# <details><summary>Run this page on another model</summary>
 #
 # ```bash
 # papermill notebooks/01_mastery.py -p model MODEL -p profile PROFILE
 # ```
+#
+# </details>
 
 # %% tags=["parameters"]
 model = "default"
@@ -28,14 +32,28 @@ import pandas as pd
 from IPython.display import Markdown
 
 from repro import paper
-from repro.report import html, mastery
+from repro.report import html, layout, mastery
 from repro.study import open_study
 
 s = open_study(model, profile)
-Markdown(f"**{s.model.title}**, profile `{s.profile.name}`. {s.model.note}")
+facts, ours, published = s.mastery(), s.results.distribution(), paper.table("distribution")
+layout.statement(mastery.result(ours, s.model.title), mastery.QUESTION)
+
+# %%
+layout.figure(
+    mastery.figure(pd.concat([ours, published])),
+    "1.1",
+    "Share of the training facts at each mastery level: our model and the five of the paper.",
+    alt="Bars: share of training facts per mastery level, for our model and the five of the paper",
+)
 
 # %% [markdown]
-# ## How well a fact is known
+# ## The question
+#
+# Fine-tuning may teach a model something new, or only how to say what it knows. To tell these apart,
+# the paper first measures how well the pre-trained model knows each fact.
+#
+# ## The method
 #
 # The model completes sentences such as “{subject} is located in”, and we count how often the
 # answer appears. The share of completions with the answer is *R* (Appendix F.1). Equation 1 turns
@@ -43,41 +61,33 @@ Markdown(f"**{s.model.title}**, profile `{s.profile.name}`. {s.model.note}")
 # included.
 
 # %%
-facts = s.mastery()
 Markdown(
-    f"{len(facts):,} facts; {s.profile.templates} sentences × {s.profile.draws} samples each, "
+    f"**{s.model.title}**, profile `{s.profile.name}`. {s.model.note} {len(facts):,} facts; "
+    f"{s.profile.templates} sentences × {s.profile.draws} samples each, "
     f"at most {s.profile.max_new_tokens} tokens long."
 )
 
-# %% mystnb={"image": {"alt": "Histogram of R over all facts, with a bar of its own for R = 0"}}
-mastery.rates_figure(facts)
+# %%
+layout.figure(
+    mastery.rates_figure(facts),
+    "1.2",
+    "How many facts have which R. Colours are mastery levels; R = 0 is a bar of its own.",
+    alt="Histogram of R over all facts, with a bar of its own for R = 0",
+)
 
 # %% [markdown]
 # ## Tables 1 and 8
 #
-# Ours first, then the paper's five models. A count of 0 is a count: the level exists and no fact
-# fell into it.
+# A count of 0 is a count: the level exists and no fact fell into it. A level with few facts cannot
+# be trained on at the larger sizes, and an accuracy measured on it has a wide interval.
 
 # %%
-ours = s.results.distribution()
-mastery.table(ours, f"Ours: {s.model.title}")
-
-# %%
-published = paper.table("distribution")
-mastery.table(published, "Tables 1 and 8 of the paper")
+mastery.tables(ours, s.model.title)
 
 # %%
 empty = ours[ours["count"] == 0].groupby("split", sort=False)["level"].agg(list)
-found = [f"{paper.SPLIT_TITLES[split].lower()} {levels}" for split, levels in empty.items()]
-Markdown("Levels without a single fact: " + ("; ".join(found) or "none") + ".")
-
-# %% [markdown]
-# The same as shares of the training facts. What follows for the rest of the book: a level with
-# few facts cannot be trained on at the larger sizes, and an accuracy measured on it has a wide
-# interval.
-
-# %% mystnb={"image": {"alt": "Bars: share of training facts per mastery level, for our model and the five of the paper"}}
-mastery.figure(pd.concat([ours, published]))
+missing = [f"{paper.SPLIT_TITLES[split].lower()} {levels}" for split, levels in empty.items()]
+Markdown("Levels without a single fact: " + ("; ".join(missing) or "none") + ".")
 
 # %%
 shares = mastery.level_shares(ours)
@@ -90,14 +100,24 @@ html.table(shares[columns], f"Shares (%) with 95 % intervals, {s.model.title}")
 # The ten in-domain topics are about places, the others are not. They are sorted by how much of
 # them the model does not know at all.
 
-# %% mystnb={"image": {"alt": "Bars: share of facts per mastery level for each in-domain topic"}}
+# %%
 questions = {topic.id: topic.question.replace("{subject}", "…") for topic in paper.TOPICS.values()}
 names = {topic: f"{topic}: {question}" for topic, question in questions.items()}
 outside = facts["split"] == "testood"
-mastery.topics_figure(facts[~outside], names)
+layout.figure(
+    mastery.topics_figure(facts[~outside], names),
+    "1.3",
+    "Share of facts at each level, by in-domain topic.",
+    alt="Bars: share of facts per mastery level for each in-domain topic",
+)
 
-# %% mystnb={"image": {"alt": "Bars: share of facts per mastery level for each out-of-domain topic"}}
-mastery.topics_figure(facts[outside], names)
+# %%
+layout.figure(
+    mastery.topics_figure(facts[outside], names),
+    "1.4",
+    "Share of facts at each level, by out-of-domain topic.",
+    alt="Bars: share of facts per mastery level for each out-of-domain topic",
+)
 
 # %% [markdown]
 # ## Sentences differ
@@ -106,9 +126,14 @@ mastery.topics_figure(facts[outside], names)
 # That is why the paper uses 21 of them. The best one of each topic returns in
 # [the token-level analysis](04_divergence).
 
-# %% mystnb={"image": {"alt": "Heat map: success rate of every mapping template, one row per topic"}}
+# %%
 success = mastery.template_rates(facts)
-mastery.templates_figure(success)
+layout.figure(
+    mastery.templates_figure(success),
+    "1.5",
+    "Success rate of every mapping template, by topic.",
+    alt="Heat map: success rate of every mapping template, one row per topic",
+)
 
 # %%
 texts = {topic.id: topic.mappings for topic in paper.TOPICS.values()}

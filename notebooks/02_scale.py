@@ -13,12 +13,17 @@
 # %% [markdown]
 # # Data size: more is not always better
 #
-# Reproduces Section 3.4 of the paper with its Figures 2 and 6 (Phenomena 1 and 2). To run it on
-# another model, or to judge the phenomena out of domain (`-p split testood`):
+# Section 3.4 of the paper with its Figures 2 and 6 (Phenomena 1 and 2).
+#
+# <details><summary>Run this page on another model</summary>
 #
 # ```bash
 # papermill notebooks/02_scale.py -p model MODEL -p profile PROFILE
 # ```
+#
+# `-p split testood` judges the phenomena out of domain.
+#
+# </details>
 
 # %% tags=["parameters"]
 model = "default"
@@ -31,61 +36,44 @@ from IPython.display import Markdown
 
 from repro import paper
 from repro.claims import phenomena
-from repro.report import html, scale
+from repro.report import html, layout, scale
 from repro.statistics import summary, verdicts
 from repro.study import open_study
 
 s = open_study(model, profile)
-Markdown(
-    f"**{s.model.title}**, profile `{s.profile.name}`, {s.profile.samples} data sample(s) per "
-    f"size. Learning rate {s.model.learning_rate:g}."
+means, answers = summary.means(s.results.accuracy()), s.results.answers()
+
+# %%
+few = phenomena.accuracy_rises(means, split, answers)
+many = phenomena.accuracy_falls(means, split, answers)
+second = phenomena.level_0_is_worst(means, split, answers)
+first = pd.concat([few, many])
+layout.findings(s.model.title, scale.findings(few, many, second))
+
+# %%
+layout.figure(
+    scale.figure(means, paper.table("restore")),
+    "2.1",
+    "Acc after fine-tuning on so many facts of one level. The paper prints two points of each"
+    " curve (Table 4); its Figures 2 and 6 are images. Bands are 95 % intervals over questions.",
+    alt="Accuracy against the number of training facts, the paper's beside ours on one scale, in"
+    " and out of domain, one line per training level",
 )
 
 # %% [markdown]
-# ## Figures 2 and 6
+# ## The question
+#
+# *The best accuracy comes with just 240 facts, whatever their level* (Phenomenon 1). *With many facts,
+# the level of the training data matters: level 0 is the worst, and falls most* (Phenomenon 2).
+#
+# ## The method
 #
 # One model is fine-tuned for every mastery level of its training facts and every number of facts.
 # *Acc* is the mean of the accuracies on the test facts of each level (Section 3.3); a level
-# without test facts does not enter. Bands are 95 % intervals over the questions; the dashed line
-# is the model before fine-tuning, asked with the same prompt; hollow markers stand for all facts of
-# a level.
-
-# %%
-means = summary.means(s.results.accuracy())
-
-# %% mystnb={"image": {"alt": "Accuracy against the number of training facts, in and out of domain, one line per training level"}}
-scale.figure(means)
-
-# %%
-rows = means[means["split"] == "test"]
-scale.table(rows, f"In-domain Acc (%) of {s.model.title}, with spread and 95 % interval")
-
-# %%
-rows = means[means["split"] == "testood"]
-scale.table(rows, f"Out-of-domain Acc (%) of {s.model.title}, with spread and 95 % interval")
-
-# %% [markdown]
-# ## The paper's numbers
+# without test facts does not enter. The dashed line is the model before fine-tuning, asked with the
+# same prompt; hollow markers stand for all facts of a level.
 #
-# Figures 2 and 6 of the paper are images. Two points of each curve for LLaMA-3-8B are printed in its
-# Table 4, in the rows without restoration:
-
-# %% mystnb={"image": {"alt": "The paper's accuracy at 240 and 1,920 training facts, one line per training level"}}
-scale.figure(paper.table("restore"))
-
-# %% [markdown]
-# The text quotes four changes. We compute each once more from the paper's Table 4, and from our runs.
-
-# %%
-answers = s.results.answers()
-quoted = phenomena.quoted_changes(means, answers)
-html.table(quoted, "Changes of in-domain Acc quoted in Section 3.4")
-
-# %% [markdown]
-# ## Phenomenon 1
-#
-# *The best accuracy comes with just 240 facts, whatever their level.* So it should rise up to 240 and
-# fall beyond. A comparison is *supported* when the 95 % interval of the difference lies on the paper's
+# A comparison is *supported* when the 95 % interval of the difference lies on the paper's
 # side of zero, *contradicted* when it lies on the other side also after correction for the number of
 # comparisons, and *undecided* otherwise. A statement *holds* when all its comparisons are supported.
 # Where we have no run of more than 240 facts, that half of the phenomenon stays undecided.
@@ -96,10 +84,36 @@ html.table(quoted, "Changes of in-domain Acc quoted in Section 3.4")
 # added up as if they stood *apart*, which makes the interval wide.
 
 # %%
+Markdown(
+    f"**{s.model.title}**, profile `{s.profile.name}`, {s.profile.samples} data sample(s) per "
+    f"size. Learning rate {s.model.learning_rate:g}."
+)
+
+# %% [markdown]
+# ## Figures 2 and 6 as numbers
+
+# %%
+parts = {}
+for name, part in (("In-domain", "test"), ("Out-of-domain", "testood")):
+    title = f"{name} Acc (%) of {s.model.title}, with spread and 95 % interval"
+    parts[name] = scale.table(means[means["split"] == part], title)
+layout.tabs(parts, "Figures 2 and 6")
+
+# %% [markdown]
+# The text of the paper quotes four changes. We compute each once more from the paper's Table 4, and
+# from our runs.
+
+# %%
+quoted = phenomena.quoted_changes(means, answers)
+html.table(quoted, "Changes of in-domain Acc quoted in Section 3.4")
+
+# %% [markdown]
+# ## Phenomenon 1
+#
+# It should rise up to 240 facts and fall beyond.
+
+# %%
 where = paper.SPLIT_TITLES[split].lower()
-few = phenomena.accuracy_rises(means, split, answers)
-many = phenomena.accuracy_falls(means, split, answers)
-first = pd.concat([few, many])
 said = {f"Phenomenon 1, {where}": first, "It rises up to 240 facts": few, "It falls beyond": many}
 Markdown("\n\n".join(verdicts.sentence(name, rows) for name, rows in said.items()))
 
@@ -109,11 +123,9 @@ html.table(first[verdicts.SHOWN], "Phenomenon 1: differences in points")
 # %% [markdown]
 # ## Phenomenon 2
 #
-# *With many facts, the level of the training data matters: level 0 is the worst, and falls most.*
 # Compared at the largest size that two levels have.
 
 # %%
-second = phenomena.level_0_is_worst(means, split, answers)
 Markdown(verdicts.sentence(f"Phenomenon 2, {where}", second))
 
 # %%
@@ -135,5 +147,10 @@ best = scale.best_rate(rates)
 tried = f"Best on dev: {best:g}." if best else "This profile tries no rates."
 Markdown(f"{tried} Used: {s.model.learning_rate:g}.")
 
-# %% mystnb={"image": {"alt": "Right answers on the dev split against the learning rate, with the chosen rate marked"}}
-scale.learning_rate_figure(rates, s.model.learning_rate)
+# %%
+layout.figure(
+    scale.learning_rate_figure(rates, s.model.learning_rate),
+    "2.2",
+    "Right answers on dev by learning rate, with 95 % intervals.",
+    alt="Right answers on the dev split against the learning rate, with the chosen rate marked",
+)

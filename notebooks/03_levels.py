@@ -13,12 +13,17 @@
 # %% [markdown]
 # # Mastery of the training facts: which questions to train on
 #
-# Reproduces Table 2 of the paper (Section 3.4). To run it on another model, or at another data size
-# (`-p size 240`):
+# Section 3.4 of the paper with its Table 2.
+#
+# <details><summary>Run this page on another model</summary>
 #
 # ```bash
 # papermill notebooks/03_levels.py -p model MODEL -p profile PROFILE
 # ```
+#
+# `-p size 240` shows another data size.
+#
+# </details>
 
 # %% tags=["parameters"]
 model = "default"
@@ -30,49 +35,63 @@ from IPython.display import Markdown
 
 from repro import paper
 from repro.claims import phenomena
-from repro.report import html, levels
+from repro.report import html, layout, levels
 from repro.statistics import summary, verdicts
 from repro.study import open_study
 
 s = open_study(model, profile)
-accuracy = summary.tuned(s.results.accuracy())
-means = summary.means(accuracy)
+accuracy, answers = summary.tuned(s.results.accuracy()), s.results.answers()
+means, by_level = summary.means(accuracy), summary.per_level(accuracy)
 size = phenomena.largest_common_size(means) if size == "largest" else int(size)
-Markdown(f"**{s.model.title}**, profile `{s.profile.name}`, {size:,} training facts.")
 
-# %% [markdown]
-# ## Table 2
-#
-# Rows: the mastery level the model was trained on. Columns: the level it is tested on, and *Acc*,
-# their mean. The best row of each column is bold. Subscripts are standard deviations over data
-# samples (shown from two samples on), small print is the 95 % interval over questions. A dash is a
-# cell that cannot exist: no test facts of that level, or too few facts to train on.
+# %%
+inside = phenomena.balance(by_level, means, size, "test", answers)
+outside = phenomena.balance(by_level, means, size, "testood", answers)
+layout.findings(s.model.title, levels.findings(inside, outside, size))
 
 # %%
 rows = levels.frame(accuracy)
 rows = rows[rows["train_size"] == size]
-levels.table(rows, f"Ours: {size:,} training facts")
-
-# %%
-levels.table(paper.table("accuracy_1920"), "Table 2 of the paper: 1,920 training facts")
+layout.figure(
+    levels.figure(rows, paper.table("accuracy_1920")),
+    "3.1",
+    f"Accuracy on in-domain facts of each level: LLaMA-3-8B after 1,920 facts, ours after {size:,}.",
+    alt="Accuracy by the level of the test facts, one line per training level, the paper's beside"
+    " ours on one scale",
+)
 
 # %% [markdown]
-# ## What the paper reads from it
+# ## The question
 #
 # *Training on facts the model hardly knows hurts the facts it knows well; training on well-known
-# facts hurts the little-known ones; the middle is best overall.* The highest level we can train on
-# takes the place of level 4. Intervals and verdicts as in [the notebook on data size](02_scale).
+# facts hurts the little-known ones; the middle is best overall.*
+#
+# ## The method
+#
+# Rows: the mastery level the model was trained on. Columns: the level it is tested on, and *Acc*,
+# their mean. The best row of each column is bold. A dash is a cell that cannot exist: no test facts
+# of that level, or too few facts to train on. The highest level we can train on takes the place of
+# level 4. Intervals and verdicts as in [the notebook on data size](02_scale).
 
 # %%
-levels, answers = summary.per_level(accuracy), s.results.answers()
-inside = phenomena.balance(levels, means, size, "test", answers)
+Markdown(f"**{s.model.title}**, profile `{s.profile.name}`, {size:,} training facts.")
+
+# %% [markdown]
+# ## Table 2
+
+# %%
+levels.tables(rows, size)
+
+# %% [markdown]
+# ## The comparisons, one by one
+
+# %%
 Markdown(verdicts.sentence("In domain", inside))
 
 # %%
 html.table(inside[verdicts.SHOWN], "In domain: differences in points")
 
 # %%
-outside = phenomena.balance(levels, means, size, "testood", answers)
 Markdown(verdicts.sentence("Out of domain", outside))
 
 # %%

@@ -13,12 +13,17 @@
 # %% [markdown]
 # # Parameter level: undoing part of the change
 #
-# Reproduces Section 5 of the paper with its Tables 3, 4 and 6. `frac` is a share of the parameters,
-# from 0 to 1, to restore besides the profile's own:
+# Section 5 of the paper with its Tables 3, 4 and 6.
+#
+# <details><summary>Run this page on another model</summary>
 #
 # ```bash
 # papermill notebooks/05_restore.py -p frac 0.4 -p model MODEL -p profile PROFILE
 # ```
+#
+# `frac` is a share of the parameters, from 0 to 1, to restore besides the profile's own.
+#
+# </details>
 
 # %% tags=["parameters"]
 model = "default"
@@ -31,39 +36,66 @@ from IPython.display import Markdown
 
 from repro import book, paper
 from repro.claims import phenomena
-from repro.report import html, restoration
+from repro.report import html, layout, restoration
 from repro.statistics import summary, verdicts
 from repro.study import open_study
-from repro.study.results import restoration_requests
 
 share = round(100 * book.fraction(frac), 6)
 s = open_study(model, profile)
+
+# %%
+accuracy, answers = restoration.results(s, share)
+means = summary.means(accuracy)
+first = phenomena.restoring_helps(means, share, "test", answers)
+fitted = phenomena.restoring_helps(means, share, "train", answers)
+second = phenomena.larger_gain(means, answers)
+layout.findings(s.model.title, restoration.findings(first, fitted, second, share))
+
+# %%
+layout.figure(
+    restoration.figure(means, "test", share, paper.table("restore")),
+    "5.1",
+    "In-domain Acc after restoring a share of the parameters. Rings mark the share chosen.",
+    alt="In-domain accuracy against the restored share, the paper's beside ours on one scale, one"
+    " line per training level",
+)
+
+# %% [markdown]
+# ## The question
+#
+# *Much of the change that fine-tuning makes is unnecessary: setting part of it back improves every
+# model* (Finding 1). *Models trained on more facts, or on facts they did not know, gain more*
+# (Finding 2).
+#
+# ## The method
+#
+# Parameters are ranked by relative change, $|s_i - p_i| / |p_i|$ (Appendix B.2). The most changed ones
+# get their pre-trained values back, the rest keep the fine-tuned ones. The share `frac` is evaluated
+# here if it is not one of the profile's.
+
+# %%
 Markdown(f"**{s.model.title}**, profile `{s.profile.name}`; `frac` is {share:g} %.")
 
 # %% [markdown]
 # ## Table 3: few parameters hold most of the change
-#
-# Parameters are ranked by relative change, $|s_i - p_i| / |p_i|$ (Appendix B.2). Shares of the sum of
-# all relative changes, by the most changed share of the parameters:
 
 # %%
 measured = s.results.concentration()
 ours = restoration.concentration_means(measured)
-restoration.concentration_table(ours, f"Ours: {s.model.title}; share of the total change (%)")
+restoration.concentration_tables(ours, s.model.title)
 
 # %%
-published = paper.table("concentration")
-restoration.concentration_table(
-    published, "Table 3 of the paper: LLaMA-3-8B; share of the total change (%)"
+layout.figure(
+    restoration.concentration_figure(ours, paper.table("concentration")),
+    "5.2",
+    "Share of the sum of all relative changes, by the most changed share of the parameters.",
+    alt="Share of the total change held by the most changed parameters, ours over the paper's",
 )
-
-# %% mystnb={"image": {"alt": "Share of the total change held by the most changed parameters, ours over the paper's"}}
-restoration.concentration_figure(ours, published)
 
 # %% [markdown]
 # A parameter that was exactly zero has no relative change: the authors' tool adds $10^{-8}$ to
 # $|p_i|$, so that such a parameter, once moved, outweighs thousands of others. Quantised weights hold
-# many zeros. The counts, and the same shares with those parameters left out:
+# many zeros. The counts, and where there are any, the same shares with those parameters left out:
 
 # %%
 special = restoration.special_parameters(measured)
@@ -72,88 +104,49 @@ html.table(
 )
 
 # %%
-without = restoration.concentration_means(measured, "without_zero_base_percent")
-restoration.concentration_table(
-    without, f"Ours without zeros: {s.model.title}; share of the total change (%)"
-)
-
-# %% [markdown]
-# ## Restoring them
-#
-# The most changed parameters get their pre-trained values back, the rest keep the fine-tuned ones.
-# The share `frac` is evaluated here if it is not one of the profile's.
-
-# %%
-accuracy, answers = s.results.accuracy(), s.results.answers()
-if share not in set(accuracy["restored_percent"]):
-    requests = restoration_requests(s, share)
-    accuracy = pd.concat([accuracy, s.results.accuracy(requests)])
-    answers = pd.concat([answers, s.results.answers(requests)])
-means, answers = summary.means(summary.restored(accuracy)), summary.restored(answers)
+restoration.without_zeros(measured, s.model.title)
 
 # %% [markdown]
 # ## Table 4
 #
 # Green and bold: better than the same model without restoration; red with a minus sign: worse. One
-# scale for the paper and for us. Subscripts are standard deviations over data samples (from two
-# samples on), small print is the 95 % interval over questions. The row of `frac` is framed.
+# scale for the paper and for us. The row of `frac` is framed. Spreads are over data samples, intervals
+# over questions (95 %).
 
 # %%
-inside = means[means["split"] == "test"]
-restoration.table(inside, f"Table 4(a), ours: {s.model.title}, in-domain Acc (%)", share)
+restoration.tables(means, "test", s.model.title, "Table 4(a)", share)
 
 # %%
-published = paper.table("restore")
-rows = published[published["split"] == "test"]
-restoration.table(rows, "Table 4(a) of the paper: LLaMA-3-8B, in-domain Acc (%)", share)
+restoration.tables(means, "testood", s.model.title, "Table 4(b)", share)
 
 # %%
-outside = means[means["split"] == "testood"]
-restoration.table(outside, f"Table 4(b), ours: {s.model.title}, out-of-domain Acc (%)", share)
-
-# %%
-rows = published[published["split"] == "testood"]
-restoration.table(rows, "Table 4(b) of the paper: LLaMA-3-8B, out-of-domain Acc (%)", share)
-
-# %% [markdown]
-# As curves, ours and then the paper's; the rings mark `frac`.
-
-# %% mystnb={"image": {"alt": "Our in-domain accuracy against the restored share, one line per training level"}}
-restoration.figure(means, "test", share)
-
-# %% mystnb={"image": {"alt": "The paper's in-domain accuracy against the restored share, one line per training level"}}
-restoration.figure(published, "test", share)
-
-# %% mystnb={"image": {"alt": "Our out-of-domain accuracy against the restored share, one line per training level"}}
-restoration.figure(means, "testood", share)
+layout.figure(
+    restoration.figure(means, "testood", share, paper.table("restore")),
+    "5.3",
+    "Out-of-domain Acc after restoring a share of the parameters. Rings mark the share chosen.",
+    alt="Out-of-domain accuracy against the restored share, the paper's beside ours on one scale,"
+    " one line per training level",
+)
 
 # %% [markdown]
 # ## Table 6: on the training facts themselves
 
 # %%
-train = means[means["split"] == "train"]
-restoration.table(train, f"Table 6, ours: {s.model.title}, training facts (%)", share)
-
-# %%
-rows = paper.table("restore_train")
-restoration.table(rows, "Table 6 of the paper: LLaMA-3-8B, training facts (%)", share)
+restoration.tables(means, "train", s.model.title, "Table 6", share)
 
 # %% [markdown]
 # ## Finding 1
 #
-# *Much of the change is unnecessary: restoring improves every model.* Judged at `frac`, on the
-# test facts and on the training facts. Intervals and verdicts as in
+# Judged at `frac`, on the test facts and on the training facts. Intervals and verdicts as in
 # [the notebook on data size](02_scale).
 
 # %%
-first = phenomena.restoring_helps(means, share, "test", answers)
 Markdown(verdicts.sentence(f"Finding 1 at {share:g} %, in domain", first))
 
 # %%
 html.table(first[verdicts.SHOWN], "Finding 1: differences in points")
 
 # %%
-fitted = phenomena.restoring_helps(means, share, "train", answers)
 Markdown(verdicts.sentence(f"The same at {share:g} %, on the training facts", fitted))
 
 # %%
@@ -174,11 +167,9 @@ html.table(pd.concat(choices).sort_values(keys), "Best restored share, chosen in
 # %% [markdown]
 # ## Finding 2
 #
-# *Models trained on more facts, or on facts they did not know, gain more.* With the share chosen on
-# dev.
+# With the share chosen on dev.
 
 # %%
-second = phenomena.larger_gain(means, answers)
 Markdown(verdicts.sentence("Finding 2", second))
 
 # %%

@@ -13,8 +13,12 @@
 # %% [markdown]
 # # Other tasks: arithmetic and summaries
 #
-# Reproduces Table 5 of the paper (Section 5.2): a model is fine-tuned on GSM8K, another on XSum, and
-# shares of their parameters are restored. To measure another model, name the examples once:
+# Section 5.2 of the paper with its Table 5: a model is fine-tuned on GSM8K, another on XSum, and
+# shares of their parameters are restored.
+#
+# <details><summary>Run this page on another model</summary>
+#
+# To measure another model, name the examples once:
 #
 # ```bash
 # REPRO_TASKS=FOLDER papermill notebooks/06_tasks.py -p model MODEL -p profile PROFILE
@@ -23,6 +27,8 @@
 # `FOLDER` holds `gsm8k/train.jsonl` and `gsm8k/test.jsonl` (`question`, `answer`), and `xsum/` with any
 # `.jsonl` (`document`, `summary`, `split`). `REPRO_TASKS=hub` fetches both from the Hub. Without it the page
 # shows what was measured before.
+#
+# </details>
 
 # %% tags=["parameters"]
 model = "default"
@@ -31,18 +37,37 @@ profile = "default"
 # %%
 from IPython.display import Markdown
 
-from repro.report import html, tasks
+from repro.report import html, layout, tasks
 from repro.statistics import verdicts
 from repro.study import task_study
 
-trial, told = task_study.shown(model, profile)
-Markdown(told)
+trial, about = task_study.shown(model, profile)
+means, differences = trial.means(), trial.differences()
+layout.findings(trial.model.title, tasks.findings(differences))
+
+# %%
+layout.figure(
+    tasks.figure(means),
+    "6.1",
+    "Score after restoring a share of the parameters, the paper's LLaMA-3-8B beside ours.",
+    alt="Accuracy on GSM8K and ROUGE on XSum against the restored share, the paper's beside ours"
+    " on one scale",
+)
 
 # %% [markdown]
+# ## The question
+#
+# *The benefits of restoring generalise across tasks.*
+#
+# ## The method
+#
 # The questions stand where the questions on facts stood, in the prompt of Appendix A; a document is its
 # own question. Of GSM8K's answers the notes for a calculator (`<<2*3=6>>`) are left out. An answer to
 # GSM8K is right when the number after its first `####` is the reference's. Summaries get the F-measure
-# of ROUGE, words stemmed. What the models were trained on:
+# of ROUGE, words stemmed.
+
+# %%
+Markdown(about)
 
 # %%
 html.table(trial.training(), "Fine-tuning, and rows of the data that could not be used")
@@ -51,14 +76,10 @@ html.table(trial.training(), "Fine-tuning, and rows of the data that could not b
 # ## Table 5
 #
 # Green and bold: better than the same model without restoration; red with a minus sign: worse, on the
-# scale of every table of this book. Small print is the 95 % interval over questions.
+# scale of every table of this book.
 
 # %%
-means = trial.means()
-tasks.table(means, f"Table 5, ours: {trial.model.title if len(means) else 'not measured'} (%)")
-
-# %%
-tasks.table(tasks.published(), "Table 5 of the paper: LLaMA-3-8B (%)")
+tasks.tables(means, trial.model.title)
 
 # %% [markdown]
 # A 0 can have two reasons: the answers are wrong, or there is nothing in them to compare. *Blank* counts
@@ -71,13 +92,11 @@ html.table(trial.answers(), "What the answers were like", decimals=1)
 # %% [markdown]
 # ## Does restoring help?
 #
-# *The benefits generalise across tasks.* Each share against no restoration, on the same questions; the
-# interval is paired where enough answers differ, as in [the notebook on data size](02_scale). One
-# comparison in twenty would be decided by chance. The four measures are not independent: three of them
-# are of the same summaries.
+# Each share against no restoration, on the same questions; the interval is paired where enough answers
+# differ, as in [the notebook on data size](02_scale). One comparison in twenty would be decided by
+# chance. The four measures are not independent: three of them are of the same summaries.
 
 # %%
-differences = trial.differences()
 Markdown(verdicts.sentence("Restoring helps, at every share", differences))
 
 # %%

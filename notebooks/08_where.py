@@ -13,12 +13,18 @@
 # %% [markdown]
 # # Where the restored parameters lie
 #
-# Reproduces Table 9 and Table 10 of the paper (Appendix E.1). `frac` is the share of the parameters, from 0
-# to 1, whose places are counted; it must be one of the profile's:
+# Appendix E.1 of the paper with its Table 9 and Table 10.
+#
+# <details><summary>Run this page on another model</summary>
 #
 # ```bash
 # papermill notebooks/08_where.py -p frac 0.4 -p model MODEL -p profile PROFILE
 # ```
+#
+# `frac` is the share of the parameters, from 0 to 1, whose places are counted; it must be one of the
+# profile's.
+#
+# </details>
 
 # %% tags=["parameters"]
 model = "default"
@@ -30,33 +36,41 @@ from IPython.display import Markdown
 
 from repro import book
 from repro.claims import claims, sources
-from repro.report import html, locations
+from repro.report import html, layout, locations
 from repro.study import open_study
 
 share = round(100 * book.fraction(frac), 6)
 s = open_study(model, profile)
 counted = s.results.locations()
-places = locations.chosen(counted, share)
-Markdown(
-    f"**{s.model.title}**, profile `{s.profile.name}`: the {share:g} % most changed parameters."
+places, shares = locations.chosen(counted, share), locations.by_share(counted)
+layout.statement(locations.extremes(shares, share), locations.QUESTION)
+
+# %%
+modules, layers = (locations.summary(places, by) for by in ("module", "layer"))
+published = locations.published_summaries()
+layout.figure(
+    locations.modules_figure(modules, published["module"]),
+    "8.1",
+    f"Lift of each module among the top {share:g} %, by training level; the paper's in grey.",
+    alt="Lift of each module, our runs by training level beside the paper's Table 10",
 )
 
 # %% [markdown]
-# ## What to compare a percentage with
+# ## The question
+#
+# Do the parameters that fine-tuning changes most lie in some layers or modules rather than in others?
+#
+# ## The method
 #
 # The paper counts which part of the restored parameters lies in each layer and in each module. A module
 # with many parameters holds many of any choice, also of a random one. So under each percentage stands
 # its *lift*: that percentage over the percentage of all parameters that lie there. A lift of 1 is an even
-# share; green and bold is above, red is below. Subscripts are standard deviations over data samples (from
-# two samples on).
+# share; green and bold is above, red is below.
 
 # %%
-published_layers, published_modules = (
-    locations.summary(frame, by)
-    for frame, by in zip(locations.published(), ("layer", "module"), strict=True)
-)
 Markdown(
-    f"The paper's lifts follow from the architecture of LLaMA-3-8B: {locations.architecture()}. "
+    f"**{s.model.title}**, profile `{s.profile.name}`: the {share:g} % most changed parameters. The "
+    f"paper's lifts follow from the architecture of LLaMA-3-8B: {locations.architecture()}. "
     "Embeddings, norms and the output head are never restored and not counted. The paper does not "
     "say which restored share, training level or data size its two tables are of."
 )
@@ -65,26 +79,21 @@ Markdown(
 # ## Table 9: by layer
 
 # %%
-layers = locations.summary(places, "layer")
-ours = locations.table(layers, f"Table 9, ours: {s.model.title}, top {share:g}% (%)", "layer")
-theirs = locations.table(published_layers, "Table 9 of the paper (%)", "layer")
-html.beside(ours, theirs)
+locations.tables(places, "layer", s.model.title, share)
 
-# %% mystnb={"image": {"alt": "Lift of each layer against its depth, one line per run of ours over the paper's"}}
-locations.layers_figure(layers, published_layers)
+# %%
+layout.figure(
+    locations.layers_figure(layers, published["layer"]),
+    "8.2",
+    "Lift of each layer by its depth, one line per run; the paper's in grey.",
+    alt="Lift of each layer against its depth, one line per run of ours over the paper's",
+)
 
 # %% [markdown]
 # ## Table 10: by module
 
 # %%
-modules = locations.summary(places, "module")
-locations.table(modules, f"Table 10, ours: {s.model.title}, top {share:g}% (%)", "module")
-
-# %%
-locations.table(published_modules, "Table 10 of the paper (%)", "module")
-
-# %% mystnb={"image": {"alt": "Lift of each module, our runs by training level beside the paper's Table 10"}}
-locations.modules_figure(modules, published_modules)
+locations.tables(places, "module", s.model.title, share)
 
 # %% [markdown]
 # ## Does it depend on the share?
@@ -94,11 +103,7 @@ locations.modules_figure(modules, published_modules)
 # holds its even share.
 
 # %%
-shares = locations.by_share(counted)
 html.table(shares, "Lift by share of the parameters chosen, beside Table 10")
-
-# %%
-Markdown(locations.extremes(shares, share))
 
 # %% [markdown]
 # ## Other models

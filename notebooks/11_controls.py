@@ -15,11 +15,15 @@
 #
 # Restoration (Section 5 of the paper, Table 4) sets the most changed parameters back, and the model may
 # answer better. Is that because *these* parameters were set back, or because *so much* of the change
-# was undone? To run it on another model:
+# was undone?
+#
+# <details><summary>Run this page on another model</summary>
 #
 # ```bash
 # papermill notebooks/11_controls.py -p model MODEL -p profile PROFILE
 # ```
+#
+# </details>
 
 # %% tags=["parameters"]
 model = "default"
@@ -29,16 +33,27 @@ profile = "default"
 from IPython.display import Markdown
 
 from repro.claims import claims
-from repro.report import controls, html
+from repro.report import controls, html, layout
 from repro.statistics import bootstrap
 from repro.study import open_study
 
 s = open_study(model, profile)
 means, answers, together = controls.gather(s)
-few = f"a level has fewer than {bootstrap.ENOUGH} test facts, so all questions count alike"
-Markdown(
-    f"**{s.model.title}**, profile `{s.profile.name}`. Accuracy is over in-domain test facts: "
-    + (f"{few}." if together else "*Acc*, the mean over mastery levels.")
+
+# %%
+share = controls.same_share(means, answers)
+amount = controls.same_amount(means, answers)
+squares = controls.same_amount(means, answers, "undone_l2")
+layout.findings(s.model.title, controls.findings(share, amount))
+
+# %%
+layout.figure(
+    controls.figure(means, "undone_l1"),
+    "11.1",
+    "Accuracy against the part of the sum of all |s − p| that was undone. Where only the amount"
+    " matters, the lines fall on one another. Bands are 95 % intervals over questions.",
+    alt="Accuracy against the share of the change that was undone, one line per way of choosing,"
+    " one panel per run",
 )
 
 # %% [markdown]
@@ -50,19 +65,24 @@ Markdown(
 # - *bottom*: those with the smallest relative change;
 # - *interpolate*: all of them, each by the same part of its change. It chooses nothing.
 #
-# All are tried on the same fine-tuned models and the same questions. First against the share of the
-# parameters, where interpolation by 20 % stands at 20 %. Bands are 95 % intervals over the questions.
+# All are tried on the same fine-tuned models and the same questions. The same share of parameters is not
+# the same amount of change, so they are compared both ways.
 
-# %% mystnb={"image": {"alt": "Accuracy against the share of restored parameters, one line per way of choosing, one panel per run"}}
-controls.figure(means, "restored_percent")
+# %%
+few = f"a level has fewer than {bootstrap.ENOUGH} test facts, so all questions count alike"
+Markdown(
+    f"**{s.model.title}**, profile `{s.profile.name}`. Accuracy is over in-domain test facts: "
+    + (f"{few}." if together else "*Acc*, the mean over mastery levels.")
+)
 
-# %% [markdown]
-# The same share of parameters is not the same amount of change. Here the same accuracies stand against
-# the part of the sum of all $|s - p|$ that was undone. Where only the amount matters, the lines
-# fall on one another.
-
-# %% mystnb={"image": {"alt": "Accuracy against the share of the change that was undone, one line per way of choosing, one panel per run"}}
-controls.figure(means, "undone_l1")
+# %%
+layout.figure(
+    controls.figure(means, "restored_percent"),
+    "11.2",
+    "Accuracy against the share of the parameters; interpolation by 20 % stands at 20 %.",
+    alt="Accuracy against the share of restored parameters, one line per way of choosing, one"
+    " panel per run",
+)
 
 # %%
 amounts = means[means["strategy"] != "none"].groupby(["strategy", "restored_percent"])
@@ -70,8 +90,8 @@ undone = amounts[["undone_l1", "undone_l2"]].mean().reset_index()
 html.table(undone, "Undone of Σ|s − p| and of Σ(s − p)², in percent, mean over runs", decimals=1)
 
 # %%
-lost = sorted(undone.loc[undone["undone_l1"].isna(), "strategy"].unique())
-Markdown(f"Measured before amounts were kept: {', '.join(lost) or 'none'}.")
+unknown = sorted(undone.loc[undone["undone_l1"].isna(), "strategy"].unique())
+Markdown(f"Measured before amounts were kept: {', '.join(unknown) or 'none'}.")
 
 # %% [markdown]
 # ## With as many parameters
@@ -83,7 +103,6 @@ Markdown(f"Measured before amounts were kept: {', '.join(lost) or 'none'}.")
 # difference counts as shown when chance would decide as many as we see in at most 5 % of cases.
 
 # %%
-share = controls.same_share(means, answers)
 others = [name for name in controls.STRATEGIES if name != controls.TOP]
 rows = {name: share[share["strategy"] == name] for name in others}
 said = [controls.sentence(f"*top* against *{name}*", rows[name]) for name in others]
@@ -100,7 +119,6 @@ controls.table(share, "Points by which the most changed parameters do better tha
 # evenly. What undid more than interpolation ever did has nothing to be compared with and is left out.
 
 # %%
-amount = controls.same_amount(means, answers)
 controls.table(
     amount, "Points by which choosing does better than interpolation with the same sum undone"
 )
@@ -109,7 +127,6 @@ controls.table(
 # The same with $\sum(s - p)^2$, in which large changes weigh more:
 
 # %%
-squares = controls.same_amount(means, answers, "undone_l2")
 controls.table(
     squares, "Points by which choosing does better than interpolation with the same squares undone"
 )
@@ -121,8 +138,8 @@ controls.table(
 # better than another choice, and how often worse.
 
 # %%
-told = controls.by_model([s, *claims.others(s)])
-html.table(told, "The most changed parameters against other choices, in domain")
+counts = controls.by_model([s, *claims.others(s)])
+html.table(counts, "The most changed parameters against other choices, in domain")
 
 # %% [markdown]
 # ## Which, or how much?

@@ -25,6 +25,7 @@ OWN = {
     "11_controls": {},
     "12_exposure": {},
 }
+FIRST_BLOCK = r"layout\.(findings|statement)\("
 
 
 def read(source):
@@ -87,12 +88,38 @@ def test_it_runs_from_any_folder(source):
     assert not paths and "chdir" not in code and "__file__" not in code
 
 
+def calls(source, name):
+    """Every call of a function such as `layout.figure` in a notebook, in order."""
+    code = "\n".join(c.source for c in read(source).cells if c.cell_type == "code")
+    nodes = [node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Call)]
+    nodes.sort(key=lambda node: (node.lineno, node.col_offset))
+    return [node for node in nodes if ast.unparse(node.func) == name]
+
+
 def test_every_figure_has_a_text_for_those_who_do_not_see_it(source):
-    for cell in read(source).cells:
-        if cell.cell_type == "code" and re.search(
-            r"\b(\w+_)?figure\(", cell.source.splitlines()[-1]
-        ):
-            assert len(cell.metadata["mystnb"]["image"]["alt"]) > 30, cell.source
+    for call in calls(source, "layout.figure"):
+        (alt,) = [word.value for word in call.keywords if word.arg == "alt"]
+        assert len(ast.literal_eval(alt)) > 30
+
+
+def test_figures_are_numbered_in_order_and_none_is_shown_without(source):
+    numbers = [ast.literal_eval(call.args[1]) for call in calls(source, "layout.figure")]
+    page = str(int(source.stem.split("_")[0]))
+    assert numbers == [f"{page}.{place}" for place in range(1, len(numbers) + 1)]
+    code = "\n".join(c.source for c in read(source).cells if c.cell_type == "code")
+    assert len(re.findall(r"\b\w+\.(?:\w+_)?figure\(", code)) == 2 * len(numbers)
+
+
+RESULTS = [source for source in SOURCES if source.stem not in ("10_claims", "13_speed")]
+
+
+@pytest.mark.parametrize("source", RESULTS, ids=lambda source: source.stem)
+def test_a_page_of_results_begins_with_what_was_found(source):
+    cells = [c.source for c in read(source).cells]
+    shown = [place for place, text in enumerate(cells) if re.search(FIRST_BLOCK, text)]
+    figure = next(place for place, text in enumerate(cells) if "layout.figure(" in text)
+    question = next(place for place, text in enumerate(cells) if text.startswith("## "))
+    assert shown[0] < figure < question
 
 
 def test_no_result_is_typed_by_hand(source):

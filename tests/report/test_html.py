@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from repro import paper
-from repro.report import divergence, html, levels, mastery, restoration, scale
+from repro.report import divergence, html, layout, levels, mastery, restoration, scale
 from repro.statistics import summary
 from repro.statistics.intervals import wilson
 from repro.statistics.summary import acc
@@ -63,7 +63,7 @@ def csv_behind(table):
 
 
 def test_restoration_has_the_papers_layout():
-    body = rows(restoration.table(IN_DOMAIN, "Table 4(a)"))[2:]
+    body = rows(restoration.table(IN_DOMAIN, "Table 4(a)"))[1:]
     assert len(body) == 16
     assert body[0] == ["240", "0", "55.33", "57.96", "59.32", "59.12", "53.97"]
     assert body[1] == [
@@ -120,13 +120,13 @@ def test_text_keeps_its_contrast_on_the_darkest_shade(page, text, difference):
 
 def test_the_asked_share_is_framed():
     table = restoration.table(IN_DOMAIN, "t", mark=20.0)
-    assert [row[0] for row in rows(table)[2:] if "▸" in "".join(row)] == ["▸ 20%", "▸ 20%"]
+    assert [row[0] for row in rows(table)[1:] if "▸" in "".join(row)] == ["▸ 20%", "▸ 20%"]
     assert "border-top" in styles(table)["row5_col0"]
     assert "border-top" not in styles(table).get("row4_col0", "")
 
 
 def test_a_level_without_runs_is_a_dash_not_zero():
-    body = rows(restoration.table(IN_DOMAIN.query("train_level != 3"), "t"))[2:]
+    body = rows(restoration.table(IN_DOMAIN.query("train_level != 3"), "t"))[1:]
     assert {row[-2] for row in body} == {html.ABSENT}
     assert "0.00" not in "".join("".join(row[-2:-1]) for row in body)
 
@@ -150,7 +150,7 @@ def test_two_values_for_one_cell_are_an_error():
 
 def test_table_2_layout_best_rows_and_spread():
     table = levels.table(paper.table("accuracy_1920"), "Table 2")
-    body = rows(table)[3:]
+    body = rows(table)[2:]
     assert [row[0] for row in (body[0], body[5])] == ["LLaMA-3-8B", "LLaMA-3-70B"]
     assert body[0][2:8] == [
         "1.750.17",
@@ -166,7 +166,7 @@ def test_table_2_layout_best_rows_and_spread():
 
 def test_table_2_without_some_levels():
     rows_2 = levels.frame(made_up.accuracy(levels=(0, 2), sizes=[(8, "8")]))
-    body = rows(levels.table(rows_2, "ours"))[3:]
+    body = rows(levels.table(rows_2, "ours"))[2:]
     assert len(body) == 2
     assert [body[0][i] == html.ABSENT for i in range(2, 8)] == [
         False,
@@ -180,9 +180,9 @@ def test_table_2_without_some_levels():
 
 def test_table_3_and_distribution():
     table = rows(restoration.concentration_table(paper.table("concentration"), "Table 3"))
-    assert table[2][2:] == ["70.59", "78.82", "82.35", "87.06", "91.76", "96.47", "99.12"]
+    assert table[1][2:] == ["70.59", "78.82", "82.35", "87.06", "91.76", "96.47", "99.12"]
     table = rows(mastery.table(made_up.distribution(), "ours"))
-    assert table[2] == [
+    assert table[1] == [
         "made-up",
         "Training",
         "30|66.7%",
@@ -198,7 +198,7 @@ def test_whole_pools_are_one_block_after_the_sizes():
     accuracy = made_up.accuracy(levels=(0,), sizes=[(3000, "All"), (8, "8")])
     other = made_up.accuracy(levels=(1,), sizes=[(700, "All"), (8, "8")], seed=3)
     means = summary.means(pd.concat([accuracy, other])).query("split == 'test'")
-    body = rows(scale.table(means, "sizes"))[2:]
+    body = rows(scale.table(means, "sizes"))[1:]
     assert [row[-6] for row in body] == ["8", "All"]
     assert html.ABSENT not in body[1][-5:-3]
 
@@ -229,9 +229,12 @@ def test_show_escapes_text_and_marks_what_is_missing():
     assert "any &lt;frame&gt;" in table.html and "<b>&" not in table.html
 
 
-def test_beside_keeps_both_tables():
-    both = html.beside(html.table(IN_DOMAIN, "a"), html.table(IN_DOMAIN, "b"))
+def test_tabs_keep_both_tables_and_show_the_first():
+    parts = {"one": html.table(IN_DOMAIN, "a"), "two": html.table(IN_DOMAIN, "b")}
+    both = layout.tabs(parts, "Table 4")
     assert both.html.count("<table") == 2 and both._repr_html_() == both.html
+    buttons = re.findall(r'<input type="radio"[^>]*>', both.html)
+    assert ["checked" in button for button in buttons] == [True, False]
 
 
 @pytest.mark.parametrize(
@@ -361,4 +364,7 @@ def test_learning_rates_take_the_same_questions_once():
 
 
 def test_a_table_of_nothing_is_a_line():
-    assert html.table(pd.DataFrame(), "Loss & gain").html == "<p>Loss &amp; gain: –</p>"
+    assert (
+        html.table(pd.DataFrame(), "Loss & gain").html
+        == '<p class="repro-note">Loss &amp; gain: –</p>'
+    )

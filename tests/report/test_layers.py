@@ -65,22 +65,10 @@ def test_the_sentence_counts_costs_and_gains():
     assert "of 1 runs 0 lose accuracy, 1 gain it, 0 undecided" in second
 
 
-def test_a_cost_is_told_as_a_loss_or_a_gain():
-    costs = layers.costs(MEANS)
-    costs["verdict"] = [SUPPORTED, CONTRADICTED, *[UNDECIDED] * (len(costs) - 2)]
-    shown = layers.told(costs)
-    assert shown["restoring it"].value_counts().to_dict() == {
-        UNDECIDED: len(costs) - 2,
-        "loses": 1,
-        "gains": 1,
-    }
-    assert shown["split"].is_monotonic_increasing and "verdict" not in shown
-
-
 def test_the_table_shades_what_a_block_costs():
     html = layers.table(MEANS[MEANS["split"] == "test"], "x").html
     assert html.index(">none<") < html.index(">0-1<") < html.index(">2-3<")
-    assert "<span>−15.00</span>" in html and "rgba(215,60,50" in html
+    assert '<span class="change">−15.00</span>' in html and "rgba(215,60,50" in html
     assert "Download" in layers.table(layers.published(), "paper").html
 
 

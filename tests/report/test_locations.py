@@ -63,11 +63,12 @@ def test_a_share_that_is_not_counted_is_named():
 
 def test_tables_show_share_and_lift_and_shade_by_the_lift():
     table = locations.table(locations.summary(PLACES, "layer"), "x", "layer")
-    assert "75.00<sub>0.00</sub><br><span>×1.50</span>" in table.html
+    cell = '75.00<sub class="detail">0.00</sub><br><span class="change">×1.50</span>'
+    assert cell in table.html
     assert "font-weight:bold" in html.shade(locations.LIFT_SHADE)
     theirs = locations.table(locations.summary(locations.published()[1], "module"), "y", "module")
     assert theirs.html.index("mlp.down") < theirs.html.index("attn.k")
-    assert "×1.33" in theirs.html and "<sub>" not in theirs.html
+    assert "×1.33" in theirs.html and "<sub class" not in theirs.html
 
 
 @pytest.mark.parametrize("by", ["layer", "module"])

@@ -7,6 +7,7 @@ model.
 """
 
 import hashlib
+import re
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -16,11 +17,11 @@ import nbformat
 from nbclient.exceptions import DeadKernelError
 
 import repro
-from repro import files
+from repro import files, provenance
 from repro.errors import ReproError
 from repro.models import registry
 
-STAMP = "repro_digest"
+STAMP, COMMIT = "repro_digest", "repro_commit"
 DATA_FILES = {".py", ".yaml", ".json", ".jsonl", ".csv"}
 
 
@@ -112,24 +113,55 @@ def execute(book: Book, source: Path, stamp: str) -> None:
         ) from error
     except DeadKernelError as error:
         raise NotebookError(f"notebooks/{source.name}: the kernel died ({error})") from error
-    notebook.metadata[STAMP] = stamp
+    notebook.metadata[STAMP], notebook.metadata[COMMIT] = stamp, provenance.git_commit()
     files.write_atomic(book.executed(source), nbformat.writes(notebook) + "\n")
 
 
 def _note(book: Book, source: Path, executed: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    run = executed.metadata.papermill
+    """Return a folded cell that says how the page was run: command, model, date, commit."""
+    run, commit = executed.metadata.papermill, executed.metadata.get(COMMIT)
     text = (
-        f":::{{admonition}} {source.stem} on {book.name}\n:class: tip how\n"
-        f"Source: `notebooks/{source.name}`. To run it as this page does, or on another model:\n"
-        f"```bash\n{book.command(source)}\n```\n"
-        f"Run on {run.end_time[:10]} in {run.duration:.0f} s from stored measurements.\n:::"
+        f":::{{dropdown}} Run this page\n"
+        f"Source: `notebooks/{source.name}`, on {book.name}, profile {book.profile}. To run it as"
+        f" this page does, or on another model:\n\n```bash\n{book.command(source)}\n```\n\n"
+        f"Run on {run.end_time[:10]} in {run.duration:.0f} s from stored measurements"
+        f"{f', at commit `{commit[:10]}`' if commit else ''}.\n:::"
     )
     return nbformat.v4.new_markdown_cell(text, id="how-it-was-run")
+
+
+def _fold(executed: nbformat.NotebookNode) -> None:
+    """Fold the code of every cell on the page, and leave out what papermill put in.
+
+    Code that shows nothing is folded with the cell below it. The first cell folds the command for
+    who reads the notebook alone; the page has its own.
+    """
+    cells, silent = [], ""
+    for cell in executed.cells:
+        if cell.cell_type == "code":
+            tags = cell.metadata.setdefault("tags", [])
+            if "injected-parameters" in tags:
+                continue
+            cell.source, silent = silent + cell.source, ""
+            if not cell.outputs and cell is not executed.cells[-1]:
+                silent = cell.source + "\n\n"
+                continue
+            tags.append("hide-input")
+        elif silent:  # a text ends what can be folded together
+            cells.append(
+                nbformat.v4.new_code_cell(silent.strip(), metadata={"tags": ["hide-input"]})
+            )
+            silent = ""
+        cells.append(cell)
+    executed.cells = cells
+    first = executed.cells[0]
+    first.source = re.sub(r"<details>.*?</details>", "", first.source, flags=re.DOTALL).strip()
 
 
 def publish(book: Book, source: Path) -> None:
     """Copy an executed notebook to its page in the book, with a note on how it was run."""
     executed = nbformat.read(book.executed(source), as_version=4)
+    _fold(executed)
     executed.cells.insert(1, _note(book, source, executed))
     text, page = nbformat.writes(executed) + "\n", book.page(source)
     # An unchanged page keeps its time, so that Sphinx need not read it again.

@@ -17,7 +17,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from scipy import stats
 
-from repro.report.html import Html, grid, in_size_order, shade, signed, trained_on
+from repro.report.html import Html, details, grid, in_size_order, shade, signed, trained_on
+from repro.report.layout import Finding
 from repro.report.style import MARKERS, STYLE, VIVID, closed, panel_grid, say_if_empty
 from repro.statistics import bootstrap, summary
 from repro.statistics.verdicts import COLUMNS, CONTRADICTED, SUPPORTED, Term, compare
@@ -118,11 +119,13 @@ def answer(rows: pd.DataFrame, amount: str) -> str:
     """Say in Markdown whether the most changed parameters do what their amount alone would do."""
     own = rows[rows["strategy"] == TOP]
     name = f"Most changed against interpolated, with as much of {AMOUNTS[amount]} undone"
-    told = "how much is undone is not all: *which* parameters matters as well"
+    conclusion = "how much is undone is not all: *which* parameters matters as well"
     if not shown(own):
-        told = "*how much* is undone explains what we see, as far as these runs can tell"
+        conclusion = "*how much* is undone explains what we see, as far as these runs can tell"
     return (
-        f"{sentence(name, own)} So, by this measure, {told}." if len(own) else sentence(name, own)
+        f"{sentence(name, own)} So, by this measure, {conclusion}."
+        if len(own)
+        else sentence(name, own)
     )
 
 
@@ -137,10 +140,10 @@ def sentence(name: str, rows: pd.DataFrame) -> str:
     if rows.empty:
         return f"**{name}: nothing to compare.**"
     number, better, worse, undecided = _decided(rows)
-    told = "a difference is shown" if shown(rows) else "no difference is shown"
+    conclusion = "a difference is shown" if shown(rows) else "no difference is shown"
     counts = f"{better} better, {worse} worse, {undecided} undecided"
     plural = "" if number == 1 else "s"
-    return f"**{name}: {told}.** Of {number} comparison{plural}: {counts}."
+    return f"**{name}: {conclusion}.** Of {number} comparison{plural}: {counts}."
 
 
 def _decided(rows: pd.DataFrame) -> tuple[int, int, int, int]:
@@ -231,8 +234,7 @@ def table(frame: pd.DataFrame, title: str) -> Html:
     rows = in_size_order(frame, ["train_level"]) if len(frame) else frame.assign(group="")
     cells = zip(rows["estimate"], rows["low"], rows["high"], strict=True)
     rows["text"] = [
-        f"{signed(d)}<br><small>{signed(low, 1)} to {signed(high, 1)}</small>"
-        for d, low, high in cells
+        signed(d) + details(f"{signed(low, 1)} to {signed(high, 1)}") for d, low, high in cells
     ]
     rows["css"] = np.where(rows["verdict"] == "undecided", "", rows["estimate"].map(shade))
     rows["row"] = rows["train_level"].map(trained_on)
@@ -241,3 +243,17 @@ def table(frame: pd.DataFrame, title: str) -> Html:
     place = rows["strategy"].map(list(rows["strategy"].unique()).index)
     columns = rows.assign(place=place).sort_values(["restored_percent", "place"])["column"].unique()
     return grid(rows, columns, ("Training facts", "Trained on"), title, frame)
+
+
+def findings(share: pd.DataFrame, amount: pd.DataFrame) -> list[Finding]:
+    """Return how the most changed parameters fare against as many others, and as much undone."""
+    claim = "The most changed parameters hold unnecessary change, so they are the ones to restore."
+    against = {"random": "as many at random", "bottom": "as many of the least changed"}
+    found = []
+    for name, text in against.items():
+        rows = share[share["strategy"] == name]
+        words = f"top is better than {name}", f"top is worse than {name}"
+        found.append(Finding(f"Against {text}", claim, rows, *words))
+    words = "top is better than interpolation", "top is worse than interpolation"
+    rows = amount[amount["strategy"] == TOP]
+    return [*found, Finding("Against as much undone of every change", claim, rows, *words)]

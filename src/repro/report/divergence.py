@@ -5,6 +5,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from repro.report.layout import Finding
 from repro.report.style import (
     COLOURS,
     MARKERS,
@@ -117,3 +118,34 @@ def _kl(runs: pd.DataFrame) -> dict:
     low = max(kl - half, 0.0) if count > 1 else np.nan
     result = {"kl": kl, "low": low, "high": kl + half, "spread": spread}
     return result | {"n": len(samples), "facts": int(facts / len(samples))}
+
+
+def with_accuracy(kl: pd.DataFrame, compared: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of `kl` with the accuracy of the same run on the compared facts."""
+    runs = ["train_level", "train_size", "size_label"]
+    return kl.merge(tuned(compared)[[*runs, "accuracy"]], on=runs)
+
+
+def findings(down: pd.DataFrame, up: pd.DataFrame, lowers: pd.DataFrame) -> list[Finding]:
+    """Return Findings 1 (two halves) and 2 of §4.2 with the comparisons that test them."""
+    first = "The divergence first falls, then rises, as the data grows."
+    second = "The larger the divergence, the lower the accuracy."
+    ways = ("larger", "smaller")
+    beyond = [f"the divergence is {way} beyond 240 facts than at 240" for way in ways]
+    return [
+        Finding(
+            "Finding 1, up to 240 facts",
+            first,
+            down,
+            "the divergence falls up to 240 facts",
+            "the divergence rises up to 240 facts",
+        ),
+        Finding("Finding 1, beyond 240 facts", first, up, *beyond),
+        Finding(
+            "Finding 2",
+            second,
+            lowers,
+            "accuracy falls as the divergence grows",
+            "accuracy rises as the divergence grows",
+        ),
+    ]

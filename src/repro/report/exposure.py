@@ -29,6 +29,7 @@ from repro.report.style import (
 from repro.statistics import bootstrap
 from repro.study import Study, open_study
 
+QUESTION = "How often must a model read a fact before it masters it?"
 HALF = 0.5  # the mean R at which a model is said to master half
 
 
@@ -49,7 +50,7 @@ def known(measured: Study) -> pd.DataFrame:
     return pd.concat([part[columns] for part in parts] or [pd.DataFrame(columns=columns)])
 
 
-def told(measured: Study, facts: pd.DataFrame) -> str:
+def about(measured: Study, facts: pd.DataFrame) -> str:
     """Say of whom `known` are the facts, and how to measure the `atlas` models it leaves out."""
     titles = ", ".join(facts["model"].unique()) or "none"
     text = f"{facts['fact_id'].nunique():,} facts. Models: {titles}."
@@ -150,11 +151,11 @@ def reading(facts: pd.DataFrame) -> str:
         falls = "; ".join(
             f"from {a} to {b}" for a, b in zip(down["fewer"], down["more"], strict=True)
         )
-        told = f"falls {falls}" if falls else "never falls for certain"
-        up = (
-            f"mean *R* rises for certain at {(own['low'] > 0).sum()} of {len(own)} steps and {told}"
+        down_steps = f"falls {falls}" if falls else "never falls for certain"
+        up = f"mean *R* rises for certain at {(own['low'] > 0).sum()} of {len(own)} steps"
+        lines.append(
+            f"- **{model}**: {up} and {down_steps}. {_half(*reached.loc[model], own['more'].max())}"
         )
-        lines.append(f"- **{model}**: {up}. {_half(*reached.loc[model], own['more'].max())}")
     return "\n".join(lines)
 
 
@@ -253,3 +254,13 @@ def _apart(values: list[float]) -> list[float]:
         if not kept or np.sqrt(value) - np.sqrt(kept[-1]) > 0.055 * np.sqrt(values[-1]):
             kept.append(value)
     return kept
+
+
+def result(facts: pd.DataFrame) -> str:
+    """Say at how many statements each model masters half."""
+    parts = []
+    for row in halves(facts).itertuples():
+        reached = np.isfinite(row.exposure)
+        often = f"after {row.exposure:.1f} statements" if reached else "at no number of statements"
+        parts.append(f"{row.model} {often}")
+    return f"Half is mastered by {', '.join(parts)}." if parts else "No model has been measured."

@@ -1,9 +1,10 @@
-"""Tables in the paper's layout, drawn alike for the paper's numbers and for ours.
+"""Tables as HTML: one renderer for notebooks and pages, for the paper's numbers and for ours.
 
 Every table is an `Html` with a link that downloads the frame behind it. Backgrounds are translucent
 and the text keeps the page's colour, so a table reads in light and in dark mode. What the shading
 says is also said without colour: a gain is bold and has a plus sign, a loss has a minus sign. A
-cell that cannot exist is an en dash, never 0.
+cell that cannot exist is an en dash, never 0. Spread and interval of a number are in the table and
+in the download; a check box shows them.
 """
 
 import base64
@@ -18,15 +19,10 @@ from pandas.io.formats.style import Styler
 
 from repro.statistics.summary import size_names
 
+ABSENT = "–"  # what cannot exist, never written as 0
 FULL_SHADE = 20.0  # points of difference at which the shading is darkest, in every table
-
-
 GREEN, RED = (0, 150, 90), (215, 60, 50)
-
-
 MARK = "border-top:2px solid;border-bottom:2px solid;"
-
-
 CELL = {
     "text-align": "right",
     "white-space": "nowrap",
@@ -34,20 +30,26 @@ CELL = {
     "line-height": "1.2",
     "vertical-align": "top",
 }
-
-
-STAYS = "position:sticky;left:0;display:inline-block;max-width:min(100%,85vw)"
-
-
-FRAME = [
-    {"selector": "", "props": "font-size:.85em;margin:0;width:auto"},
-    {"selector": "caption", "props": "caption-side:top;text-align:left;font-weight:bold"},
-    {"selector": ".title", "props": STAYS},
-    {"selector": "th", "props": "vertical-align:top;padding:.2em .5em"},
-    {"selector": "th.col_heading", "props": "white-space:nowrap"},
-    {"selector": "td small", "props": "font-size:.8em;font-weight:normal"},
-    {"selector": "td span", "props": "font-size:.85em"},
-]
+# A row's names stay in view while the table scrolls, so they need a ground of their own.
+GROUND = "var(--pst-color-background,var(--jp-layout-color0,Canvas))"
+CSS = f"""
+.repro-table{{margin:0 0 1em}}
+.repro-table>.scroll{{overflow-x:auto;max-width:100%}}
+.repro-table table{{font-size:.85em;margin:0;width:auto;border-collapse:collapse}}
+.repro-table caption{{caption-side:top;text-align:left;font-weight:bold;padding:.2em 0}}
+.repro-table .title{{position:sticky;left:0;display:inline-block;max-width:min(100%,85vw)}}
+.repro-table th{{vertical-align:top;padding:.2em .5em;text-align:left}}
+.repro-table thead th{{white-space:nowrap;border-bottom:1px solid}}
+.repro-table th.col_heading{{text-align:right}}
+.repro-table th.words{{text-align:left}}
+.repro-table tbody th,.repro-table thead th.corner{{position:sticky;left:0;background:{GROUND}}}
+.repro-table.two tbody th.level0,.repro-table.two th.corner.level0{{position:static}}
+.repro-table td small{{font-size:.8em;font-weight:normal}}
+.repro-table td .change{{font-size:.85em}}
+.repro-table .fine{{font-size:.8em;margin:.2em 0}}
+.repro-table:not(:has(.show-details:checked)) .detail{{display:none}}
+.repro-table .scroll:focus-visible{{outline:2px solid}}
+"""
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ class Html:
 def table(frame: pd.DataFrame, title: str, decimals: int = 2) -> Html:
     """Return any frame as a table: floats with `decimals`, integers with separators."""
     if frame.columns.empty:
-        return Html(f"<p>{html.escape(title)}: {ABSENT}</p>", title)
+        return Html(f'<p class="repro-note">{html.escape(title)}: {ABSENT}</p>', title)
     rows = frame.reset_index(drop=True).rename(columns=lambda name: str(name).replace("_", " "))
     words = rows.map(lambda value: isinstance(value, str))
     style = words.replace({True: "text-align:left;white-space:normal;", False: ""})
@@ -76,11 +78,41 @@ def table(frame: pd.DataFrame, title: str, decimals: int = 2) -> Html:
     return _styled(cells, style, title, frame, hide_index=True)
 
 
-def beside(*parts: Html) -> Html:
-    """Return tables side by side where the page is wide enough, else below each other."""
-    boxes = "".join(f'<div style="max-width:100%;overflow-x:auto">{p.html}</div>' for p in parts)
-    style = "display:flex;flex-wrap:wrap;gap:0 1.5em;align-items:flex-start"
-    return Html(f'<div style="{style}">{boxes}</div>', " | ".join(p.title for p in parts))
+def grid(rows, columns, corner: tuple[str, str], title: str, source: pd.DataFrame) -> Html:
+    """Lay out rows (group, row, column, text, css) with every one of `columns`, empty or not.
+
+    `corner` names the two index columns; where the first name is empty there is only the second.
+    `source` is the frame that the link under the table downloads. Raises ValueError where a cell
+    would have two values.
+    """
+    order = pd.MultiIndex.from_frame(rows[["group", "row"]].drop_duplicates())
+    labels = list(columns)
+    place = {"index": ["group", "row"], "columns": "column"}
+    cells, style = (
+        rows.astype({name: object}).pivot(values=name, **place) for name in ("text", "css")
+    )
+    cells = cells.reindex(index=order, columns=labels).astype(object).fillna(ABSENT)
+    style = style.reindex(index=order, columns=labels).astype(object).fillna("")
+    if labels and isinstance(labels[0], tuple):
+        cells.columns = style.columns = pd.MultiIndex.from_tuples(labels)
+    cells.columns = style.columns = cells.columns.set_names([None] * cells.columns.nlevels)
+    cells.index.names = style.index.names = corner
+    if not corner[0]:
+        cells, style = cells.droplevel(0), style.droplevel(0)
+    return _styled(cells, style, title, source)
+
+
+def differences(
+    frame: pd.DataFrame, corner: tuple[str, str], title: str, source: pd.DataFrame
+) -> Html:
+    """Lay out ours less the paper's: `frame` has group, row, column and difference (points).
+
+    Rows and columns stand in the order of the frame; a cell is shaded by its difference. `source`
+    is what the link downloads.
+    """
+    text = frame["difference"].map(lambda value: signed(value) if pd.notna(value) else ABSENT)
+    rows = frame.assign(text=text, css=frame["difference"].map(shade))
+    return grid(rows, dict.fromkeys(frame["column"]), corner, title, source)
 
 
 def csv_link(frame: pd.DataFrame, name: str) -> Html:
@@ -90,7 +122,7 @@ def csv_link(frame: pd.DataFrame, name: str) -> Html:
     # The text's own colour: a theme's link colour is faint on the ground it gives to outputs.
     link = f'<a download="{file}" href="data:text/csv;charset=utf-8;base64,{data}"'
     link += f' style="color:inherit">{file}</a>'
-    return Html(f'<p style="font-size:.8em;margin:.2em 0 1em">Download: {link}</p>', file)
+    return Html(f'<p class="fine">Download: {link}</p>', file)
 
 
 def shade(difference: float) -> str:
@@ -103,8 +135,18 @@ def shade(difference: float) -> str:
     return f"background-color:rgba({red},{green},{blue},{alpha:.2f});{weight}"
 
 
+def signed(value: float, decimals: int = 2) -> str:
+    """Return a number with its sign, with a true minus sign, and no sign when it rounds to 0."""
+    rounded = round(value, decimals) + 0.0
+    sign = "+" if rounded > 0 else "−" if rounded < 0 else ""
+    return f"{sign}{abs(rounded):.{decimals}f}"
+
+
+# --- rows and cells that several results share ----------------------------------------------------
+
+
 def in_size_order(frame: pd.DataFrame, order: list[str]) -> pd.DataFrame:
-    """Rows of fine-tuned models, by size ("All" last), with the size's name as `group`."""
+    """Return rows of fine-tuned models by size ("All" last), with the size's name as `group`."""
     rows = frame[frame["train_level"] >= 0]
     names = size_names(rows).map(lambda name: f"{int(name):,}" if name.isdecimal() else name)
     rows = rows.assign(group=names, whole=names == "All", size=rows["train_size"])
@@ -113,17 +155,17 @@ def in_size_order(frame: pd.DataFrame, order: list[str]) -> pd.DataFrame:
     return rows.sort_values(["whole", "size", *order], kind="stable")
 
 
+def in_model_order(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return rows by model in order of appearance, and within a model by `order`."""
+    place = rows["group"].map({model: i for i, model in enumerate(rows["group"].unique())})
+    return rows.assign(place=place).sort_values(["place", "order"], kind="stable")
+
+
 def change_from_unrestored(rows: pd.DataFrame, keys: list[str]) -> tuple[pd.DataFrame, pd.Series]:
     """Return rows, and how far each restored one is from its own without restoration."""
     before = rows.loc[rows["restored_percent"] == 0, [*keys, "accuracy"]]
     rows = rows.merge(before.rename(columns={"accuracy": "before"}), on=keys, how="left")
     return rows, (rows["accuracy"] - rows["before"]).where(rows["restored_percent"] != 0)
-
-
-def in_model_order(rows: pd.DataFrame) -> pd.DataFrame:
-    """Rows by model in order of appearance, and within a model by `order`."""
-    place = rows["group"].map({model: i for i, model in enumerate(rows["group"].unique())})
-    return rows.assign(place=place).sort_values(["place", "order"], kind="stable")
 
 
 def restored_label(share: float, mark: float | None) -> str:
@@ -147,65 +189,86 @@ def cell_texts(rows: pd.DataFrame) -> list[str]:
     return [_cell_text(*values) for values in wanted.itertuples(index=False)]
 
 
+def details(text: str) -> str:
+    """Return small print on a line of its own in a cell, which the reader can show and hide."""
+    return f'<span class="detail"><br><small>{text}</small></span>'
+
+
 def _cell_text(value: float, spread: float, difference: float, low: float, high: float) -> str:
-    """One cell: value with spread as subscript, then change and 95 % interval in small print."""
+    """Return value and change; behind the check box the spread and the 95 % interval."""
     if pd.isna(value):
         return ABSENT
-    text = f"{value:.2f}" + ("" if pd.isna(spread) else f"<sub>{spread:.2f}</sub>")
+    text = f"{value:.2f}"
+    if not pd.isna(spread):
+        text += f'<sub class="detail">{spread:.2f}</sub>'
     if not pd.isna(difference):
-        text += f"<br><span>{signed(difference)}</span>"
-    if not pd.isna(low):
-        text += f"<br><small>{low:.1f}–{high:.1f}</small>"
-    return text
+        text += f'<br><span class="change">{signed(difference)}</span>'
+    return text + ("" if pd.isna(low) else details(f"{low:.1f}–{high:.1f}"))
 
 
 def _plain(value: object, decimals: int) -> str:
+    """Return one value of any frame as escaped text."""
     if isinstance(value, float | np.floating):
         tiny = 1e-9 < abs(value) < 10**-decimals
-        text = f"{value:.2g}" if tiny else f"{value:.{decimals}f}"
+        text = f"{value:.2g}" if tiny else f"{value:,.{decimals}f}"
         return ABSENT if np.isnan(value) else text.replace("-", "−", 1) if value < 0 else text
     if isinstance(value, int | np.integer) and not isinstance(value, bool):
         return f"{value:,}"
     return ABSENT if value is None else html.escape(str(value))
 
 
-def grid(rows, columns, corner: tuple[str, str], title: str, source: pd.DataFrame) -> Html:
-    """Lay out rows (group, row, column, text, css) with every one of `columns`, empty or not."""
-    order = pd.MultiIndex.from_frame(rows[["group", "row"]].drop_duplicates())
-    labels = list(columns)
-    place = {"index": ["group", "row"], "columns": "column"}
-    cells, style = (
-        rows.astype({name: object}).pivot(values=name, **place) for name in ("text", "css")
-    )
-    cells = cells.reindex(index=order, columns=labels).astype(object).fillna(ABSENT)
-    style = style.reindex(index=order, columns=labels).astype(object).fillna("")
-    if labels and isinstance(labels[0], tuple):
-        cells.columns = style.columns = pd.MultiIndex.from_tuples(labels)
-    cells.columns = style.columns = cells.columns.set_names([None] * cells.columns.nlevels)
-    cells.index.names = style.index.names = corner
-    if not corner[0]:
-        cells, style = cells.droplevel(0), style.droplevel(0)
-    return _styled(cells, style, title, source)
+# --- the renderer ---------------------------------------------------------------------------------
 
 
 def _styled(cells, style, title: str, source: pd.DataFrame, hide_index: bool = False) -> Html:
+    """Return cells of HTML with their CSS as a table that scrolls in its own box."""
     digest = hashlib.sha256((title + cells.to_csv() + style.to_csv()).encode()).hexdigest()[:8]
+    names = [] if hide_index else list(cells.index.names)
+    cells, style = (part.rename_axis(index=[None] * part.index.nlevels) for part in (cells, style))
     # On a narrow screen the table scrolls and its title stays.
     caption = f'<span class="title">{html.escape(title)}</span>'
     styler = Styler(cells, uuid=digest, cell_ids=False, caption=caption)
     styler.set_table_attributes('class="dataframe"').set_properties(**CELL)
-    styler.apply(lambda _: style, axis=None).set_table_styles(FRAME)
+    styler.apply(lambda _: style, axis=None)
     if hide_index:
         styler.hide(axis="index")
-    link = csv_link(source, title)
-    return Html(f'<div style="overflow-x:auto">{styler.to_html()}</div>{link.html}', title)
+    text = _headings(styler.to_html(), names, cells.columns.nlevels)
+    if hide_index:  # a heading stands over its column: words left, numbers right
+        for place, css in enumerate(style.iloc[0] if len(style) else ()):
+            if "left" in css:
+                text = text.replace(f"level0 col{place}", f"level0 col{place} words", 1)
+    kind = "repro-table two" if len(names) > 1 else "repro-table"
+    scroll = f'<div class="scroll" tabindex="0" role="region" aria-label="{html.escape(title)}">'
+    body = f"{_details_box(text)}{scroll}{text}</div><style>{CSS}</style>"
+    return Html(f'<div class="{kind}">{body}{csv_link(source, title).html}</div>', title)
 
 
-ABSENT = "–"  # what cannot exist, never written as 0
+def _headings(text: str, names: list[str], column_levels: int) -> str:
+    """Put the names of the index where pandas leaves empty header cells, and say what each heads.
+
+    pandas writes an empty cell over each index column in every row of headings; the first becomes
+    the name, as high as all rows of headings, and the others go.
+    """
+    span = f' rowspan="{column_levels}"' if column_levels > 1 else ""
+    heads = [
+        f'<th class="corner level{i}" scope="col"{span}>{html.escape(name)}</th>'
+        for i, name in enumerate(names)
+    ]
+    corners = iter(heads)
+    text = re.sub(r'<th class="blank[^"]*"[^>]*>&nbsp;</th>\s*', lambda _: next(corners, ""), text)
+    if 'class="corner' not in text:  # a table without columns has no rows of headings either
+        text = re.sub(r"(<thead>\s*)(</thead>)", rf"\1<tr>{''.join(heads)}</tr>\2", text)
+    text = re.sub(
+        r'<th (id="[^"]*" )?class="col_heading', r'<th \1scope="col" class="col_heading', text
+    )
+    return re.sub(
+        r'<th (id="[^"]*" )?class="row_heading', r'<th \1scope="row" class="row_heading', text
+    )
 
 
-def signed(value: float, decimals: int = 2) -> str:
-    """Return a number with its sign, with a true minus sign, and no sign when it rounds to 0."""
-    rounded = round(value, decimals) + 0.0
-    sign = "+" if rounded > 0 else "−" if rounded < 0 else ""
-    return f"{sign}{abs(rounded):.{decimals}f}"
+def _details_box(text: str) -> str:
+    """Return the check box that shows spreads and intervals, where the table has any."""
+    if 'class="detail"' not in text:
+        return ""
+    box = '<input type="checkbox" class="show-details">'
+    return f'<p class="fine"><label>{box} Show spread and 95 % interval</label></p>'

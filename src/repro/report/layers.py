@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from repro import paper
 from repro.paper import BEST_SIZE
 from repro.report.html import Html, cell_texts, grid, in_size_order, shade, signed, trained_on
+from repro.report.layout import tabs
 from repro.report.locations import RUN
-from repro.report.style import COLOURS, MARKERS, STYLE, finish, panels
+from repro.report.style import COLOURS, MARKERS, STYLE, finish, panels, side_by_side
 from repro.statistics import summary
 from repro.statistics.verdicts import COLUMNS, CONTRADICTED, SUPPORTED, Units, compare
 from repro.study.results import layer_requests
@@ -25,6 +27,7 @@ from repro.study.results import layer_requests
 if TYPE_CHECKING:
     from repro.study import Study
 
+QUESTION = "The paper: the lowest layers matter most, those in the middle least."
 NONE = "none"  # in place of a block: nothing is restored
 KEYS = [*RUN, "layers", "split"]
 
@@ -75,14 +78,6 @@ def first(name: str) -> int:
     return int(name.split("-")[0])
 
 
-def told(costs: pd.DataFrame) -> pd.DataFrame:
-    """Return `costs` to read: by split, and whether restoring a block loses or gains accuracy."""
-    words = {SUPPORTED: "loses", CONTRADICTED: "gains"}
-    rows = costs.drop(columns=["claim", "runs", "verdict"])
-    rows["restoring it"] = costs["verdict"].replace(words)
-    return rows.sort_values(["split", *RUN], kind="stable", ignore_index=True)
-
-
 def by_model(studies: Iterable["Study"]) -> pd.DataFrame:
     """Return what restoring each block costs in domain, study by study, over the runs of each.
 
@@ -119,13 +114,29 @@ def sentence(costs: pd.DataFrame) -> str:
 
 
 @plt.rc_context(STYLE)
-def figure(frame: pd.DataFrame, title: str) -> Figure:
+def figure(frame: pd.DataFrame, title: str, theirs: pd.DataFrame | None = None) -> Figure:
     """Draw Table 11 as curves: the change of accuracy from restoring each block of layers.
 
-    `frame` comes from `layers.costs`, of one split and size. Error bars are 95 % intervals, where
-    known; the dotted line is the model without restoration.
+    `frame` comes from `costs`, of one split and size. Error bars are 95 % intervals, where known;
+    the dotted line is the model without restoration. With `theirs`, the costs of `published`,
+    the paper's curves stand left of ours, on one scale.
     """
-    figure, (axis,) = panels(1)
+    if theirs is None:
+        drawn, (axis,) = panels(1)
+        axis.set(title=title)
+        panes = [(axis, frame)]
+    else:
+        drawn, ((left, right),) = side_by_side(1, ("Paper: LLaMA-3-8B", title))
+        panes = [(left, theirs), (right, frame)]
+    for axis, rows in panes:
+        _cost_curves(axis, rows)
+        axis.set_xlabel("Restored layers")
+    panes[0][0].set_ylabel("Change of Acc (points)")
+    return finish(drawn, frame)
+
+
+def _cost_curves(axis: Axes, frame: pd.DataFrame) -> None:
+    """Draw the costs of each block with error bars, one line per training level."""
     places = {name: i for i, name in enumerate(block_names(frame["layers"]))}
     for level, rows in frame.groupby("train_level"):
         x = rows["layers"].map(places) + 0.08 * (level - 2)
@@ -133,9 +144,7 @@ def figure(frame: pd.DataFrame, title: str) -> Figure:
         style = {"color": COLOURS[level], "marker": MARKERS[level], "ms": 5, "lw": 1.2}
         axis.errorbar(x, rows["estimate"], np.nan_to_num(error), elinewidth=0.8, **style)
     axis.axhline(0, color="0.3", ls=":", lw=1.2)
-    axis.set_xticks(range(len(places)), list(places))
-    axis.set(title=title, xlabel="Restored layers", ylabel="Change of Acc (points)")
-    return finish(figure, frame)
+    axis.set_xticks(range(len(places)), list(places), rotation=45 if len(places) > 4 else 0)
 
 
 def table(frame: pd.DataFrame, title: str) -> Html:
@@ -155,3 +164,30 @@ def table(frame: pd.DataFrame, title: str) -> Html:
     )
     corner = ("Training facts", "Restored layers")
     return grid(rows, block_names(frame["layers"]), corner, title, frame)
+
+
+def tables(means: pd.DataFrame, model: str) -> Html:
+    """Return Table 11 as tabs: ours in domain, the paper's, and ours out of domain.
+
+    The blocks of a smaller model are not those of the paper, so there is no table of differences.
+    """
+    inside, outside = (means[means["split"] == split] for split in ("test", "testood"))
+    parts = {
+        "Ours": table(inside, f"Table 11, ours: {model}, in-domain Acc (%)"),
+        "Paper": table(published(), "Table 11 of the paper: LLaMA-3-8B, in-domain Acc (%)"),
+        "Ours, out of domain": table(outside, f"Out of domain, ours: {model}, Acc (%)"),
+    }
+    return tabs(parts, "Table 11")
+
+
+def result(costs: pd.DataFrame) -> str:
+    """Say in how many runs restoring the lowest, a middle and the last block loses accuracy."""
+    if costs.empty:
+        return "No layers were restored in this profile."
+    names, parts = block_names(costs["layers"]), []
+    chosen = {"lowest": names[0], "middle": names[len(names) // 2], "last": names[-1]}
+    for where, name in chosen.items():
+        rows = costs[costs["layers"] == name]
+        lose, gain = ((rows["verdict"] == v).sum() for v in (SUPPORTED, CONTRADICTED))
+        parts.append(f"the {where} ({name}) in {lose} of {len(rows)}, and gains it in {gain}")
+    return f"Restoring a block of layers loses accuracy: {'; '.join(parts)} runs."

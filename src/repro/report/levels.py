@@ -1,11 +1,26 @@
 """Accuracy by the mastery level of training and test facts (§3.4): Table 2."""
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 
+from repro import paper
 from repro.paper import LEVELS, SPLIT_TITLES
-from repro.report.html import Html, cell_texts, grid, in_model_order, tested_on, trained_on
+from repro.report.html import (
+    Html,
+    cell_texts,
+    differences,
+    grid,
+    in_model_order,
+    tested_on,
+    trained_on,
+)
+from repro.report.layout import Finding, tabs
+from repro.report.style import STYLE, finish, level_curves, side_by_side
 from repro.statistics.summary import means, per_level
+
+LLM = "LLaMA-3-8B"  # of the paper's models, the one that most of its tables are of
 
 
 def table(frame: pd.DataFrame, title: str) -> Html:
@@ -33,3 +48,64 @@ def frame(accuracy: pd.DataFrame) -> pd.DataFrame:
     levels = per_level(accuracy)
     levels["test_level"] = levels["test_level"].astype(str)
     return pd.concat([levels, means(accuracy).assign(test_level="mean")], ignore_index=True)
+
+
+def tables(ours: pd.DataFrame, size: int) -> Html:
+    """Return Table 2 as tabs: ours after `size` facts, the paper's after 1,920, the difference."""
+    published = paper.table("accuracy_1920")
+    both = differences_of(ours, published)
+    parts = {
+        "Ours": table(ours, f"Ours: {size:,} training facts"),
+        "Paper": table(published, "Table 2 of the paper: 1,920 training facts"),
+    }
+    if len(both):
+        cells = both.assign(
+            group=LLM,
+            row=both["train_level"].map(trained_on),
+            column=[
+                (SPLIT_TITLES[split], tested_on(level))
+                for split, level in zip(both["split"], both["test_level"], strict=True)
+            ],
+        )
+        title = f"Table 2: ours less {LLM}'s, points"
+        parts["Difference"] = differences(cells, ("", "Trained on"), title, both)
+    return tabs(parts, "Table 2")
+
+
+def differences_of(ours: pd.DataFrame, published: pd.DataFrame) -> pd.DataFrame:
+    """Return train_level, split, test_level, ours, paper, difference of the cells both have."""
+    keys = ["train_level", "split", "test_level"]
+    theirs = published[published["model"] == LLM]
+    both = ours[[*keys, "accuracy"]].merge(theirs[[*keys, "accuracy"]], on=keys)
+    both = both.rename(columns={"accuracy_x": "ours", "accuracy_y": "paper"})
+    both = both.assign(difference=both["ours"] - both["paper"])
+    return both.sort_values(keys, kind="stable", ignore_index=True)
+
+
+def findings(inside: pd.DataFrame, outside: pd.DataFrame, size: int) -> list[Finding]:
+    """Return what §3.4 reads from Table 2, in and out of domain, with its comparisons."""
+    claim = "Low levels hurt high ones, high levels hurt low ones, the middle is best overall."
+    named = "the training level that the paper names"
+    words = f"{named} is better", f"{named} is worse"
+    return [
+        Finding(f"Table 2, {domain}, after {size:,} facts", claim, rows, *words)
+        for domain, rows in (("in domain", inside), ("out of domain", outside))
+    ]
+
+
+@plt.rc_context(STYLE)
+def figure(ours: pd.DataFrame, published: pd.DataFrame) -> Figure:
+    """Draw Table 2 in domain: accuracy by the level of the test facts, the paper's beside ours.
+
+    Both frames have the columns of `table`; a line is a training level.
+    """
+    drawn, ((left, right),) = side_by_side(1, ("Paper", "Ours"))
+    theirs = published[published["model"] == LLM]
+    for axis, frame in ((left, theirs), (right, ours)):
+        rows = frame[(frame["split"] == "test") & (frame["test_level"] != "mean")]
+        rows = rows.assign(tested=rows["test_level"].astype(int))
+        level_curves(axis, rows, "tested", "accuracy")
+        axis.set_xticks(LEVELS)
+        axis.set_xlabel("Level of the test facts")
+    left.set_ylabel("Accuracy (%)")
+    return finish(drawn, ours)

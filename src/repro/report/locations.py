@@ -19,7 +19,17 @@ from repro import paper
 from repro.errors import ConfigError
 from repro.paper import LEVELS
 from repro.report import speed
-from repro.report.html import FULL_SHADE, Html, cell_texts, grid, in_size_order, shade, trained_on
+from repro.report.html import (
+    FULL_SHADE,
+    Html,
+    cell_texts,
+    differences,
+    grid,
+    in_size_order,
+    shade,
+    trained_on,
+)
+from repro.report.layout import tabs
 from repro.report.style import COLOURS, MARKERS, STYLE, finish, panels
 
 if TYPE_CHECKING:
@@ -27,6 +37,7 @@ if TYPE_CHECKING:
 
 TABLES = ("layers", "modules")  # the paper's Tables 9 and 10
 RUN = ["train_level", "train_size"]
+QUESTION = "Do the most changed parameters lie in some modules or layers rather than in others?"
 SIZES = ["hidden", "layers", "intermediate", "heads", "key_value_heads"]
 
 
@@ -150,15 +161,15 @@ def by_model(studies: Iterable["Study"], percent: float) -> pd.DataFrame:
 
 def extremes(by_share: pd.DataFrame, percent: float) -> str:
     """Say in Markdown which modules have the highest and the lowest lift, ours and the paper's."""
-    told = []
+    sentences = []
     for who, column in (("Our runs", f"top {percent:g}%"), ("The paper", "Table 10")):
         if column in by_share and len(rows := by_share.dropna(subset=column)):
             high, low = (rows.loc[getattr(rows[column], f"idx{m}")()] for m in ("max", "min"))
-            told.append(
+            sentences.append(
                 f"{who}: highest lift {high['module']} (×{high[column]:.2f}), "
                 f"lowest {low['module']} (×{low[column]:.2f})."
             )
-    return " ".join(told)
+    return " ".join(sentences)
 
 
 def by_samples(rows: pd.DataFrame, value: str, by: list[str]) -> pd.DataFrame:
@@ -231,9 +242,37 @@ def table(frame: pd.DataFrame, title: str, by: str) -> Html:
     rows = rows.assign(row=rows[by], column=names, css=css)
     texts = cell_texts(rows.assign(accuracy=rows["share"]))
     rows["text"] = [
-        f"{text}<br><span>×{lift:.2f}</span>"
+        f'{text}<br><span class="change">×{lift:.2f}</span>'
         for text, lift in zip(texts, rows["lift"], strict=True)
     ]
     columns = map(trained_on, LEVELS) if ours else ["LLaMA-3-8B"]
     corner = ("Training facts" if ours else "", by.capitalize())
     return grid(rows, columns, corner, title, frame)
+
+
+def tables(places: pd.DataFrame, by: str, model: str, percent: float) -> Html:
+    """Return Table 9 (`by` layer) or 10 (`by` module) as tabs: ours, the paper's, and for modules
+    the difference of lifts. Layers differ in number between models, so they have none.
+    """
+    number, theirs = (9, published()[0]) if by == "layer" else (10, published()[1])
+    ours, theirs = summary(places, by), summary(theirs, by)
+    parts = {
+        "Ours": table(ours, f"Table {number}, ours: {model}, top {percent:g}% (%)", by),
+        "Paper": table(theirs, f"Table {number} of the paper (%)", by),
+    }
+    if by == "module" and len(ours):
+        keys = [*RUN, by]
+        both = ours[[*keys, "lift"]].merge(theirs[[by, "lift"]], on=by)
+        both = both.rename(columns={"lift_x": "ours", "lift_y": "paper"})
+        both = both.assign(difference=both["ours"] - both["paper"])
+        cells = in_size_order(both, []).assign(row=lambda rows: rows[by])
+        cells = cells.assign(column=cells["train_level"].map(trained_on))
+        title = "Table 10: lift, ours less the paper's"
+        parts["Difference"] = differences(cells, ("Training facts", "Module"), title, both)
+    return tabs(parts, f"Table {number}")
+
+
+def published_summaries() -> dict[str, pd.DataFrame]:
+    """Return the paper's Tables 9 and 10 as `summary` returns ours, by `layer` and `module`."""
+    tables = zip(("layer", "module"), published(), strict=True)
+    return {by: summary(frame, by) for by, frame in tables}

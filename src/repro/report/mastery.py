@@ -7,11 +7,16 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from repro import paper
 from repro.measures.mastery import template_columns
 from repro.paper import LEVELS, SPLIT_TITLES
-from repro.report.html import Html, grid, in_model_order
+from repro.report.html import Html, differences, grid, in_model_order
+from repro.report.layout import tabs
 from repro.report.style import COLOURS, STYLE, finish, heat_map, level_bars, panels
 from repro.statistics.intervals import wilson
+
+QUESTION = "How well does the pre-trained model know the facts it will be fine-tuned on?"
+LLM = "LLaMA-3-8B"  # of the paper's five models, the one whose shares ours are compared with
 
 
 @plt.rc_context(STYLE)
@@ -135,3 +140,38 @@ def best_templates(success: pd.DataFrame, texts: dict[str, tuple[str, ...]]) -> 
             "worst": success.min(axis=1).to_numpy(),
         }
     ).sort_values("best", ascending=False, kind="stable", ignore_index=True)
+
+
+def tables(ours: pd.DataFrame, model: str) -> Html:
+    """Return Tables 1 and 8 as tabs: ours, the paper's, and the difference of shares in points."""
+    published = paper.table("distribution")
+    shares = [
+        level_shares(frame)[["split", "level", "share"]]
+        for frame in (ours, published[published["model"] == LLM])
+    ]
+    both = shares[0].merge(shares[1], on=["split", "level"])
+    both = both.rename(columns={"share_x": "ours", "share_y": "paper"})
+    both = both.assign(difference=both["ours"] - both["paper"])
+    cells = both.assign(
+        group="",
+        row=both["split"].map(SPLIT_TITLES),
+        column=both["level"].map(lambda level: f"level {level}"),
+    )
+    title = f"Shares: ours less {LLM}'s, points"
+    parts = {
+        "Ours": table(ours, f"Ours: {model}"),
+        "Paper": table(published, "Tables 1 and 8 of the paper"),
+        "Difference": differences(cells, ("", "Facts"), title, both),
+    }
+    return tabs(parts, "Tables 1 and 8")
+
+
+def result(ours: pd.DataFrame, model: str) -> str:
+    """Say how many training facts a model does not know at all, and how many it masters."""
+    published = paper.table("distribution")
+    parts = []
+    for name, frame in ((model, ours), (LLM, published[published["model"] == LLM])):
+        rows = level_shares(frame[frame["split"] == "train"]).set_index("level")["share"]
+        none, full = (rows.get(level, 0.0) for level in (LEVELS[0], LEVELS[-1]))
+        parts.append(f"{name}: {none:.0f} % at level 0, {full:.1f} % at level {LEVELS[-1]}")
+    return f"Of the training facts before fine-tuning, {'; '.join(parts)}."

@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 
 from repro.paper import LEVELS, SPLIT_TITLES
 from repro.report.html import Html, cell_texts, grid, in_size_order, trained_on
+from repro.report.layout import Finding
 from repro.report.style import (
     COLOURS,
     STYLE,
@@ -15,6 +16,7 @@ from repro.report.style import (
     level_curves,
     panels,
     say_if_empty,
+    side_by_side,
     size_axis,
     untuned_line,
 )
@@ -23,22 +25,37 @@ from repro.statistics.summary import tuned
 
 
 @plt.rc_context(STYLE)
-def figure(means: pd.DataFrame) -> Figure:
-    """Draw Figure 2 or 6: accuracy against data size by training level, one panel per split.
+def figure(means: pd.DataFrame, published: pd.DataFrame | None = None) -> Figure:
+    """Draw Figures 2 and 6: accuracy against data size by training level, one row per split.
 
     `means` comes from `summary.means`; the bands are 95 % intervals over questions. A hollow
-    marker is a level's whole pool ("All"); the dashed line is the model before fine-tuning.
+    marker is a level's whole pool ("All"); the dashed line is the model before fine-tuning. With
+    `published`, the paper's numbers stand left of ours, on the same scale.
     """
-    shown = [split for split in ("test", "testood") if (means["split"] == split).any()]
-    figure, axes = panels(max(len(shown), 1))
-    for axis, split in zip(axes, shown, strict=False):
-        rows = means[means["split"] == split]
-        level_curves(axis, tuned(rows), "train_size", "accuracy")
-        untuned_line(axis, rows)
-        size_axis(axis, tuned(rows))
-        axis.set(title=SPLIT_TITLES[split], ylabel="Accuracy (%)", xlabel="")
-    axes[-1].set_xlabel("Training facts (logarithmic)")
-    return finish(figure, means)
+    splits = [split for split in ("test", "testood") if (means["split"] == split).any()]
+    if published is None:
+        drawn, axes = panels(max(len(splits), 1))
+        columns = [(axes, means)]
+    else:
+        drawn, axes = side_by_side(max(len(splits), 1), ("Paper", "Ours"))
+        columns = [(axes[:, 0], published), (axes[:, 1], means)]
+    for column, frame in columns:
+        for axis, split in zip(column, splits, strict=False):
+            rows = frame[frame["split"] == split]
+            level_curves(axis, tuned(rows), "train_size", "accuracy")
+            untuned_line(axis, rows)
+            size_axis(axis, tuned(rows), few=published is not None)
+            if published is None:
+                axis.set(title=SPLIT_TITLES[split])
+        column[-1].set_xlabel("Training facts (log)")
+    if published is not None:  # one scale on both axes
+        known = pd.concat([tuned(frame)["train_size"] for _, frame in columns])
+        for axis in axes.flat:
+            axis.set_xlim(known.min() / 1.3, known.max() * 1.3)
+    for axis, split in zip(columns[0][0], splits, strict=False):
+        name = "Accuracy (%)" if published is None else f"{SPLIT_TITLES[split]} Acc (%)"
+        axis.set_ylabel(name)
+    return finish(drawn, means)
 
 
 @plt.rc_context(STYLE)
@@ -95,3 +112,28 @@ def best_rate(rates: pd.DataFrame) -> float | None:
     """Return the learning rate with the most right dev answers (ties: the smaller), or None."""
     ordered = rates.sort_values(["correct", "learning_rate"], ascending=[False, True])
     return float(ordered["learning_rate"].iloc[0]) if len(ordered) else None
+
+
+def findings(few: pd.DataFrame, many: pd.DataFrame, levels: pd.DataFrame) -> list[Finding]:
+    """Return Phenomena 1 (two halves) and 2 with the comparisons that test them."""
+    first = "The best accuracy comes with just 240 facts, whatever their level."
+    second = "With many facts, level 0 is the worst, and falls most."
+    return [
+        Finding(
+            "Phenomenon 1, up to 240 facts",
+            first,
+            few,
+            "fewer than 240 facts are worse",
+            "fewer than 240 facts are better",
+        ),
+        Finding(
+            "Phenomenon 1, beyond 240 facts",
+            first,
+            many,
+            "more than 240 facts hurt",
+            "more than 240 facts help",
+        ),
+        Finding(
+            "Phenomenon 2", second, levels, "level 0 is worse or falls more", "level 0 does better"
+        ),
+    ]

@@ -5,6 +5,10 @@ palette of falling darkness and one marker each, so neither colour vision nor a 
 tell them apart.
 """
 
+import html
+import io
+import re
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -16,21 +20,16 @@ from matplotlib.lines import Line2D
 from repro.paper import LEVELS
 from repro.statistics.summary import size_names, sizes
 
-COLOURS = [sns.color_palette("inferno", 100).as_hex()[i] for i in (4, 25, 42, 57, 67)]
-
-
+_INFERNO = sns.color_palette("inferno", 100).as_hex()
+COLOURS = [_INFERNO[i] for i in (4, 25, 42, 57, 67)]  # of mastery levels 0 to 4
 MARKERS = ["o", "s", "^", "D", "v"]
-
-
 WIDTH, DPI = 5.2, 150
-
-
 VIVID = ["black", *(sns.color_palette("colorblind").as_hex()[i] for i in (3, 0, 2, 4))]
-
-
 SHARES = [0, 1, 3, 5, 10, 20, 40, 60, 80, 100]
-
-
+FEW_SHARES = [0, 1, 5, 20, 40, 60, 80, 100]  # where a panel is narrow
+# On a dark page level 0 is the lightest, so that it stands out there as it does on a light one.
+DARK_COLOURS = dict(zip(COLOURS, (_INFERNO[i] for i in (95, 83, 71, 59, 46)), strict=True))
+DARK_PAGE = "html[data-theme=dark] {0},[data-jp-theme-light=false] {0}"
 STYLE = {
     "axes.edgecolor": "0.4",
     "axes.labelsize": 11,
@@ -41,6 +40,7 @@ STYLE = {
     "figure.dpi": DPI,
     "figure.facecolor": "white",
     "font.size": 11,
+    "svg.fonttype": "none",  # text stays text: it can be searched, read out and scaled
     "legend.fontsize": 10,
     "legend.frameon": False,
     "xtick.labelsize": 10,
@@ -62,6 +62,19 @@ def heat_map(values: pd.DataFrame, xlabel: str, label: str) -> Figure:
     axis.set(xlabel=xlabel)
     figure.colorbar(image, ax=axis, orientation="horizontal", label=label)
     return closed(figure)
+
+
+def side_by_side(rows: int, titles: tuple[str, str]) -> tuple[Figure, np.ndarray]:
+    """Return a figure with two panels in each row on one y axis, the paper's left of ours."""
+    size = (WIDTH, 1.2 + 2.3 * rows)
+    options = {"squeeze": False, "sharey": "row", "layout": "constrained"}
+    figure, axes = plt.subplots(rows, 2, figsize=size, **options)
+    for axis in axes.flat:
+        axis.grid(color="0.9", lw=0.8)
+        axis.set_axisbelow(True)
+    for axis, title in zip(axes[0], titles, strict=True):
+        axis.set_title(title)
+    return figure, axes
 
 
 def panel_grid(rows: int, columns: int) -> tuple[Figure, np.ndarray]:
@@ -107,18 +120,20 @@ def untuned_line(axis: Axes, rows: pd.DataFrame) -> None:
         axis.axhline(before.mean(), color="0.3", ls="--", lw=1.2)
 
 
-def size_axis(axis: Axes, rows: pd.DataFrame) -> None:
-    """Make the x axis logarithmic, with a tick at each sampled size."""
+def size_axis(axis: Axes, rows: pd.DataFrame, few: bool = False) -> None:
+    """Make the x axis logarithmic, with a tick at each sampled size, or at every second one."""
     axis.set_xscale("log")
     ticks = sizes(rows) or sorted(rows["train_size"].unique())
+    ticks = ticks[::-2][::-1] if few and len(ticks) > 4 else ticks
     axis.set_xticks(ticks, [f"{size:,}" for size in ticks])
     axis.minorticks_off()
 
 
-def share_axis(axis: Axes, shares: pd.Series) -> None:
+def share_axis(axis: Axes, shares: pd.Series, few: bool = False) -> None:
     """Make the x axis a square root, which gives small shares room, with ticks in percent."""
     axis.set_xscale("function", functions=(square_root, np.square))
-    ticks = [share for share in SHARES if share <= max(shares.max(), 1)]
+    top = max(shares.max(), 1)
+    ticks = [share for share in (FEW_SHARES if few else SHARES) if share <= top]
     axis.set_xticks(ticks, [str(share) for share in ticks])
 
 
@@ -185,3 +200,36 @@ def closed(figure: Figure) -> Figure:
     """Return the figure, closed: Jupyter would show an open one again at the end of the cell."""
     plt.close(figure)
     return figure
+
+
+def svg(figure: Figure, alt: str, name: str) -> tuple[str, str]:
+    """Return a figure as inline SVG, and the CSS of its colours on a dark page.
+
+    Each colour is a variable whose value is the light one where no style sheet says otherwise.
+    `alt` is the text for who cannot see it; `name` tells the names inside it from another's.
+    """
+    file = io.StringIO()
+    with plt.rc_context(STYLE | {"svg.hashsalt": name}):
+        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
+    text = file.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>\s*", "", text, flags=re.DOTALL)
+    text = re.sub(r'<g id="[^"]*">', "<g>", text)  # names that nothing refers to
+    text = re.sub(r"(\d\.\d\d)\d+", r"\1", text)  # a hundredth of a point is enough
+    text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1)
+    text = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", text, count=1)
+    label = html.escape(alt, quote=True)
+    text = text.replace("<svg", f'<svg role="img" aria-label="{label}"', 1)
+    colours = sorted({"#000000", *re.findall(r"#[0-9a-f]{6}\b", text)})
+    text = re.sub(r"#([0-9a-f]{6})\b", r"var(--c-\1,#\1)", text)
+    dark = "".join(f"--c-{c[1:]}:{_on_dark(c)};" for c in colours if _on_dark(c) != c)
+    return text, DARK_PAGE.format(".repro-figure") + f"{{{dark}}}"
+
+
+def _on_dark(colour: str) -> str:
+    """Return what stands for a colour on a dark page: greys turn over, levels have their own."""
+    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
+    if red == green == blue:
+        grey = round(230 - red * (230 - 18) / 255)
+        return f"#{grey:02x}{grey:02x}{grey:02x}"
+    return DARK_COLOURS.get(colour, colour)
