@@ -15,11 +15,15 @@
 #
 # The protocol of Section 3.1 asks for 21 sentences, 10 samples and 32 tokens for each fact. This page
 # compares our engines with the usual way to do the same work, on the same machine in the same run,
-# and then counts what the paper's models would need. To repeat it:
+# and then counts what the paper's models would need.
+#
+# <details><summary>Run this page</summary>
 #
 # ```bash
 # papermill notebooks/13_speed.py -p model MODEL -p profile PROFILE
 # ```
+#
+# </details>
 #
 # The page reads the committed records of the benchmarks, whichever model is chosen. The commands that
 # make them are at its end.
