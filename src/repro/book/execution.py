@@ -146,7 +146,7 @@ def _fold(executed: nbformat.NotebookNode) -> None:
             if not cell.outputs and cell is not executed.cells[-1]:
                 silent = cell.source + "\n\n"
                 continue
-            tags.append("hide-input")
+            tags += ["hide-input"] if "hide-input" not in tags else []
         elif silent:  # a text ends what can be folded together
             cells.append(
                 nbformat.v4.new_code_cell(silent.strip(), metadata={"tags": ["hide-input"]})
