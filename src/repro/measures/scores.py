@@ -156,7 +156,11 @@ def score(
     jobs = [[asked[i] for i in row] for row in own]
     with engine.held() if engine else nullcontext():
         values = list(map_in_threads(_threads(engine), read, jobs))
-    pairs = [(i, v) for row, each in zip(own, values, strict=True) for i, v in zip(row, each)]
+    pairs = [
+        (i, v)
+        for row, each in zip(own, values, strict=True)
+        for i, v in zip(row, each, strict=True)
+    ]
     best = np.full((len(facts), len(protocol.templates)), -np.inf)
     for i, value in gather_object(pairs):
         at = asked[i].fact, asked[i].column
@@ -229,9 +233,7 @@ def _threads(engine: Lean | None) -> int:
 
 def _wanted(row: Sequence[Statement], nodes: np.ndarray) -> np.ndarray:
     """Return the node after which each target token comes, statement by statement."""
-    return np.concatenate(
-        [nodes[i, s.first : s.first + len(s.target)] for i, s in enumerate(row)]
-    )
+    return np.concatenate([nodes[i, s.first : s.first + len(s.target)] for i, s in enumerate(row)])
 
 
 def _read_with_engine(engine: Lean, row: Sequence[Statement]) -> list[float]:
