@@ -26,7 +26,7 @@ $(VENV)/installed: requirements.lock pyproject.toml
 	@touch $@
 
 book: install
-	$(BIN)/jupyter-book build book/ --all -W --keep-going
+	$(BIN)/jupyter-book build book/ -W --keep-going
 	@echo "$(CURDIR)/$(SITE)"
 
 lint: install

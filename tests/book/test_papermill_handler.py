@@ -169,8 +169,75 @@ def test_impossible_fraction_is_one_line(folder, option, value):
     assert not (folder / "ran").exists()
 
 
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("-y", "{frac: 1.5}"),
+        ("-f", "high.yaml"),
+        ("--parameters_yaml", "{frac: 1.5}"),
+        ("-b", "e2ZyYWM6IDEuNX0="),
+    ],
+)
+def test_every_way_to_give_a_value_is_checked(folder, option, value):
+    (folder / "high.yaml").write_text("frac: 1.5\n")
+    done = run(folder, "notebooks/05_demo.py", option, value)
+    assert done.returncode != 0 and done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    assert "from 0 to 1, such as 0.4, not 1.5" in line
+    assert not (folder / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["-y", "{frac: "], "Error: the parameters of -y are no YAML: "),
+        (["-y", "0.4"], "Error: the parameters of -y must be names with values"),
+        (["-f", "none.yaml"], "Error: the parameters file none.yaml cannot be read: No such file"),
+        (["-f", "."], "Error: the parameters file . cannot be read: Is a directory"),
+        (["-fodd.yaml"], "Error: the parameters of odd.yaml are no YAML: "),
+        (["no/where.ipynb"], "Error: the folder no does not exist: make it first."),
+        (["-p", "fraq", "0.4"], "Error: notebooks/05_demo.py has no parameter fraq; did you mean"),
+        (["-y", "{x: 1}"], "Error: notebooks/05_demo.py has no parameter x. Its parameters: frac."),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_what_cannot_be_run_is_one_line(folder, words, line):
+    (folder / "odd.yaml").write_text("frac: [\n")
+    done = run(folder, "notebooks/05_demo.py", *words)
+    assert done.returncode != 0 and done.stdout == ""
+    assert done.stderr.splitlines()[-1].startswith(line) and "Traceback" not in done.stderr
+    assert not (folder / "ran").exists()
+
+
+@pytest.mark.parametrize("setting", ["REPRO_MODEL", "REPRO_PROFILE", "REPRO_TASKS"])
+def test_a_setting_is_checked_before_the_kernel_starts(folder, monkeypatch, setting):
+    monkeypatch.setenv(setting, "no-such-thing")
+    source = SOURCE.replace("frac = 0.2", 'model = "default"\nprofile = "default"')
+    (folder / "notebooks/05_demo.py").write_text(source.replace("frac", "model"))
+    done = run(folder, "notebooks/05_demo.py")
+    assert done.returncode != 0
+    (line,) = done.stderr.splitlines()
+    assert "no-such-thing" in line and line.startswith("Error: ")
+    assert not (folder / "ran").exists()
+
+
+def test_prepared_is_not_executed(folder):
+    text = from_terminal(folder, f"{COMMAND} notebooks/05_demo.py -p frac 0.4 --prepare-only")
+    assert "Prepared notebook: notebooks/_executed/05_demo.ipynb" in text
+    assert "Executed" not in text and not (folder / "ran").exists()
+
+
+def test_a_byte_order_mark_is_no_python(folder):
+    (folder / "notebooks/05_demo.py").write_bytes(b"\xef\xbb\xbf" + SOURCE.encode())
+    done = run(folder, "notebooks/05_demo.py", "-p", "frac", "0.4")
+    assert done.returncode == 0, done.stderr
+    assert printed(nbformat.reads(done.stdout, as_version=4)) == "frac is 0.4\n"
+
+
 @pytest.mark.parametrize("name", ["model", "profile"])
 def test_unknown_name_is_one_line(folder, name):
+    source = SOURCE.replace("frac = 0.2", f'frac = 0.2\n{name} = "default"')
+    (folder / "notebooks/05_demo.py").write_text(source)
     done = run(folder, "notebooks/05_demo.py", "-p", name, "no-such-thing")
     assert done.returncode != 0
     (line,) = done.stderr.splitlines()

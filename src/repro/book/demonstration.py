@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from repro.book.execution import Book, digest
+from repro.book import dependencies
+from repro.book.execution import Book
 from repro.files import write_atomic
 
 PAGE = "restore_tool.md"
@@ -25,7 +26,8 @@ COMMANDS = {
 def outputs(book: Book) -> dict[str, str]:
     """Return each command with its output as a block of code, run again only after a change."""
     kept = book.root / "book" / "_executed" / "restore_tool.json"
-    stamp = digest(book, book.root / "book" / PAGE)
+    command = dependencies.files_of(dependencies.PACKAGE / "cli.py")
+    stamp = dependencies.content_hash([book.root / "book" / PAGE, Path(__file__), *command])
     if kept.is_file() and (found := json.loads(kept.read_text(encoding="utf-8")))["stamp"] == stamp:
         return found["outputs"]
     with tempfile.TemporaryDirectory() as name:

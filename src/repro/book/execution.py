@@ -9,20 +9,20 @@ model.
 import hashlib
 import re
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import nbformat
 from nbclient.exceptions import DeadKernelError
 
-import repro
 from repro import files, provenance
+from repro.book import dependencies
 from repro.errors import ReproError
 from repro.models import registry
 
 STAMP, COMMIT = "repro_digest", "repro_commit"
-DATA_FILES = {".py", ".yaml", ".json", ".jsonl", ".csv"}
+RESULT_FILES = {".json", ".jsonl", ".csv"}
 
 
 class NotebookError(ReproError):
@@ -67,19 +67,19 @@ class Book:
         return f"papermill notebooks/{source.name} {options}"
 
 
-def _files(folder: Path) -> Iterable[Path]:
-    return sorted(path for path in folder.rglob("*") if path.suffix in DATA_FILES)
-
-
 def digest(book: Book, source: Path) -> str:
-    """Return a hash of the notebook, the package, the committed results and the parameters.
+    """Return a hash of a notebook, the modules it imports, the results and the parameters.
 
-    The results are those of all models: some pages show other models too.
+    The results are the committed records of all models: some pages show other models too.
     """
-    summary = hashlib.sha256(repr(sorted(book.parameters().items())).encode())
-    for path in [source, *_files(Path(repro.__file__).parent), *_files(files.results_dir())]:
-        summary.update(path.name.encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
-    return summary.hexdigest()
+    paths = [source, *dependencies.files_of(source), *result_files()]
+    parameters = repr(sorted(book.parameters().items()))
+    return hashlib.sha256((parameters + dependencies.content_hash(paths)).encode()).hexdigest()
+
+
+def result_files() -> list[Path]:
+    """Return the files of the committed records, sorted."""
+    return sorted(path for path in files.results_dir().rglob("*") if path.suffix in RESULT_FILES)
 
 
 def is_fresh(executed: Path, stamp: str) -> bool:

@@ -1,5 +1,6 @@
 """The Sphinx extension: run what is missing, write what is computed, bring MathJax along."""
 
+import json
 import shutil
 from importlib import resources
 from pathlib import Path
@@ -9,14 +10,45 @@ from sphinx.application import Sphinx
 from sphinx.config import Config
 from sphinx.util import logging
 
-from repro.book import execution, pages
-from repro.errors import ReproError
+from repro.book import dependencies, execution
+from repro.errors import ConfigError, ReproError
+from repro.files import write_atomic
 from repro.models import registry
 from repro.study import profiles
 
 MATHJAX = "tex-svg-full.js"  # one file: it draws glyphs itself and needs no fonts
 
 log = logging.getLogger(__name__)
+
+
+def root_of(folder: Path) -> Path:
+    """Return the repository's folder: the nearest one above that holds notebooks and the book.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    for place in (folder, *folder.parents):
+        if (place / "notebooks").is_dir() and (place / "book").is_dir() and place.name != "book":
+            return place
+    raise ConfigError(f"{folder} is not inside this repository: build its folder book/")
+
+
+def computed_text(book: execution.Book) -> dict[str, object]:
+    """Return the value of every `{{ name }}` of the pages, computed again only after a change."""
+    kept = book.root / "book" / "_executed" / book.name / "substitutions.json"
+    code = dependencies.files_of(Path(__file__).with_name("pages.py"))
+    executed = [book.executed(source) for source in book.sources()]
+    tool_page = book.root / "book" / "restore_tool.md"
+    paths = [*code, *execution.result_files(), *executed, *filter(Path.is_file, [tool_page])]
+    stamp = f"{book.parameters()} {dependencies.content_hash(paths)}"
+    if kept.is_file() and (read := json.loads(kept.read_text("utf-8")))["stamp"] == stamp:
+        return read["values"]
+    # Imported on use: it loads pandas and PyTorch, and a book without a change needs neither.
+    from repro.book import pages
+
+    values = pages.substitution_values(book)
+    write_atomic(kept, json.dumps({"stamp": stamp, "values": values}, ensure_ascii=False))
+    return values
 
 
 def chosen(root: Path) -> execution.Book:
@@ -32,9 +64,9 @@ def chosen(root: Path) -> execution.Book:
 def prepare(app: Sphinx, config: Config) -> None:
     """Before Sphinx reads a page: run the notebooks, then fill in the computed text."""
     try:
-        book = chosen(Path(app.srcdir).parent)
+        book = chosen(root_of(Path(app.srcdir)))
         execution.refresh(book, lambda text: log.info(text))
-        config.myst_substitutions = pages.substitution_values(book)
+        config.myst_substitutions = computed_text(book)
     except ReproError as error:
         # Sphinx and jupyter-book would bury an exception in three traces.
         raise SystemExit(f"The book cannot be built: {error}") from None

@@ -5,13 +5,15 @@ papermill picks a handler by the first characters of a path, so the entry points
 use inside `notebooks/`, the digits its files begin with.
 """
 
+import os
 import sys
+from base64 import b64decode
 from pathlib import Path
 from typing import Any
 from warnings import filterwarnings
 
-from repro.book.parameter_checks import check_parameters
-from repro.errors import ConfigError
+from repro.book.parameter_checks import check_names, check_parameters
+from repro.errors import ConfigError, ReproError, one_line
 
 #: Where an executed notebook goes when none is named, beside its source; ignored by git.
 EXECUTED = "_executed"
@@ -64,11 +66,24 @@ def _as_json(text: str) -> str:
     import jupytext
     import nbformat
 
-    notebook = jupytext.reads(text, fmt="py:percent")
+    # An editor on another system may put a mark at the beginning, which is no Python.
+    notebook = jupytext.reads(text.removeprefix("\ufeff"), fmt="py:percent")
     notebook.metadata.pop("jupytext", None)
     python = {"display_name": "Python 3", "language": "python", "name": "python3"}
     notebook.metadata["kernelspec"] = python
     return nbformat.writes(notebook)
+
+
+def parameter_names(text: str) -> list[str]:
+    """Return the names that the parameters cell of a notebook's source assigns."""
+    import ast
+
+    import jupytext
+
+    cells = jupytext.reads(text.removeprefix("\ufeff"), fmt="py:percent").cells
+    tagged = [cell for cell in cells if "parameters" in cell.metadata.get("tags", [])]
+    assigned = [s for cell in tagged for s in ast.parse(cell.source).body if hasattr(s, "targets")]
+    return [target.id for s in assigned for target in s.targets if hasattr(target, "id")]
 
 
 def _refuse_source(path: str) -> None:
@@ -79,29 +94,83 @@ def _refuse_source(path: str) -> None:
 
 
 def _check_command(path: str) -> None:
+    """Check what papermill's command line asks of a notebook, before its kernel starts.
+
+    Raises:
+        ClickException: papermill prints it as one line.
+    """
     import click
 
     context = click.get_current_context(silent=True)
     if context is None or "notebook_path" not in context.params:
         return  # called from Python, not from papermill's command line
     values = context.params
-    try:
-        _refuse_source(values["output_path"])
-        check_parameters(dict(values["parameters"]) | dict(values["parameters_raw"]))
-    except ConfigError as error:
-        raise click.ClickException(str(error)) from error
     if not Path(path).is_file():
         raise click.ClickException(f"there is no notebook {path}.")
     output = Path(values["output_path"])
     if output.parent.name == EXECUTED:
         output.parent.mkdir(exist_ok=True)
+    try:
+        _refuse_source(values["output_path"])
+        _check_folder(output)
+        names = parameter_names(Path(path).read_text(encoding="utf-8"))
+        check_names(path, _given(values), names)
+        check_parameters(_given(values), names)
+    except ReproError as error:
+        raise click.ClickException(str(error)) from error
     if output.suffix == ".ipynb":
-        context.call_on_close(lambda: _say_where(output))
+        said = "Prepared" if values["prepare_only"] else "Executed"
+        context.call_on_close(lambda: _say_where(said, output))
 
 
-def _say_where(output: Path) -> None:
+def _given(values: dict[str, Any]) -> dict[str, Any]:
+    """Return the parameters of a command line by name, the last one of a name counts."""
+    import yaml
+
+    given: dict[str, Any] = {}
+    for text in values["parameters_base64"] or []:
+        given |= yaml.safe_load(b64decode(text)) or {}
+    for file in values["parameters_file"] or []:
+        given |= _read_parameters(file)
+    for text in values["parameters_yaml"] or []:
+        given |= _parse_parameters(text, "-y")
+    return given | dict(values["parameters"] or []) | dict(values["parameters_raw"] or [])
+
+
+def _read_parameters(file: str) -> dict[str, Any]:
+    try:
+        text = Path(file).read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        raise ConfigError(f"the parameters file {file} cannot be read: {reason}.") from error
+    return _parse_parameters(text, file)
+
+
+def _parse_parameters(text: str, place: str) -> dict[str, Any]:
+    """Return parameters written as YAML. Raises ConfigError where they are no mapping."""
+    import yaml
+
+    try:
+        given = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"the parameters of {place} are no YAML: {one_line(error)}") from error
+    if given is not None and not isinstance(given, dict):
+        raise ConfigError(f"the parameters of {place} must be names with values: {{frac: 0.4}}")
+    return given or {}
+
+
+def _check_folder(output: Path) -> None:
+    if str(output) == "-":
+        return
+    if not output.parent.is_dir():
+        raise ConfigError(f"the folder {output.parent} does not exist: make it first.")
+    if not os.access(output.parent, os.W_OK):
+        raise ConfigError(f"the folder {output.parent} cannot be written: name another output.")
+
+
+def _say_where(said: str, output: Path) -> None:
     if output.is_file():
-        print(f"Executed notebook: {output}", file=sys.stderr)
+        print(f"{said} notebook: {output}", file=sys.stderr)
 
 
 def values_taken(option: str) -> int:
@@ -125,6 +194,22 @@ def paths_at(words: list[str]) -> list[int]:
         else:
             found.append(position)
     return found
+
+
+def option_values(words: list[str], short: str, long: str) -> list[str]:
+    """Return the values that papermill's command-line words give to an option of one value."""
+    values, place = [], 0
+    while place < len(words) and words[place] != "--":
+        word = words[place]
+        taken = values_taken(word) if word.startswith("-") and word != "-" else 0
+        if word in (short, long):
+            values += words[place + 1 : place + 2]
+        elif word.startswith(f"{long}="):
+            values.append(word.partition("=")[2])
+        elif word.startswith(short) and not word.startswith("--"):
+            values.append(word[len(short) :])
+        place += 1 + taken
+    return values
 
 
 def complete(words: list[str], terminal: bool) -> list[str]:
@@ -157,8 +242,18 @@ def _is_papermill() -> bool:
 
 
 def _prepare_command_line() -> None:
-    # Loaded before papermill reads its arguments: the only moment at which an output can be named.
-    sys.argv[1:] = complete(sys.argv[1:], terminal=sys.stdout.isatty())
+    # Loaded before papermill reads its arguments: the only moment at which an output can be named,
+    # and before it reads -y and -f, with a stack trace where they cannot be read.
+    words = sys.argv[1:] = complete(sys.argv[1:], terminal=sys.stdout.isatty())
+    at = paths_at(words)
+    if at and words[at[0]].endswith(".py"):
+        try:
+            for text in option_values(words, "-y", "--parameters_yaml"):
+                _parse_parameters(text, "-y")
+            for file in option_values(words, "-f", "--parameters_file"):
+                _read_parameters(file)
+        except ConfigError as error:
+            sys.exit(f"Error: {error}")
 
 
 handler = NotebookHandler()

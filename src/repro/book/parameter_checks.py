@@ -1,7 +1,10 @@
 """Values a notebook accepts, checked before a kernel starts and again inside it."""
 
 import math
-from collections.abc import Mapping
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from difflib import get_close_matches
+from pathlib import Path
 from typing import Any
 
 from repro.errors import ConfigError
@@ -21,15 +24,36 @@ def fraction(value: Any) -> float:
     return number
 
 
-def check_parameters(parameters: Mapping[str, Any]) -> None:
-    """Raise ConfigError when a notebook parameter has a value that no run can have."""
+def check_names(notebook: str, given: Iterable[str], names: Sequence[str]) -> None:
+    """Raise ConfigError for a parameter that a notebook does not have.
+
+    Without this a misspelt name would run the notebook with its defaults.
+    """
+    for name in given:
+        if name not in names and not name.startswith("PAPERMILL_"):
+            near = get_close_matches(name, names, 1)
+            meant = f"; did you mean {near[0]}?" if near else "."
+            there = ", ".join(names) or "none"
+            raise ConfigError(f"{notebook} has no parameter {name}{meant} Its parameters: {there}.")
+
+
+def check_parameters(parameters: Mapping[str, Any], names: Iterable[str] = ()) -> None:
+    """Raise ReproError when a notebook parameter has a value that no run can have.
+
+    `names` are the parameters that the notebook has: what is not given comes from the settings
+    REPRO_MODEL, REPRO_PROFILE and REPRO_TASKS, which are checked alike.
+    """
+    known = set(parameters) | set(names)
     if "frac" in parameters:
         fraction(parameters["frac"])
-    if "model" in parameters:
+    if "model" in known:
         from repro.models import registry
 
-        registry.entry(parameters["model"])
-    if "profile" in parameters:
+        registry.entry(parameters.get("model", "default"))
+    if "profile" in known:
         from repro.study import profiles
 
-        profiles.profile(parameters["profile"])
+        profiles.profile(parameters.get("profile", "default"))
+    tasks = os.environ.get("REPRO_TASKS")
+    if "model" in names and tasks and tasks != "hub" and not Path(tasks).expanduser().is_dir():
+        raise ConfigError(f"REPRO_TASKS names a folder that does not exist: {tasks}")
