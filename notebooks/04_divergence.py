@@ -33,12 +33,12 @@ from IPython.display import Markdown
 
 from repro.claims import phenomena
 from repro.report import divergence, html, layout, scale
-from repro.statistics import bootstrap, summary, verdicts
+from repro.statistics import summary, verdicts
 from repro.study import open_study
 
 s = open_study(model, profile)
 kl_sums, test_level = s.results.divergence(), s.compared_level()
-kl, topics = divergence.means(kl_sums), bootstrap.of_topics(kl_sums)
+kl, topics = divergence.means(kl_sums), divergence.topic_units(kl_sums)
 
 # %%
 levels = summary.per_level(s.results.accuracy())

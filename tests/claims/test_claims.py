@@ -581,6 +581,11 @@ def test_the_downloads_hold_everything(both):
     entry = entries[list(CLAIMS).index("ninety-does-no-harm")]
     paper_side = entry["sides"]["paper"]
     assert (paper_side["as claimed"], paper_side["comparisons"]) == (17, 20)
+    rows = claims.long_table(both).set_index(["id", "side"])
+    assert len(rows) == (both["verdict"] != claims.NOT_TESTABLE).sum()
+    row = rows.loc[("ninety-does-no-harm", "paper")]
+    assert (row["as_claimed"], row["comparisons"]) == (17, 20) and "does not harm" in row["quotes"]
+    assert row["low"] < row["mean_effect"] < row["high"]
     assert len(paper_side["rows"]) == 20 and entry["quotes"]["§1"].startswith("We observe")
 
 

@@ -8,7 +8,7 @@ import pytest
 from repro import paper
 from repro.claims import phenomena
 from repro.report import divergence
-from repro.statistics import bootstrap, summary, verdicts
+from repro.statistics import summary, verdicts
 
 
 def means(values, split="test", half=1.0):
@@ -205,7 +205,7 @@ def test_paired_divergence_draws_topics():
     frame = made_up.divergence(levels=(0,), sizes=[(60, "60"), (240, "240")], topics=topics)
     shared = np.random.default_rng(8).gamma(2.0, 2.0, len(topics))
     frame["kl_sum"] = shared[frame["topic"].str[1:].astype(int)] + 2 * (frame["train_size"] == 60)
-    kl, units = divergence.means(frame), bootstrap.of_topics(frame)
+    kl, units = divergence.means(frame), divergence.topic_units(frame)
     assert phenomena.divergence_falls(kl)["verdict"].item() == "undecided"
     (found,) = phenomena.divergence_falls(kl, units).to_dict("records")
     assert (found["verdict"], found["interval"]) == ("supported", "paired")

@@ -330,7 +330,7 @@ def test_without_examples_the_last_measured_is_read(place, trial):
     assert records.matching("task_score", part) == []
 
 
-# --- the page, the ledger, the command ------------------------------------------------------------
+# --- the page, the claims, the command ------------------------------------------------------------
 
 
 def test_a_model_of_an_invented_world_has_no_part_in_it(place, folder, monkeypatch):
@@ -370,7 +370,7 @@ def made_up(gain: float) -> Evidence:
     return Evidence("ours", {"tasks": means}, {"tasks": units})
 
 
-def test_the_ledger_judges_our_runs_of_table_5():
+def test_the_claims_judge_our_runs_of_table_5():
     claim = claims.load()["other-tasks"]
     assert claim.notebook == "06_tasks"
     found = claims.judge(claim, made_up(0.05))

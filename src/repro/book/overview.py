@@ -17,7 +17,7 @@ from repro.report import (
     strategies,
     tasks,
 )
-from repro.statistics import bootstrap, summary, verdicts
+from repro.statistics import summary, verdicts
 from repro.study import task_study
 
 COLUMNS = ["item", "quantity", "paper", "ours", "difference", "command"]
@@ -62,7 +62,7 @@ def findings(measured) -> dict[str, str]:
     accuracy, answers = measured.results.accuracy(), measured.results.answers()
     means, kl_sums = summary.means(accuracy), measured.results.divergence()
     restored, kept = summary.means(summary.restored(accuracy)), summary.restored(answers)
-    kl, topics = divergence.means(kl_sums), bootstrap.of_topics(kl_sums)
+    kl, topics = divergence.means(kl_sums), divergence.topic_units(kl_sums)
     size, levels = phenomena.largest_common_size(means), summary.per_level(accuracy)
     rows = {
         "rises": (

@@ -204,6 +204,22 @@ def table(found: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def long_table(found: pd.DataFrame) -> pd.DataFrame:
+    """Return `findings` as one row a claim and side that tests it, with quotes and effects."""
+    rows = []
+    for side in found[found["verdict"] != NOT_TESTABLE].itertuples():
+        claim = load()[side.id]
+        n, k = side.count
+        effect, low, high = side.pooled or (None, None, None)
+        quotes = " ".join(f"“{text.strip()}” ({place})" for place, text in claim.quotes.items())
+        row = {"id": claim.id, "kind": claim.kind, "where": ", ".join(claim.where)}
+        row |= {"claim": claim.text(), "quotes": quotes, "value": claim.value, "unit": claim.unit}
+        row |= {"side": side.side, "verdict": side.verdict, "outcome": side.outcome}
+        row |= {"as_claimed": n, "comparisons": k, "mean_effect": effect, "low": low, "high": high}
+        rows.append(row | {"rests_on": side.shows, "notebook": claim.notebook})
+    return pd.DataFrame(rows)
+
+
 def everything(found: pd.DataFrame) -> list[dict]:
     """Return `findings` as plain data for a download: claims with quotes, verdicts, comparisons."""
     by_claim = []

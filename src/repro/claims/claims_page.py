@@ -23,9 +23,9 @@ from repro.claims.claims import (
     Claim,
     everything,
     load,
+    long_table,
     number,
     said,
-    table,
 )
 from repro.report.html import GREEN, RED, Html, csv_link
 from repro.statistics.verdicts import CONTRADICTED, HOLDS, SUPPORTED, UNDECIDED
@@ -160,7 +160,7 @@ def page(found: pd.DataFrame, title: str) -> Html:
     text += f'{_counts(found, sides)}<div class="matrix">{matrix}</div>{form}{claims}'
     text += "<p><small>What the filters leave out is not listed.</small></p>"
     text += f"<script>{SCRIPT}</script></div>"
-    downloads = csv_link(table(found), title).html + _json_link(found, title)
+    downloads = csv_link(long_table(found), title).html + _json_link(found, title)
     return Html(text + downloads, title)
 
 

@@ -17,7 +17,7 @@ from repro.claims.printed_digits import ROUNDING, RUNS, with_spread
 from repro.paper import LARGE_SIZE
 from repro.report import divergence, layers, locations, strategies, tasks
 from repro.report.locations import RUN, by_samples, lifts
-from repro.statistics import bootstrap, summary
+from repro.statistics import summary
 from repro.study import task_study
 from repro.study.results import layer_requests
 
@@ -82,7 +82,7 @@ def of_study(measured) -> Side:
         **_of_parameters(measured),
     }
     restored = summary.restored(answers)
-    units = {"kl": bootstrap.of_topics(kl_sums), "restored": restored}
+    units = {"kl": divergence.topic_units(kl_sums), "restored": restored}
     units["restored_levels"] = restored
     if len(answers):
         units |= dict.fromkeys(("acc", "levels"), summary.tuned(answers))

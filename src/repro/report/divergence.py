@@ -18,6 +18,7 @@ from repro.report.style import (
     size_axis,
     untuned_line,
 )
+from repro.statistics.bootstrap import ARRAYS
 from repro.statistics.intervals import Z95
 from repro.statistics.summary import RUN, run_columns, tuned
 
@@ -149,3 +150,17 @@ def findings(down: pd.DataFrame, up: pd.DataFrame, lowers: pd.DataFrame) -> list
             "accuracy rises as the divergence grows",
         ),
     ]
+
+
+def topic_units(divergence: pd.DataFrame) -> pd.DataFrame:
+    """Return `Study.divergence` in the form of `contrast`: units are topics, values nats (§4.1).
+
+    Facts of a topic share a sentence, so a topic is drawn anew as a whole.
+    """
+    columns = ["train_level", "train_size", "size_label", "sample"]
+    rows = []
+    for run, facts in divergence.groupby(columns) if len(divergence) else ():
+        facts = facts.sort_values("topic")
+        arrays = [facts["kl_sum"].to_numpy(), facts["facts"].to_numpy(), np.zeros(len(facts))]
+        rows.append((*run, *arrays))
+    return pd.DataFrame(rows, columns=[*columns, *ARRAYS])

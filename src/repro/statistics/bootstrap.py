@@ -1,9 +1,9 @@
 """Paired intervals: the same questions put to several models, several data samples of each.
 
 The models of a comparison answer the same questions, and a question that is easy for one is easy
-for the other. So questions are drawn anew together for all of them, within each mastery level.
-Data samples are drawn anew together for the runs of one training level, whose samples of one
-number are nested. The two are drawn apart and their deviations added; what depends on both is
+for the other. So questions are drawn anew together for all of them, within each stratum (level).
+Data samples are drawn anew together for the runs of one group (training level), whose samples of
+one number are nested. The two are drawn apart and their deviations added; what depends on both is
 counted twice, so the interval is, if anything, wide.
 
 Two corrections for small numbers. One unit fewer than there are is drawn, which makes the variance
@@ -34,9 +34,9 @@ def contrast(
 
     `units` has one row per run and data sample: the columns that `terms` pick rows by, `sample`,
     and three arrays over what is drawn anew: `values`, `sizes` and `strata`. A run's mean is that
-    over strata of sum(values) / sum(sizes), averaged over samples. For `Study.answers` a unit is
-    a question, its value 0 or 1, its size 1, its stratum the mastery level (§3.3); `test_level`
-    in a term keeps one stratum. The contrast has the unit of the values.
+    over strata of sum(values) / sum(sizes), averaged over samples. Of answers a unit is a question,
+    its value 0 or 1, its size 1, its stratum the level of the question; `test_level` in a term
+    keeps one stratum. The contrast has the unit of the values.
 
     None stands for runs that are not in `units`, for terms of one training level with different
     data samples, for terms on different questions, and for strata of fewer than `enough` units.
@@ -70,27 +70,13 @@ def draws(units: pd.DataFrame, terms: Iterable[Term], enough: int = ENOUGH) -> D
         groups.setdefault(group, []).append((weight, rows))
     if not groups or not all(_paired(pairs) for pairs in groups.values()):
         return None
-    if not _alike(rows for *_, rows in picked):
+    if not _same_units(rows for *_, rows in picked):
         return None
     sizes, strata = (picked[0][2][name].iloc[0] for name in ("sizes", "strata"))
     values = [sum(float(w) * np.stack(rows["values"]) for w, rows in p) for p in groups.values()]
     if not _suffices(sum(group.mean(axis=0) for group in values), strata, enough):
         return None
     return _drawn(values, sizes, strata, list(groups))
-
-
-def of_topics(divergence: pd.DataFrame) -> pd.DataFrame:
-    """Return `Study.divergence` in the form of `contrast`: units are topics, values nats (§4.1).
-
-    Facts of a topic share a sentence, so a topic is drawn anew as a whole.
-    """
-    columns = ["train_level", "train_size", "size_label", "sample"]
-    rows = []
-    for run, facts in divergence.groupby(columns) if len(divergence) else ():
-        facts = facts.sort_values("topic")
-        arrays = [facts["kl_sum"].to_numpy(), facts["facts"].to_numpy(), np.zeros(len(facts))]
-        rows.append((*run, *arrays))
-    return pd.DataFrame(rows, columns=[*columns, *ARRAYS])
 
 
 def interval(
@@ -129,8 +115,8 @@ def _drawn(values: Sequence, sizes, strata, groups: Sequence[object], seed: int 
 
 def _of_samples(samples: np.ndarray, seed: int) -> np.ndarray:
     """Return the deviations that redrawing data samples makes."""
-    one, alike = np.ones(len(samples)), np.zeros(len(samples))
-    return redrawn(samples, one, alike, seed) - samples.mean()
+    sizes, strata = np.ones(len(samples)), np.zeros(len(samples))
+    return redrawn(samples, sizes, strata, seed) - samples.mean()
 
 
 def _seed_of(group: object, otherwise: int) -> int:
@@ -140,8 +126,8 @@ def _seed_of(group: object, otherwise: int) -> int:
 
 def _ratios(values: np.ndarray, sizes: np.ndarray, strata: np.ndarray) -> np.ndarray:
     """Return the mean over strata of sum(values) / sum(sizes), one for each row of values."""
-    found = [strata == stratum for stratum in np.unique(strata)]
-    return np.mean([values[:, own].sum(axis=1) / sizes[own].sum() for own in found], axis=0)
+    members = [strata == stratum for stratum in np.unique(strata)]
+    return np.mean([values[:, m].sum(axis=1) / sizes[m].sum() for m in members], axis=0)
 
 
 def redrawn(values: np.ndarray, sizes: np.ndarray, strata: np.ndarray, seed: int) -> np.ndarray:
@@ -151,26 +137,26 @@ def redrawn(values: np.ndarray, sizes: np.ndarray, strata: np.ndarray, seed: int
     """
     key = np.ascontiguousarray(strata, dtype=np.int64).tobytes()
     # float32 throughout: mixed types would copy the counts at every call.
-    both = np.stack([values, sizes], axis=1).astype(np.float32)
-    counted = _counts if len(sizes) > FEW else _few_counts
-    sums = [counts @ both[own] for own, counts in counted(key, seed)]
+    columns = np.stack([values, sizes], axis=1).astype(np.float32)
+    cached = _counts if len(sizes) > FEW else _few_counts
+    sums = [counts @ columns[places] for places, counts in cached(key, seed)]
     return np.mean([s[:, 0] / s[:, 1] for s in sums], axis=0, dtype=float)
 
 
 def _count(strata: bytes, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
     """Return each stratum's places and how often each is drawn: one fewer than there are."""
-    generator, found = np.random.default_rng(seed), np.frombuffer(strata, np.int64)
-    made = []
-    for stratum in np.unique(found):
-        own = np.flatnonzero(found == stratum)
-        chance = np.full(len(own), 1 / len(own))
-        counts = generator.multinomial(max(len(own) - 1, 1), chance, size=DRAWS)
-        made.append((own, counts.astype(np.float32)))
-    return made
+    generator, stratum_of = np.random.default_rng(seed), np.frombuffer(strata, np.int64)
+    counts_by_stratum = []
+    for stratum in np.unique(stratum_of):
+        places = np.flatnonzero(stratum_of == stratum)
+        chance = np.full(len(places), 1 / len(places))
+        counts = generator.multinomial(max(len(places) - 1, 1), chance, size=DRAWS)
+        counts_by_stratum.append((places, counts.astype(np.float32)))
+    return counts_by_stratum
 
 
 # The counts of many questions take tens of MB; those of a few data samples must not displace them.
-_counts = lru_cache(maxsize=8)(_count)
+_counts = lru_cache(maxsize=16)(_count)
 _few_counts = lru_cache(maxsize=128)(_count)
 
 
@@ -183,27 +169,34 @@ def _stretch(parts: list[tuple[float, int]]) -> float:
     return float(stats.t.ppf(0.975, freedom) / stats.norm.ppf(0.975))
 
 
-def _pick(units: pd.DataFrame, where: Mapping[str, object]) -> pd.DataFrame:
-    kept, level = pd.Series(True, index=units.index), where.get("test_level")
+def matching(frame: pd.DataFrame, where: Mapping[str, object]) -> np.ndarray:
+    """Tell of every row whether it has the values that `where` asks of the columns there are."""
+    matches = np.ones(len(frame), bool)
     for column, value in where.items():
-        if column in units:
-            kept &= units[column] == value
-    rows = units[kept].sort_values("sample")
+        if column in frame:
+            matches &= np.asarray(frame[column].to_numpy() == value, bool)
+    return matches
+
+
+def _pick(units: pd.DataFrame, where: Mapping[str, object]) -> pd.DataFrame:
+    """Return the units of one run by data sample; of one stratum where a test level is asked."""
+    rows, level = units[matching(units, where)].sort_values("sample"), where.get("test_level")
     if level is None or rows.empty:
         return rows
-    own = rows["strata"].iloc[0] == level
-    return rows.assign(**{name: [array[own] for array in rows[name]] for name in ARRAYS})
+    asked = rows["strata"].iloc[0] == level
+    return rows.assign(**{name: [array[asked] for array in rows[name]] for name in ARRAYS})
 
 
 def _paired(pairs: list[tuple[float, pd.DataFrame]]) -> bool:
+    """Tell whether the runs of one group have the same data samples, each once."""
     samples = {tuple(rows["sample"]) for _, rows in pairs}
     first = next(iter(samples))
     return len(samples) == 1 and 0 < len(first) == len(set(first))
 
 
-def _alike(found: Iterable[pd.DataFrame]) -> bool:
+def _same_units(runs: Iterable[pd.DataFrame]) -> bool:
     """Tell whether all runs have the same units."""
-    rows = pd.concat(found)
+    rows = pd.concat(runs)
     return all(
         np.array_equal(rows[name].iloc[0], array)
         for name in ("sizes", "strata")
@@ -212,5 +205,6 @@ def _alike(found: Iterable[pd.DataFrame]) -> bool:
 
 
 def _suffices(differences: np.ndarray, strata: np.ndarray, enough: int) -> bool:
+    """Tell whether every stratum has enough units, and a third as many tell the runs apart."""
     _, counts = np.unique(strata, return_counts=True)
     return counts.size > 0 and counts.min() >= enough and (differences != 0).sum() >= enough / 3

@@ -318,7 +318,8 @@ def _pooled(comparisons: list[Comparison], measured: list[_Measured]) -> tuple |
     return estimate, estimate - float(below), estimate + float(above)
 
 
-def _describe(terms: list[Term]) -> str:
+def _describe(terms: Sequence[Term]) -> str:
+    """Return terms in words, such as "level 0, 1920 facts − level 0, 240 facts"."""
     words = {
         "train_level": "level {}",
         "train_size": "{} facts",
@@ -342,15 +343,13 @@ def _describe(terms: list[Term]) -> str:
 
 
 def _pick(frame: pd.DataFrame, where: Mapping[str, object]) -> pd.Series | None:
-    kept = pd.Series(True, index=frame.index)
-    for column, value in where.items():
-        if column in frame:
-            kept &= frame[column] == value
-    rows = frame[kept]
-    return rows.iloc[0] if len(rows) == 1 else None
+    """Return the one row of a frame that a term picks, or None."""
+    places = np.flatnonzero(bootstrap.matching(frame, where))
+    return frame.iloc[places[0]] if len(places) == 1 else None
 
 
 def _distances(row: pd.Series, value: str) -> tuple[float, float]:
+    """Return how far the ends lie from an estimate, with the spread between data samples."""
     samples, spread = row.get("n", 1), row.get("spread", np.nan)
     between = Z95 * spread / np.sqrt(samples) if samples > 1 and not pd.isna(spread) else 0.0
     estimate = row[value]
