@@ -43,7 +43,7 @@ PAIRED, APART = "paired", "apart"  # how an interval was made
 ROUNDING, ROUNDING_AND_SPREAD = "rounding", "rounding and spread"
 TOPICS = 6  # that a paired interval of a divergence needs
 Term = bootstrap.Term
-Units = pd.DataFrame | None  # from `Study.answers` or `bootstrap.of_topics`
+Units = pd.DataFrame | None  # rows as `bootstrap.contrast` takes them
 
 
 @dataclass(frozen=True)
