@@ -25,7 +25,7 @@ OWN = {
     "11_controls": {},
     "12_exposure": {},
 }
-FIRST_BLOCK = r"layout\.(findings|statement)\("
+FIRST_BLOCK = r"layout\.(findings|statements?)\("
 
 
 def read(source):

@@ -112,6 +112,15 @@ def statement(result: str, claim: str) -> Html:
     return Html(f"<style>{FINDING_CSS}</style>{block}", "Result")
 
 
+def statements(results: Mapping[str, str]) -> Html:
+    """Return the first block of a page of many results: what each is about, and what was found."""
+    parts = [
+        f"<p><b>{html.escape(name)}</b>: {html.escape(text)}.</p>" for name, text in results.items()
+    ]
+    block = f'<div class="repro-findings">{"".join(parts) or "<p>Nothing is measured.</p>"}</div>'
+    return Html(f"<style>{FINDING_CSS}</style>{block}", "Results")
+
+
 def tabs(parts: Mapping[str, Html], title: str) -> Html:
     """Return several tables in one place, of which the reader sees one; printed, all of them."""
     names = "".join(parts) + title + "".join(part.html for part in parts.values())

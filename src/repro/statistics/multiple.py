@@ -103,3 +103,29 @@ def non_inferior(low: float, high: float, margin: float) -> bool | None:
     if not margin > 0:
         raise ValueError(f"the margin must be positive, not {margin:g}")
     return True if low > -margin else False if high < -margin else None
+
+
+def random_effects(
+    estimates: np.ndarray, errors: np.ndarray, level: float = LEVEL
+) -> tuple[float, float, float, float]:
+    """Return the mean of effects that differ between units: estimate, low, high, between.
+
+    `errors` are the standard errors of the k estimates, `between` is the standard deviation of the
+    true effects (DerSimonian and Laird). The interval is Hartung and Knapp's, with k − 1 degrees of
+    freedom, which few units need. Raises ValueError for fewer than two estimates.
+    """
+    k = len(estimates)
+    if k < 2:
+        raise ValueError("an effect over units needs at least two of them")
+    fixed = 1 / np.maximum(errors, 1e-12) ** 2
+    centre = np.average(estimates, weights=fixed)
+    excess = (fixed * (estimates - centre) ** 2).sum() - (k - 1)
+    scale = fixed.sum() - (fixed**2).sum() / fixed.sum()
+    between = max(0.0, excess / scale)
+    weights = 1 / (np.maximum(errors, 1e-12) ** 2 + between)
+    mean = float(np.average(estimates, weights=weights))
+    spread = (weights * (estimates - mean) ** 2).sum() / (k - 1) / weights.sum()
+    # Never narrower than the errors alone allow: with two alike estimates the spread would be 0.
+    half = stats.t.ppf((1 + level) / 2, k - 1) * np.sqrt(max(spread, 0.0))
+    half = max(half, stats.norm.ppf((1 + level) / 2) / np.sqrt(weights.sum()))
+    return mean, mean - float(half), mean + float(half), float(np.sqrt(between))

@@ -1,0 +1,68 @@
+"""The phenomena and findings model by model: the paper's from its tables, ours from records."""
+
+from collections.abc import Iterable
+
+import pandas as pd
+
+from repro.claims import phenomena
+from repro.claims.sources import LLM, SHARE, of_paper
+from repro.report import divergence
+from repro.statistics import bootstrap, summary
+from repro.study import Study
+
+TITLES = {
+    "rises": "Fewer than 240 facts are worse",
+    "falls": "More than 240 facts are worse",
+    "level": "Level 0 is worse, and falls more",
+    "helps": f"Restoring {SHARE} % helps",
+    "gains": "More facts, or level 0, gain more",
+    "kl_falls": "Divergence falls up to 240 facts",
+    "kl_rises": "Divergence rises beyond 240 facts",
+}
+IN_NATS = ("kl_falls", "kl_rises")  # the others are in points of accuracy
+Rows = dict[str, pd.DataFrame]  # comparisons by the name of the phenomenon
+
+
+def of_study(study: Study) -> Rows:
+    """Return the comparisons of every phenomenon for a study, in domain."""
+    accuracy, answers = study.results.accuracy(), study.results.answers()
+    means, kl_sums = summary.means(accuracy), study.results.divergence()
+    restored, kept = summary.means(summary.restored(accuracy)), summary.restored(answers)
+    kl, topics = divergence.means(kl_sums), bootstrap.of_topics(kl_sums)
+    return {
+        "rises": phenomena.accuracy_rises(means, "test", answers),
+        "falls": phenomena.accuracy_falls(means, "test", answers),
+        "level": phenomena.level_0_is_worst(means, "test", answers),
+        "helps": phenomena.restoring_helps(restored, SHARE, "test", kept),
+        "gains": phenomena.larger_gain(restored, kept),
+        "kl_falls": phenomena.divergence_falls(kl, topics),
+        "kl_rises": phenomena.divergence_rises(kl, topics),
+    }
+
+
+def of_papers_models() -> dict[str, Rows]:
+    """Return the comparisons that the paper's tables allow, by its model.
+
+    Tables 2 and 4 hold in-domain accuracies at 240 and 1,920 facts; the 70B model is in Table 2
+    alone. Their intervals are what rounding hides, and where a spread is printed Student's t.
+    """
+    frames = of_paper().frames
+    accuracies = frames["acc"]
+    large = accuracies[accuracies["llm"] != LLM]
+    small = accuracies[(accuracies["llm"] == LLM) & (accuracies["source"] == "Table 4")]
+    found = {
+        LLM: {
+            "falls": phenomena.accuracy_falls(small),
+            "level": phenomena.level_0_is_worst(small),
+            "helps": phenomena.restoring_helps(frames["restored"], SHARE),
+        }
+    }
+    for name, rows in large.groupby("llm", sort=False):
+        found[name] = {"level": phenomena.level_0_is_worst(rows)}
+    return found
+
+
+def of_models(studies: Iterable[Study]) -> dict[str, Rows]:
+    """Return the comparisons of the paper's models and of studies, by title and profile."""
+    ours = {f"{study.model.title}, {study.profile.name}": of_study(study) for study in studies}
+    return of_papers_models() | ours

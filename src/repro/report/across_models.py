@@ -1,0 +1,119 @@
+"""Every phenomenon and finding on every model: mean effects with intervals, side by side.
+
+An effect is the mean over a phenomenon's comparisons, in the direction that the paper states: above
+zero the model agrees. The effect over models is that of a random-effects model, which takes the
+models as drawn from many and lets their true effects differ.
+"""
+
+import textwrap
+from collections.abc import Collection, Mapping
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from repro.report.style import STYLE, VIVID, WIDTH, closed, say_if_empty
+from repro.statistics.intervals import Z95
+from repro.statistics.multiple import random_effects
+from repro.statistics.verdicts import CONTRADICTED, HOLDS, SUPPORTED, overall
+
+COLUMNS = ["phenomenon", "model", "effect", "low", "high", "comparisons", "supported"]
+COLUMNS += ["contradicted", "verdict", "ours"]
+ALL_OURS = "all of ours"
+ENOUGH = 3  # models: the interval of an effect over two says nothing
+
+
+def effects(
+    found: Mapping[str, Mapping[str, pd.DataFrame]], published: Collection[str]
+) -> pd.DataFrame:
+    """Return one row per phenomenon and model: `COLUMNS`, effects in the unit of the phenomenon.
+
+    Args:
+        found: by model and by name of the phenomenon the rows of `verdicts.compare_jointly`, whose
+            `attrs["pooled"]` is the effect. A model without the runs of a phenomenon has no row.
+        published: the models that are the paper's.
+    """
+    rows = []
+    for model, by_name in found.items():
+        for name, compared in by_name.items():
+            known = compared[compared["estimate"].notna()]
+            if compared.attrs.get("pooled") is None or known.empty:
+                continue
+            counts = [int((known["verdict"] == v).sum()) for v in (SUPPORTED, CONTRADICTED)]
+            effect = compared.attrs["pooled"]
+            verdict = overall(known)
+            rows.append(
+                (name, model, *effect, len(known), *counts, verdict, model not in published)
+            )
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def over_models(effects: pd.DataFrame) -> pd.DataFrame:
+    """Return the effect over our models of each phenomenon that `ENOUGH` of them have.
+
+    Columns: phenomenon, model (`ALL_OURS`), effect, low, high, models, between (the standard
+    deviation of true effects between models).
+    """
+    rows = []
+    for name, own in effects[effects["ours"]].groupby("phenomenon", sort=False):
+        if len(own) >= ENOUGH:
+            errors = (own["high"] - own["low"]).to_numpy() / (2 * Z95)
+            effect, low, high, between = random_effects(own["effect"].to_numpy(), errors)
+            rows.append((name, ALL_OURS, effect, low, high, len(own), between))
+    columns = ["phenomenon", "model", "effect", "low", "high", "models", "between"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+@plt.rc_context(STYLE)
+def figure(effects: pd.DataFrame, titles: Mapping[str, str], unit: str) -> Figure:
+    """Draw a forest plot: a panel for each phenomenon of `titles`, a row for each model, one axis.
+
+    Points are mean effects, bars 95 % intervals; the paper's models are squares. The diamond below
+    is the effect over our models.
+    """
+    pooled = over_models(effects)
+    models = list(dict.fromkeys(effects["model"]))
+    heights = [1 + (effects["phenomenon"] == name).sum() + 1 for name in titles]
+    size = (WIDTH, 0.8 + 0.26 * sum(heights))
+    options = {"squeeze": False, "sharex": True, "height_ratios": heights, "layout": "constrained"}
+    drawn, axes = plt.subplots(len(titles), 1, figsize=size, **options)
+    for axis, (name, title) in zip(axes[:, 0], titles.items(), strict=True):
+        own = effects[effects["phenomenon"] == name]
+        own = own.sort_values("model", key=lambda column: column.map(models.index))
+        _forest(axis, own, pooled[pooled["phenomenon"] == name])
+        axis.set_title(title)
+    drawn.supxlabel(f"Mean effect as the paper states it ({unit})", fontsize=11)
+    return closed(drawn)
+
+
+def _forest(axis: Axes, own: pd.DataFrame, pooled: pd.DataFrame) -> None:
+    """Draw the rows of one phenomenon, and below them the effect over our models."""
+    axis.axvline(0, color="0.3", ls=":", lw=1.2)
+    rows = [*own.to_dict("records"), *pooled.assign(ours=True).to_dict("records")]
+    for place, row in enumerate(rows):
+        together = row["model"] == ALL_OURS
+        colour = VIVID[0] if together else VIVID[2 if row["ours"] else 1]
+        ends = np.abs([[row["low"] - row["effect"]], [row["high"] - row["effect"]]])
+        marker = "D" if together else "o" if row["ours"] else "s"
+        axis.errorbar(row["effect"], place, xerr=ends, fmt=marker, color=colour, ms=5, lw=1.4)
+    axis.set_yticks(range(len(rows)), [textwrap.fill(row["model"], 22) for row in rows])
+    axis.set_ylim(max(len(rows), 1) - 0.4, -0.6)
+    axis.grid(color="0.9", lw=0.8, axis="x")
+    say_if_empty(axis, own)
+
+
+def results(effects: pd.DataFrame, titles: Mapping[str, str]) -> dict[str, str]:
+    """Say of each phenomenon, by title, on how many of our models it holds, or the opposite does."""
+    found = {}
+    for name, title in titles.items():
+        own = effects[(effects["phenomenon"] == name) & effects["ours"]]
+        if len(own):
+            holds = int((own["verdict"] == HOLDS).sum())
+            toward, away = (own["low"] > 0).sum(), (own["high"] < 0).sum()
+            found[title] = (
+                f"in every comparison on {holds} of {len(own)} models; on average on {toward},"
+                f" the opposite on {away}"
+            )
+    return found
