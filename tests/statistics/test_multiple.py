@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
 from repro.statistics import bootstrap, multiple, verdicts
 from repro.statistics.verdicts import CONTRADICTED, EXCEPTIONS, HOLDS, UNDECIDED
@@ -145,3 +146,30 @@ def test_comparisons_without_draws_are_corrected_by_bonferroni():
     assert set(verdicts.compare_jointly(both)["verdict"]) == {UNDECIDED}
     low = multiple.widened(np.array([7.0]), 20)
     assert low[0] == pytest.approx(7 * 3.0233 / 1.95996, rel=1e-3)
+
+
+def test_random_effects_by_hand():
+    mean, low, high, between = multiple.random_effects(np.array([1.0, 2.0, 3.0]), np.full(3, 0.1))
+    assert mean == pytest.approx(2)
+    # With equal errors the variance of the estimates is that of the true effects and the errors.
+    assert between == pytest.approx(np.sqrt(1 - 0.01))
+    assert high - mean == pytest.approx(stats.t.ppf(0.975, 2) / np.sqrt(3))
+    assert low == pytest.approx(2 * mean - high)
+
+
+def test_effects_alike_have_no_spread_between_units_and_keep_their_own_errors():
+    mean, _, high, between = multiple.random_effects(np.array([5.0, 5.0]), np.array([1.0, 1.0]))
+    assert (mean, between) == (5, 0)
+    assert high - mean == pytest.approx(1.959964 / np.sqrt(2))
+    with pytest.raises(ValueError, match="at least two"):
+        multiple.random_effects(np.array([5.0]), np.array([1.0]))
+
+
+def test_the_interval_of_random_effects_covers_the_mean():
+    generator = np.random.default_rng(0)
+    inside = 0
+    for _ in range(1000):
+        truth = generator.normal(3, 2, 6)
+        low, high = multiple.random_effects(generator.normal(truth, 1), np.ones(6))[1:3]
+        inside += low <= 3 <= high
+    assert 0.92 <= inside / 1000 <= 0.98

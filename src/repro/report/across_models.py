@@ -57,7 +57,7 @@ def over_models(effects: pd.DataFrame) -> pd.DataFrame:
     deviation of true effects between models).
     """
     rows = []
-    for name, own in effects[effects["ours"]].groupby("phenomenon", sort=False):
+    for name, own in effects[effects["ours"].astype(bool)].groupby("phenomenon", sort=False):
         if len(own) >= ENOUGH:
             errors = (own["high"] - own["low"]).to_numpy() / (2 * Z95)
             effect, low, high, between = random_effects(own["effect"].to_numpy(), errors)
@@ -105,10 +105,10 @@ def _forest(axis: Axes, own: pd.DataFrame, pooled: pd.DataFrame) -> None:
 
 
 def results(effects: pd.DataFrame, titles: Mapping[str, str]) -> dict[str, str]:
-    """Say of each phenomenon, by title, on how many of our models it holds, or the opposite does."""
+    """Say of each phenomenon on how many of our models it holds; by title."""
     found = {}
     for name, title in titles.items():
-        own = effects[(effects["phenomenon"] == name) & effects["ours"]]
+        own = effects[(effects["phenomenon"] == name) & effects["ours"].astype(bool)]
         if len(own):
             holds = int((own["verdict"] == HOLDS).sum())
             toward, away = (own["low"] > 0).sum(), (own["high"] < 0).sum()
