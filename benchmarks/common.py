@@ -41,7 +41,7 @@ def padded(prompts: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
 
 def reader(network: torch.nn.Module, dtype: torch.dtype | None = None):
     """Return what a study computes with: `cpu_engine` where it can compute this network."""
-    return cpu_engine.Lean(network, dtype) if cpu_engine.fits(network) else network
+    return cpu_engine.CpuEngine(network, dtype) if cpu_engine.fits(network) else network
 
 
 def multiplied(dtype: torch.dtype) -> set[torch.dtype]:

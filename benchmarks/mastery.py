@@ -19,11 +19,12 @@ import torch
 
 from repro.data import facts
 from repro.inference import allocator
-from repro.inference.decoding import complete, contains, room
+from repro.inference.decoding import Decoding, complete, contains, room
 from repro.measures import mastery
 from repro.models import loading
 
 PROTOCOL = mastery.Protocol()
+DECODING = Decoding(PROTOCOL.max_new_tokens, PROTOCOL.draws, PROTOCOL.temperature)
 
 
 def generate(network, tokenizer, prompts: list) -> list[int]:
@@ -51,18 +52,9 @@ def generate(network, tokenizer, prompts: list) -> list[int]:
     return hits
 
 
-def ours(network, tokenizer, prompts: list, work: Counter, **options) -> list[int]:
+def ours(network, tokenizer, prompts: list, work: Counter) -> list[int]:
     """Return the hits of each prompt by `repro.inference.decoding`."""
-    done = complete(
-        network,
-        tokenizer,
-        prompts,
-        PROTOCOL.max_new_tokens,
-        draws=PROTOCOL.draws,
-        temperature=PROTOCOL.temperature,
-        work=work,
-        **options,
-    )
+    done = complete(network, tokenizer, prompts, DECODING, work)
     return [sum(completion.hit for completion in samples) for samples in done]
 
 
@@ -101,7 +93,7 @@ def measure(name: str, dtype: torch.dtype, chosen, repeats: int) -> dict:
     seconds = common.alternate(
         {way: lambda way=way: run(way) for way in ("generate", "ours")}, repeats
     )
-    fit = room(reader, prompts, PROTOCOL.draws, PROTOCOL.max_new_tokens)
+    fit = room(reader, prompts, DECODING)
     rows = min(size, max(1, fit // PROTOCOL.draws)) * PROTOCOL.draws
     bound = rows / products(network, rows)
     done = work["computed"] + work["prompt_computed"]

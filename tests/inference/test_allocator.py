@@ -10,13 +10,14 @@ import pytest
 MEASURE = """
 import json, re, sys
 from pathlib import Path
-from repro import kvcache, models
-from repro.decoding import Prompt, complete
+from repro.inference import kv_cache
+from repro.inference.decoding import Decoding, Prompt, complete
+from repro.models import loading
 
-network, tokenizer = models.load(sys.argv[1], device="cpu")
+network, tokenizer = loading.load_model(sys.argv[1], device="cpu")
 prompts = [Prompt([2 + (i + j) % 600 for j in range(40)], (), str(i)) for i in range(3000)]
-rows = kvcache.rows_within(network, 40, 42, int(sys.argv[2]))
-complete(network, tokenizer, prompts[:8], 2, rows=rows)  # what is allocated once
+rows = kv_cache.rows_within(network, 40, 42, int(sys.argv[2]))
+complete(network, tokenizer, prompts[:8], Decoding(2, rows=rows))  # what is allocated once
 
 def resident(what):
     status = Path("/proc/self/status").read_text()
@@ -24,7 +25,7 @@ def resident(what):
 
 before = resident("VmRSS")
 Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from here
-complete(network, tokenizer, prompts, 2, rows=rows)
+complete(network, tokenizer, prompts, Decoding(2, rows=rows))
 print(json.dumps({"rows": rows, "grown": resident("VmHWM") - before}))
 """
 
@@ -42,7 +43,7 @@ def test_decoding_stays_inside_its_budget(tiny_model):
 FAULTS = """
 import json, resource
 import torch
-from repro.memory import keep_pages
+from repro.inference.allocator import keep_pages
 
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

@@ -7,8 +7,6 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from numba import njit
 from torch.nn.functional import gelu, scaled_dot_product_attention, silu
 from transformers import (
@@ -24,7 +22,8 @@ from transformers import (
 )
 
 from repro.inference.cpu import architectures, cpu_engine, cpu_kernels
-from repro.inference.cpu.cpu_engine import Lean, Memory, Tree, fits, plant
+from repro.inference.cpu.cpu_engine import CpuEngine, TreeCache, fits
+from repro.inference.cpu.prefix_tree import PrefixTree, merge_prefixes
 
 TEXTS = [[2, 3, 4, 5], [2, 3, 9], [7, 3, 4, 5, 6, 8], [2, 3, 4, 5, 9, 9, 9]]
 
@@ -119,7 +118,7 @@ NETWORKS = [
 def test_logits_of_a_tree_are_those_of_its_texts(make):
     network = make()
     assert fits(network)
-    found, wanted = both(network, Lean(network))
+    found, wanted = both(network, CpuEngine(network))
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
 
 
@@ -130,19 +129,19 @@ def test_logits_in_bfloat16_are_as_near_as_transformers_own(make, native):
     network = make()
     rounded = copy.deepcopy(network).to(torch.bfloat16)
     assert fits(rounded)
-    found, theirs = both(rounded, Lean(rounded, native=native))
+    found, theirs = both(rounded, CpuEngine(rounded, native=native))
     assert found.dtype is torch.bfloat16
-    exact = both(rounded.float(), Lean(network))[1]
+    exact = both(rounded.float(), CpuEngine(network))[1]
     ours, own = ((way.float() - exact).norm() for way in (found, theirs))
     assert 0 < ours < 1.2 * own
 
 
-def both(network: PreTrainedModel, engine: Lean) -> tuple[torch.Tensor, torch.Tensor]:
+def both(network: PreTrainedModel, engine: CpuEngine) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the logits of every token of the texts, in a tree and each by itself."""
-    tokens, parents, rows = plant(TEXTS)
+    tokens, parents, rows = merge_prefixes(TEXTS)
     assert len(tokens) == 4 + 1 + 6 + 3  # what texts share from their start is there once
     keep = torch.tensor([node for row in rows for node in row[row >= 0]])
-    logits = engine.read(torch.from_numpy(parents), keep, torch.from_numpy(tokens))
+    logits = engine.tree_logits(torch.from_numpy(parents), keep, torch.from_numpy(tokens))
     return logits, torch.cat([network(torch.tensor([ids])).logits[0] for ids in TEXTS])
 
 
@@ -150,7 +149,7 @@ def both(network: PreTrainedModel, engine: Lean) -> tuple[torch.Tensor, torch.Te
 def test_gradients_are_transformers_own(make):
     network = make()
     theirs = transformers_gradients(copy.deepcopy(network).double())
-    for name, ours in gradients(Lean(network)).items():
+    for name, ours in gradients(CpuEngine(network)).items():
         assert (ours - theirs[name]).norm() < 3e-5 * theirs[name].norm(), name
 
 
@@ -161,7 +160,7 @@ def test_gradients_in_bfloat16_are_as_near_as_autocasts(make, native):
     exact = transformers_gradients(copy.deepcopy(network).double())
     with torch.autocast("cpu", torch.bfloat16):
         theirs = transformers_gradients(copy.deepcopy(network))
-    ours = gradients(Lean(network, torch.bfloat16, native))
+    ours = gradients(CpuEngine(network, torch.bfloat16, native))
     for name, wanted in exact.items():
         assert ours[name].dtype is torch.float32
         apart = (ours[name] - wanted).norm()
@@ -178,7 +177,7 @@ def test_gradients_of_biases_in_bfloat16_are_as_near_as_autocasts(make, native):
         exact = transformers_gradients(copy.deepcopy(network).double())
         with torch.autocast("cpu", torch.bfloat16):
             theirs = transformers_gradients(copy.deepcopy(network))
-        ours = gradients(Lean(network, torch.bfloat16, native))
+        ours = gradients(CpuEngine(network, torch.bfloat16, native))
         for name, wanted in exact.items():
             apart = [(way[name] - wanted).square().sum().item() for way in (ours, theirs)]
             squares[name.split(".", 3)[-1]] += apart
@@ -187,11 +186,11 @@ def test_gradients_of_biases_in_bfloat16_are_as_near_as_autocasts(make, native):
         assert 0 < our_error < 1.5 * their_error, name
 
 
-def gradients(engine: Lean) -> dict[str, torch.Tensor]:
+def gradients(engine: CpuEngine) -> dict[str, torch.Tensor]:
     """Return the gradients of a loss at two tokens of each text."""
-    tokens, parents, rows = plant(TEXTS)
+    tokens, parents, rows = merge_prefixes(TEXTS)
     keep = torch.tensor([row[place] for row in rows for place in (1, (row >= 0).sum() - 1)])
-    logits = engine.read(torch.from_numpy(parents), keep, torch.from_numpy(tokens))
+    logits = engine.tree_logits(torch.from_numpy(parents), keep, torch.from_numpy(tokens))
     return _gradients(engine.network, logits)
 
 
@@ -207,25 +206,12 @@ def _gradients(network, logits) -> dict[str, torch.Tensor]:
     return {name: parameter.grad for name, parameter in network.named_parameters()}
 
 
-@settings(deadline=None)  # the first call compiles
-@given(st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=5), max_size=12))
-def test_a_tree_has_a_node_for_each_distinct_beginning(texts):
-    tokens, parents, rows = plant(texts)
-    assert len(tokens) == len({tuple(ids[:n]) for ids in texts for n in range(1, len(ids) + 1)})
-    assert (parents < np.arange(len(parents))).all()
-    for ids, row in zip(texts, rows, strict=True):
-        nodes = row[: len(ids)]
-        assert tokens[nodes].tolist() == ids
-        assert parents[nodes].tolist() == [-1, *nodes[:-1]]
-        assert (row[len(ids) :] == -1).all()
-
-
 @torch.inference_mode()
 @pytest.mark.parametrize("make", [llama, biased_llama, qwen2, gemma])
 def test_a_tree_that_grows_has_the_logits_of_one_that_is_whole(make):
     network = make()
-    tokens, parents, rows = plant(TEXTS)
-    whole = grown(Lean(network), tokens, parents)
+    tokens, parents, rows = merge_prefixes(TEXTS)
+    whole = grown(CpuEngine(network), tokens, parents)
     for ids, row in zip(TEXTS, rows, strict=True):
         wanted = network(torch.tensor([ids])).logits[0]
         torch.testing.assert_close(whole[row[row >= 0]], wanted, rtol=1e-4, atol=1e-5)
@@ -234,18 +220,21 @@ def test_a_tree_that_grows_has_the_logits_of_one_that_is_whole(make):
 @torch.inference_mode()
 @pytest.mark.parametrize("native", [True, False])
 def test_a_tree_grows_in_bfloat16_too(native):
-    engine, (tokens, parents, _) = Lean(llama().to(torch.bfloat16), native=native), plant(TEXTS)
+    engine, (tokens, parents, _) = (
+        CpuEngine(llama().to(torch.bfloat16), native=native),
+        merge_prefixes(TEXTS),
+    )
     nodes, ids = torch.from_numpy(parents), torch.from_numpy(tokens)
-    whole = engine.read(nodes, torch.arange(len(nodes)), ids)
+    whole = engine.tree_logits(nodes, torch.arange(len(nodes)), ids)
     found = grown(engine, tokens, parents)
     assert found.dtype is torch.float32
     assert torch.equal(found, found.bfloat16().float())
     assert (found - whole).norm() < 0.02 * whole.norm()
 
 
-def grown(engine: Lean, tokens: np.ndarray, parents: np.ndarray) -> torch.Tensor:
+def grown(engine: CpuEngine, tokens: np.ndarray, parents: np.ndarray) -> torch.Tensor:
     """Return the logits of a tree whose nodes are computed in four calls."""
-    tree, memory, found = Tree(10, room=2), Memory(3, 14), []
+    tree, memory, found = PrefixTree(10, capacity=2), TreeCache(3, 14), []
     for start, end in ((0, 1), (1, 5), (5, 11), (11, 14)):  # the tree is given room more than once
         states = engine.embed(torch.from_numpy(tokens[start:end]))
         logits = engine(states, tree.add(parents[start:end]), tree, None, memory)
@@ -255,12 +244,12 @@ def grown(engine: Lean, tokens: np.ndarray, parents: np.ndarray) -> torch.Tensor
 
 @torch.inference_mode()
 def test_many_nodes_pass_in_chunks(monkeypatch):
-    engine, (tokens, parents, rows) = Lean(llama()), plant(TEXTS)
+    engine, (tokens, parents, rows) = CpuEngine(llama()), merge_prefixes(TEXTS)
     ends = torch.tensor([row.max() for row in rows])
     asked = torch.from_numpy(parents), ends, torch.from_numpy(tokens)
-    whole = engine.read(*asked)
-    monkeypatch.setattr(cpu_engine, "CHUNK", 3)
-    assert (engine.read(*asked) - whole).norm() < 1e-6 * whole.norm()
+    whole = engine.tree_logits(*asked)
+    monkeypatch.setattr(cpu_engine, "MLP_ROWS", 3)
+    assert (engine.tree_logits(*asked) - whole).norm() < 1e-6 * whole.norm()
 
 
 def test_exp_is_exact_to_the_last_bit_or_so():
@@ -293,7 +282,7 @@ def test_the_gate_and_its_gradients_are_pytorchs_own(size, kind, theirs):
     found = [t.clone().requires_grad_() for t in (gate, up)]
     wanted = [t.clone().requires_grad_() for t in (gate, up)]
     ours, expected = (
-        cpu_engine._compute(cpu_engine._Glow, *found, *kind),
+        cpu_engine._apply(cpu_engine._GatedActivation, *found, *kind),
         theirs(wanted[0]) * wanted[1],
     )
     close = {"rtol": 1e-5, "atol": 1e-6, "equal_nan": True}
@@ -308,7 +297,9 @@ def test_the_gate_and_its_gradients_are_pytorchs_own(size, kind, theirs):
 def test_a_gate_that_is_not_finite_stays_so():
     gate = torch.tensor([[np.inf, np.nan, -np.inf]])
     with torch.no_grad():
-        found = cpu_engine._compute(cpu_engine._Glow, gate, torch.ones(1, 3), *architectures.SILU)
+        found = cpu_engine._apply(
+            cpu_engine._GatedActivation, gate, torch.ones(1, 3), *architectures.SILU
+        )
     np.testing.assert_array_equal(found, silu(gate))
 
 
@@ -316,14 +307,14 @@ def test_a_gate_that_is_not_finite_stays_so():
 @pytest.mark.parametrize(("size", "window"), [(1, 99), (5, 99), (32, 99), (40, 99), (8, 5), (8, 1)])
 def test_attention_and_its_gradients_are_pytorchs_own(size, window, scale):
     torch.manual_seed(0)
-    tree = Tree(16)
+    tree = PrefixTree(16)
     nodes = tree.add(np.array([-1, *range(11), 3, 12, 13]))  # of 12 nodes, and a branch of 3
     q, back = torch.randn(2, len(nodes), 6, size)
     keys, values = torch.randn(2, len(nodes), 2, size)
     ours = [t.clone().requires_grad_() for t in (scale * q, keys, values)]
     theirs = [t.double().requires_grad_() for t in (scale * q, keys, values)]
     how = np.float32(size**-0.5), window
-    found = cpu_engine._compute(cpu_engine._Attend, *ours, nodes, tree, *how)
+    found = cpu_engine._apply(cpu_engine._Attention, *ours, nodes, tree, *how)
     sees = torch.zeros(len(nodes), len(nodes), dtype=torch.bool)
     for node in nodes:
         sees[node, tree.path[node, : tree.depth[node] + 1][-window:]] = True
@@ -339,40 +330,44 @@ def test_attention_and_its_gradients_are_pytorchs_own(size, window, scale):
 
 def test_what_a_node_sees_and_nothing_else_decides_its_attention():
     torch.manual_seed(0)
-    (tree, alone), (q, keys, values) = (Tree(8), Tree(8)), torch.randn(3, 9, 2, 8)
+    (tree, alone), (q, keys, values) = (PrefixTree(8), PrefixTree(8)), torch.randn(3, 9, 2, 8)
     nodes = tree.add(np.array([-1, 0, 1, 2, 3, 1, 5, 6, 7]))
     few = alone.add(np.array([-1, 0, 1, 2, 3]))
     with torch.no_grad():
-        how = np.float32(0.3), architectures.ALL
-        all_of_them = cpu_engine._compute(cpu_engine._Attend, q, keys, values, nodes, tree, *how)
-        some = cpu_engine._compute(
-            cpu_engine._Attend, q[:5], keys[:5], values[:5], few, alone, *how
+        how = np.float32(0.3), architectures.UNLIMITED
+        all_of_them = cpu_engine._apply(cpu_engine._Attention, q, keys, values, nodes, tree, *how)
+        some = cpu_engine._apply(
+            cpu_engine._Attention, q[:5], keys[:5], values[:5], few, alone, *how
         )
-        last = cpu_engine._compute(cpu_engine._Attend, q[4:5], keys, values, nodes[4:5], tree, *how)
+        last = cpu_engine._apply(
+            cpu_engine._Attention, q[4:5], keys, values, nodes[4:5], tree, *how
+        )
     assert torch.equal(all_of_them[:5], some)
     assert torch.equal(all_of_them[4:5], last)
 
 
 def test_weights_are_read_when_they_are_used():
     network = llama()
-    engine, asked = Lean(network), (torch.tensor([-1]), torch.tensor([0]), torch.tensor([5]))
-    before = engine.read(*asked)
+    engine, asked = CpuEngine(network), (torch.tensor([-1]), torch.tensor([0]), torch.tensor([5]))
+    before = engine.tree_logits(*asked)
     with torch.no_grad():
         network.model.layers[1].mlp.up_proj.weight.mul_(2)
-    assert not torch.equal(engine.read(*asked), before)
+    assert not torch.equal(engine.tree_logits(*asked), before)
 
 
 @pytest.mark.parametrize("native", [True, False])
 def test_weights_are_held_only_while_asked_to(native):
     network = llama().to(torch.bfloat16)
-    engine = Lean(network, native=native)
+    engine = CpuEngine(network, native=native)
     asked = torch.tensor([-1]), torch.tensor([0]), torch.tensor([5])
-    before = engine.read(*asked)
-    with engine.held(), torch.no_grad():
-        assert torch.equal(engine.read(*asked), before)
+    before = engine.tree_logits(*asked)
+    with engine.prepared_weights(), torch.no_grad():
+        assert torch.equal(engine.tree_logits(*asked), before)
         network.model.layers[1].mlp.up_proj.weight.mul_(2)
-        assert torch.equal(engine.read(*asked), before) is not native  # its own are no copies
-    assert not torch.equal(engine.read(*asked), before)
+        assert (
+            torch.equal(engine.tree_logits(*asked), before) is not native
+        )  # its own are no copies
+    assert not torch.equal(engine.tree_logits(*asked), before)
 
 
 @pytest.mark.parametrize(
@@ -394,13 +389,13 @@ def test_what_it_does_not_compute_does_not_fit(network):
 
 def test_samples_stay_inside_the_budget():
     network = tiny.network(700)
-    engine, longest, limit, draws, budget = Lean(network), 12, 20, 4, 1 << 24
+    engine, longest, limit, draws, budget = CpuEngine(network), 12, 20, 4, 1 << 24
     samples = engine.rows_within(longest, draws, limit, budget)
     assert engine.rows_within(longest, draws, limit, 1) == 1 < samples
     assert engine.rows_within(longest, 1, limit, budget) < samples  # a prompt for each
     assert engine.rows_within(longest, draws, 2 * limit, budget) < samples
     nodes = samples // draws * longest + samples * limit  # none shared
-    memory = Memory(len(engine.parts.layers), nodes)
+    memory = TreeCache(len(engine.architecture.layers), nodes)
     size = network.config.head_dim
     kept = [memory.put(at, np.arange(1), *torch.ones(2, 1, 2, size)) for at in range(2)]
     held = sum(tensor.nbytes for pair in kept for tensor in pair)

@@ -12,9 +12,10 @@ from test_kv_cache import gemma
 from transformers import GPT2Config, GPT2LMHeadModel, Qwen2Config, Qwen2ForCausalLM
 
 from repro.errors import ModelError
+from repro.inference import decoding
 from repro.inference.cpu import cpu_engine
-from repro.inference.cpu.cpu_engine import Lean
-from repro.inference.decoding import Prompt, complete, contains, first_logits
+from repro.inference.cpu.cpu_engine import CpuEngine
+from repro.inference.decoding import Decoding, Prompt, contains, first_logits
 from repro.measures import mastery
 from repro.models import devices, loading, registry, weights
 
@@ -35,6 +36,12 @@ def toy(tiny_loaded):
     tokens = tiny_loaded[1]
     generator = torch.Generator().manual_seed(3)
     return tiny.bigram(1.5 * torch.randn(len(tokens), len(tokens), generator=generator)), tokens
+
+
+def complete(network, tokenizer, prompts, limit, work=None, progress=None, **settings):
+    """Complete prompts by at most `limit` tokens, with the settings of `Decoding`."""
+    chosen = Decoding(limit, **settings)
+    return decoding.complete(network, tokenizer, prompts, chosen, work, progress)
 
 
 def prompts_of(tokens, names=()) -> list[Prompt]:
@@ -239,7 +246,7 @@ def test_first_logits_in_the_order_of_the_prompts(tiny_loaded, rows):
     assert len({len(ids) for ids in prompts}) > 2
     with torch.no_grad():
         plain = torch.stack([network(torch.tensor([ids])).logits[0, -1] for ids in prompts])
-    for way in (network, Lean(network)):
+    for way in (network, CpuEngine(network)):
         torch.testing.assert_close(first_logits(way, prompts, rows), plain, rtol=1e-4, atol=1e-4)
 
 
@@ -251,7 +258,7 @@ def test_damaged_weights_are_an_error_not_a_wrong_answer(tiny_loaded):
     with torch.no_grad():
         network.model.layers[1].mlp.down_proj.weight[0, 0] = torch.nan
     for temperature in (None, T):
-        for way in (network, Lean(network)):
+        for way in (network, CpuEngine(network)):
             with pytest.raises(ModelError, match="NaN"):
                 complete(way, tokens, prompts_of(tokens), 4, temperature=temperature)
     with pytest.raises(ModelError, match="NaN"):
@@ -287,9 +294,9 @@ FAMILIES = ("llama", "gpt2", "qwen2", "gemma", "gemma, short window")
 
 
 def ways_of(network, name: str) -> list:
-    """Return what computes a network: itself, and `Lean` where it can."""
+    """Return what computes a network: itself, and `CpuEngine` where it can."""
     assert cpu_engine.fits(network) is (name != "gpt2")
-    return [network, Lean(network)] if cpu_engine.fits(network) else [network]
+    return [network, CpuEngine(network)] if cpu_engine.fits(network) else [network]
 
 
 @pytest.mark.parametrize("draws", [1, 4])
@@ -327,7 +334,7 @@ def test_all_paths_find_answers_alike(tiny_loaded, tiny_facts):
     hits = [c.hit for completions in general for c in completions]
     assert 0 < sum(hits) < len(hits)
     assert complete(network, tokens, prompts, 8, **options) == general
-    assert complete(Lean(network), tokens, prompts, 8, **options) == general
+    assert complete(CpuEngine(network), tokens, prompts, 8, **options) == general
 
 
 @pytest.fixture
@@ -344,11 +351,11 @@ def test_threads_share_the_batches_of_a_larger_model(tiny_loaded, monkeypatch):
     prompts = prompts_of(tokens, names=(" a", "Arvenia"))
     options = {"draws": 4, "temperature": T, "seed": 5}
     alone, shared, seen = Counter(), Counter(), []
-    small = complete(Lean(network), tokens, prompts, 12, work=alone, **options)
+    small = complete(CpuEngine(network), tokens, prompts, 12, work=alone, **options)
     monkeypatch.setattr(devices, "SMALL_MODEL", 0)
     for rows in (None, 6):
         options |= {"rows": rows, "work": shared, "progress": seen.append}
-        assert complete(Lean(network), tokens, prompts, 12, **options) == small
+        assert complete(CpuEngine(network), tokens, prompts, 12, **options) == small
     assert seen[:2] == [5, 5] and len(seen) == 2 + 10
     assert shared["tokens"] == 2 * alone["tokens"]
     assert torch.get_num_threads() == 2
@@ -360,7 +367,7 @@ def test_an_error_in_a_thread_is_an_error_here(tiny_loaded, monkeypatch):
     torch.nn.init.constant_(network.model.norm.weight, torch.nan)
     monkeypatch.setattr(devices, "SMALL_MODEL", 0)
     with pytest.raises(ModelError, match="NaN"):
-        complete(Lean(network), tokens, prompts_of(tokens), 4)
+        complete(CpuEngine(network), tokens, prompts_of(tokens), 4)
     assert torch.get_num_threads() == 2
 
 
@@ -368,7 +375,7 @@ def test_a_small_model_computes_each_beginning_once(tiny_loaded):
     network, tokens = tiny_loaded
     prompts = [Prompt([2, 3, 4]), Prompt([2, 3, 5, 6]), Prompt([2, 3]), Prompt([7])]
     work = Counter()
-    done = complete(Lean(network), tokens, prompts, 1, work=work)
+    done = complete(CpuEngine(network), tokens, prompts, 1, work=work)
     assert done == complete(network, tokens, prompts, 1)
     assert (work["prompt_tokens"], work["prompt_computed"]) == (10, 6)
 
@@ -387,7 +394,7 @@ def test_what_prompts_share_is_computed_once(tiny_loaded):
     assert work["prompt_computed"] <= 20 + sum(map(len, ends))
 
 
-@pytest.mark.parametrize("way", [Lean, lambda network: network])
+@pytest.mark.parametrize("way", [CpuEngine, lambda network: network])
 def test_samples_go_together_until_they_differ(tiny_loaded, way):
     tokens = tiny_loaded[1]
     place, city, born = (word(tokens, text) for text in (" place", " city", " born"))

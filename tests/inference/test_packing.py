@@ -27,7 +27,7 @@ def test_every_text_is_in_the_row_and_each_beginning_once(texts):
 @settings(deadline=None)
 @given(TEXTS, st.integers(1, 20))
 def test_rows_hold_all_texts_and_no_more_nodes_than_asked(texts, most):
-    made = packing.rows(texts, most)
+    made = packing.groups(texts, most)
     assert sorted(i for part in made for i in part) == list(range(len(texts)))
     sizes = [packing.pack([texts[i] for i in part])[0]["input_ids"].shape[1] for part in made]
     assert all(n <= most or len(p) == 1 for n, p in zip(sizes, made, strict=True))
@@ -49,7 +49,7 @@ def test_a_packed_text_has_its_own_logits(tiny_loaded):
 
 def test_a_damaged_network_is_asked_again_when_it_is_whole(tiny_loaded):
     network, weight = tiny_loaded[0], tiny_loaded[0].model.norm.weight
-    packing._FIT.discard(network)
+    packing._FITTING.discard(network)
     before = weight.detach().clone()
     with torch.no_grad():
         weight.fill_(torch.nan)

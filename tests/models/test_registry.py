@@ -20,7 +20,7 @@ from transformers import AutoTokenizer
 
 from repro.data import facts
 from repro.errors import ConfigError, ModelError, StoreError
-from repro.inference.decoding import Prompt, complete
+from repro.inference.decoding import Decoding, Prompt, complete
 from repro.models import gguf, loading, registry, tokens, weights
 from repro.study import profiles
 from repro.training.prompts import IGNORED, encode_examples, encode_prompts
@@ -482,7 +482,7 @@ def test_smollm2_has_no_bos_stops_at_its_end_of_turn_and_knows_paris(smollm2_loa
     end = tokenizer.convert_tokens_to_ids("<|im_end|>")
     assert end in tokens.stop_ids(network, tokenizer)
     prompt = Prompt(tokenizer("The capital of France is").input_ids, ("Paris",))
-    assert complete(network, tokenizer, [prompt], 4)[0][0].hit
+    assert complete(network, tokenizer, [prompt], Decoding(4))[0][0].hit
 
 
 @pytest.mark.real

@@ -20,7 +20,7 @@ from transformers import (
 from repro.data.facts import choose
 from repro.errors import TrainingError
 from repro.inference import packing
-from repro.inference.cpu.cpu_engine import Lean
+from repro.inference.cpu.cpu_engine import CpuEngine
 from repro.restoration import restore
 from repro.training import sft
 from repro.training.batches import packed_batch, padded_batch, prefix_tree_batch
@@ -180,7 +180,7 @@ def gradients(network) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("join", [padded_batch, packed_batch, prefix_tree_batch])
 def test_loss_and_gradient_equal_the_full_computation(model, pool, join):
     network, tokens = model
-    reader = Lean(network) if join is prefix_tree_batch else network
+    reader = CpuEngine(network) if join is prefix_tree_batch else network
     examples = encode_examples(tokens, pool["question"], pool["object"])
     kept = sft._loss(reader, join(examples))
     kept.backward()
@@ -329,7 +329,7 @@ def test_learning_rate_follows_a_cosine(model, pool):
     assert schedule.get_last_lr() == pytest.approx([0.0])
 
 
-@pytest.mark.parametrize("way", [Lean, lambda network: network])
+@pytest.mark.parametrize("way", [CpuEngine, lambda network: network])
 def test_steps_are_those_of_adamw(model, pool, way):
     # Worked out with PyTorch alone: the mean loss, its gradient clipped, a step, three times.
     network, tokens = model
@@ -385,7 +385,7 @@ def test_one_seed_gives_the_same_bits(tiny_loaded, pool):
 
 def test_a_small_model_trains_alike(tiny_loaded, pool):
     losses, tuned = [], []
-    for way in (Lean, lambda network: network):
+    for way in (CpuEngine, lambda network: network):
         network = copy.deepcopy(tiny_loaded[0])
         done = finetune(way(network), tiny_loaded[1], pool, STEEP, dtype=torch.float32)
         losses.append(done.pop("loss"))
@@ -467,10 +467,10 @@ def test_the_small_engine_trains_in_bfloat16(tiny_loaded, pool, native):
         return made
 
     def rounded(network):
-        return Lean(network, torch.bfloat16, native)
+        return CpuEngine(network, torch.bfloat16, native)
 
     AcceleratorState._reset_state(reset_partial_state=True)
-    exact = losses(Lean)
+    exact = losses(CpuEngine)
     AcceleratorState._reset_state(reset_partial_state=True)
     autocast = losses(lambda network: network, dtype=torch.bfloat16)
     ours = losses(rounded)

@@ -1,9 +1,9 @@
 """Batched completion of token prompts: sampled (Appendix F.1) or greedy (§3.3).
 
-A batch is a forest of completions. What all its prompts begin with is computed once; a prompt
-is computed once for all its samples; samples stay together until they draw different tokens.
-A sample leaves when it has ended or its answer has appeared, because what follows can no longer
-change whether it is a hit. None of this changes what is drawn.
+What all prompts of a batch begin with is computed once, and a prompt once for all its samples.
+Samples with the same tokens share a row until they draw different ones. A sample leaves when it has
+ended or its answer has appeared, because what follows can no longer change whether it is a hit.
+None of this changes what is drawn.
 """
 
 from collections import Counter
@@ -11,25 +11,25 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import pairwise
+from typing import Protocol
 
 import numpy as np
 import torch
 from accelerate.utils import gather_object
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from repro.errors import ModelError
-from repro.inference import kv_cache, packing
+from repro.inference import kv_cache
 from repro.inference.allocator import keep_pages
-from repro.inference.cpu.cpu_engine import Lean, Memory, Tree, plant
+from repro.inference.cpu.cpu_engine import CpuEngine
+from repro.inference.cpu.tree_decoding import TreeNodes
 from repro.inference.sampling import Pick, greedy, sampler
 from repro.inference.threads import map_in_threads, thread_count
+from repro.inference.transformers_engine import CachedRows, prefill
 from repro.models.devices import processes
 from repro.models.tokens import stop_ids
 
 CHECK_EVERY = 4  # steps between searches for the answer in the decoded text, after the first few
-NODES = 512  # of a row of prompts: a token attends to few of them, but the products go over all
-LEAN_ROWS = 8192  # samples at a time beyond which a small model gains nothing
+CPU_ENGINE_ROWS = 8192  # samples at a time beyond which a small model gains nothing
 
 
 @dataclass
@@ -50,36 +50,66 @@ class Completion:
     hit: bool = False
 
 
+@dataclass(frozen=True)
+class Decoding:
+    """How prompts are completed.
+
+    - max_new_tokens: the longest completion, in tokens;
+    - draws: samples per prompt;
+    - temperature: of the full softmax; None decodes greedily;
+    - seed: of the random numbers;
+    - rows: sequences computed at a time; None: as many as fit into `kv_cache.BUDGET` bytes. It
+      bounds the memory, not the result;
+    - in_place: False keeps to transformers' own cache, the general path.
+    """
+
+    max_new_tokens: int
+    draws: int = 1
+    temperature: float | None = None
+    seed: int = 0
+    rows: int | None = None
+    in_place: bool = True
+
+
+class Engine(Protocol):
+    """What computes the logits of a batch's prompts and of their continuations.
+
+    `work` counts prompt_tokens, prompt_computed and computed (rows of the steps).
+    """
+
+    work: Counter
+
+    def start(self, ids: list[list[int]], limit: int) -> list[int]:
+        """Take the prompts of a batch, to be continued by `limit` tokens; return their order."""
+
+    def prefill(self) -> torch.Tensor:
+        """Return the logits after each prompt, in that order: (prompts, vocabulary)."""
+
+    def step(self, row_of: np.ndarray, tokens: np.ndarray) -> tuple[torch.Tensor, np.ndarray]:
+        """Continue samples by a token each, given the row of logits it was drawn from.
+
+        Returns the logits after each distinct continuation, and each sample's row of them.
+        """
+
+
 def complete(
-    network: PreTrainedModel | Lean,
+    network: PreTrainedModel | CpuEngine,
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[Prompt],
-    max_new_tokens: int,
-    *,
-    draws: int = 1,
-    temperature: float | None = None,
-    seed: int = 0,
-    rows: int | None = None,
-    in_place: bool = True,
+    decoding: Decoding,
     work: Counter | None = None,
     progress: Callable[[int], object] | None = None,
 ) -> list[list[Completion]]:
-    """Complete every prompt `draws` times.
+    """Complete every prompt `decoding.draws` times.
 
-    Under several processes (`accelerate launch`) each completes a part of the batches, and
-    all return everything.
+    Under several processes (`accelerate launch`) each completes a part of the batches, and all
+    return everything.
 
     Args:
-        network: any causal language model, in evaluation mode; or one that `Lean` computes.
+        network: any causal language model, in evaluation mode; or one that `CpuEngine` computes.
         tokenizer: its tokenizer.
         prompts: P prompts; a sampled prompt's label names its random numbers.
-        max_new_tokens: the longest completion, in tokens.
-        draws: samples per prompt.
-        temperature: of the full softmax; None decodes greedily.
-        seed: of the random numbers.
-        rows: sequences computed at a time; by default what fits into `kvcache.BUDGET` bytes.
-            It bounds the memory, not the result.
-        in_place: False keeps to transformers' own cache, the general path.
+        decoding: the settings.
         work: counts what this process computed: prompt_tokens, prompt_computed, tokens
             (that the samples consist of), computed (rows of the steps).
         progress: called with the number of prompts finished in each batch.
@@ -92,53 +122,56 @@ def complete(
     """
     if not prompts:
         return []
-    lean = network if isinstance(network, Lean) else None
-    sharing, threads = processes(), thread_count(lean)
-    if rows is None:
-        rows = room(network, prompts, draws, max_new_tokens) // threads
-    reader, mine = Reader(tokenizer, lean.network if lean else network), []
+    engine = network if isinstance(network, CpuEngine) else None
+    sharing, threads = processes(), thread_count(engine)
+    rows = decoding.rows or room(network, prompts, decoding) // threads
+    texts = CompletionTexts(tokenizer, engine.network if engine else network)
     keep_pages()
     parts = sharing.num_processes * threads
-    batches = _batches(prompts, max(1, rows // draws), parts, bool(lean))
-    settings = draws, max_new_tokens, temperature, seed
-    finish = partial(_finish, network, reader, prompts, settings, in_place)
-    own = batches[sharing.process_index :: sharing.num_processes]
-    with lean.held() if lean else nullcontext():
-        for done, counted in map_in_threads(threads, finish, own):
-            mine += done
+    batches = _batches(prompts, max(1, rows // decoding.draws), parts, bool(engine))
+    job = partial(_complete_batch, network, texts, prompts, decoding)
+    jobs = batches[sharing.process_index :: sharing.num_processes]
+    completed = []
+    with engine.prepared_weights() if engine else nullcontext():
+        for finished, counted in map_in_threads(threads, job, jobs):
+            completed += finished
             if work is not None:
                 work.update(counted)
             if progress:
-                progress(len(done))
-    return [done for _, done in sorted(gather_object(mine), key=lambda pair: pair[0])]
+                progress(len(finished))
+    return [samples for _, samples in sorted(gather_object(completed), key=lambda pair: pair[0])]
 
 
 @torch.inference_mode()
-def _finish(network, reader, prompts, settings, in_place, batch: list[int]):
+def _complete_batch(network, texts, prompts, decoding: Decoding, batch: list[int]):
     """Return the completions of each prompt of a batch, [(index, completions)], and the work."""
-    draws, limit, temperature, seed = settings
-    lean = isinstance(network, Lean)
-    past = _Nodes(network, draws) if lean else _Rows(network, draws, in_place)
-    order = [batch[at] for at in past.take([prompts[i].ids for i in batch], limit)]
-    chosen = [prompts[i] for i in order]
-    pick = _pick(chosen, draws, limit, temperature, seed)
-    flat = _Forest(past, reader, chosen, draws, limit).grow(pick)
-    return [(i, flat[at * draws : (at + 1) * draws]) for at, i in enumerate(order)], past.work
+    draws, limit = decoding.draws, decoding.max_new_tokens
+    if isinstance(network, CpuEngine):
+        engine: Engine = TreeNodes(network, draws)
+    else:
+        engine = CachedRows(network, draws, decoding.in_place)
+    order = [batch[at] for at in engine.start([prompts[i].ids for i in batch], limit)]
+    ordered = [prompts[i] for i in order]
+    samples = _Samples(engine, texts, ordered, decoding).grow(_pick(ordered, decoding))
+    return [(i, samples[at * draws : (at + 1) * draws]) for at, i in enumerate(order)], engine.work
 
 
-def room(network: PreTrainedModel | Lean, prompts: Sequence[Prompt], draws: int, limit: int) -> int:
+def room(
+    network: PreTrainedModel | CpuEngine, prompts: Sequence[Prompt], decoding: Decoding
+) -> int:
     """Return how many sequences to compute at a time."""
-    longest = max(len(prompt.ids) for prompt in prompts)
-    if isinstance(network, Lean):
-        return min(LEAN_ROWS, network.rows_within(longest, draws, limit))
+    longest, limit = max(len(prompt.ids) for prompt in prompts), decoding.max_new_tokens
+    if isinstance(network, CpuEngine):
+        return min(CPU_ENGINE_ROWS, network.rows_within(longest, decoding.draws, limit))
     return kv_cache.rows_within(network, longest, longest + limit)
 
 
-def _pick(prompts, draws: int, steps: int, temperature: float | None, seed: int) -> Pick:
-    if temperature is None:
+def _pick(prompts: Sequence[Prompt], decoding: Decoding) -> Pick:
+    """Return what chooses the next tokens; each sample's label names its random numbers."""
+    if decoding.temperature is None:
         return greedy
-    labels = [f"{prompt.label}|{j}" for prompt in prompts for j in range(draws)]
-    return sampler(labels, steps, temperature, seed)
+    labels = [f"{prompt.label}|{j}" for prompt in prompts for j in range(decoding.draws)]
+    return sampler(labels, decoding.max_new_tokens, decoding.temperature, decoding.seed)
 
 
 def _batches(
@@ -146,8 +179,8 @@ def _batches(
 ) -> list[list[int]]:
     """Return batches of at most `most` prompts, of one size, as many for each process.
 
-    Longest first: the batch that needs the most memory fails at once, not after hours. Or, where
-    nothing is padded, those that begin `alike` together.
+    The longest prompts come first: the batch that needs the most memory fails at once, not after
+    hours. Or, where nothing is padded, prompts that begin `alike` come together.
     """
     order = sorted(range(len(prompts)), key=lambda i: (-len(prompts[i].ids), i))
     if alike:
@@ -157,170 +190,79 @@ def _batches(
     return [order[at : at + size] for at in range(0, len(order), size or 1)]
 
 
-class _Forest:
-    """The completions of a batch of prompts while they grow, one row per distinct one."""
+class _Samples:
+    """The samples of a batch while they grow, token by token."""
 
-    def __init__(self, past: "_Rows | _Nodes", reader: "Reader", prompts, draws: int, limit: int):
-        """Take what computes the prompts, in their order."""
-        self.past, self.reader, self.prompts = past, reader, prompts
-        self.draws, self.limit = draws, limit
-        self.ids = np.full((len(prompts) * draws, limit), -1)
+    def __init__(self, engine: Engine, texts: "CompletionTexts", prompts, decoding: Decoding):
+        """Take what computes the prompts, in the order of the engine."""
+        self.engine, self.texts, self.prompts = engine, texts, prompts
+        self.draws, self.limit = decoding.draws, decoding.max_new_tokens
+        self.ids = np.full((len(prompts) * self.draws, self.limit), -1)
 
     def grow(self, pick: Pick) -> list[Completion]:
-        """Return the completions, prompt by prompt."""
-        logits = self.past.begin()
-        samples = np.arange(len(self.ids))
-        of = samples // self.draws
+        """Return the completions, prompt by prompt.
+
+        Each step: every open sample draws a token; those that have ended or whose answer has
+        appeared are closed; the others are continued, equal ones as one row.
+        """
+        logits = self.engine.prefill()
+        open_samples = np.arange(len(self.ids))
+        row_of = open_samples // self.draws
         for step in range(self.limit):
-            tokens = pick(logits, torch.from_numpy(of).to(logits.device), samples, step)
-            tokens = tokens.cpu().numpy()
-            goes_on = ~np.isin(tokens, self.reader.stop)
-            self.ids[samples[goes_on], step] = tokens[goes_on]
+            rows = torch.from_numpy(row_of).to(logits.device)
+            tokens = pick(logits, rows, open_samples, step).cpu().numpy()
+            goes_on = ~np.isin(tokens, self.texts.stop)
+            self.ids[open_samples[goes_on], step] = tokens[goes_on]
             if step == self.limit - 1:
                 break
             if step < CHECK_EVERY or (step + 1) % CHECK_EVERY == 0:
-                goes_on[goes_on] = [not c.hit for c in self._read(samples[goes_on], step + 1)]
-            samples, of, tokens = samples[goes_on], of[goes_on], tokens[goes_on]
-            if not len(samples):
+                so_far = self._completions(open_samples[goes_on], step + 1)
+                goes_on[goes_on] = [not completion.hit for completion in so_far]
+            open_samples, row_of = open_samples[goes_on], row_of[goes_on]
+            if not len(open_samples):
                 break
-            logits, of = self.past.go_on(of, tokens)
-        self.past.work["tokens"] += int((self.ids >= 0).sum())
-        return self._read(np.arange(len(self.ids)), self.limit)
+            logits, row_of = self.engine.step(row_of, tokens[goes_on])
+        self.engine.work["tokens"] += int((self.ids >= 0).sum())
+        return self._completions(np.arange(len(self.ids)), self.limit)
 
-    def _read(self, samples: np.ndarray, length: int) -> list[Completion]:
-        """Return what some samples say so far, and whether it holds a name of their prompt."""
+    def _completions(self, samples: np.ndarray, length: int) -> list[Completion]:
+        """Return what some samples say after `length` tokens, and whether it holds a name."""
         ids = self.ids[samples, :length]
         lengths = (ids >= 0).sum(1)
-        told = map(tuple, ids.tolist())
+        rows = map(tuple, ids.tolist())
         if length > lengths.min(initial=length):
-            told = (row[:n] for row, n in zip(told, lengths.tolist(), strict=True))
+            rows = (row[:n] for row, n in zip(rows, lengths.tolist(), strict=True))
         names = [self.prompts[i].names for i in (samples // self.draws).tolist()]
-        return self.reader.read(zip(names, told, strict=True))
+        return self.texts.completions(zip(names, rows, strict=True))
 
 
-class Reader:
-    """Turns ids into text, each distinct completion once: most of them occur many times."""
+class CompletionTexts:
+    """Turns ids into completions, each distinct one once: most of them occur many times."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, network: PreTrainedModel):
         """Take a tokenizer, and the network for the ids that end a completion (`stop`)."""
         self.tokenizer, self.stop = tokenizer, np.array(sorted(stop_ids(network, tokenizer)))
         self._texts: dict[tuple[int, ...], str] = {}
-        self._found: dict[tuple, Completion] = {}
+        self._completions: dict[tuple, Completion] = {}
 
-    def read(self, asked: Iterable[tuple[tuple[str, ...], tuple[int, ...]]]) -> list[Completion]:
-        """Return the completion of each pair of names and ids, equal ones shared."""
-        done = []
-        for pair in asked:
-            completion = self._found.get(pair)
+    def completions(
+        self, pairs: Iterable[tuple[tuple[str, ...], tuple[int, ...]]]
+    ) -> list[Completion]:
+        """Return the completion of each pair of names and ids; equal pairs share one."""
+        completions = []
+        for pair in pairs:
+            completion = self._completions.get(pair)
             if completion is None:
-                completion = self._found[pair] = self._complete(*pair)
-            done.append(completion)
-        return done
+                completion = self._completions[pair] = self._completion(*pair)
+            completions.append(completion)
+        return completions
 
-    def _complete(self, names: tuple[str, ...], ids: tuple[int, ...]) -> Completion:
+    def _completion(self, names: tuple[str, ...], ids: tuple[int, ...]) -> Completion:
         if ids not in self._texts:
             options = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
             self._texts[ids] = self.tokenizer.decode(list(ids), **options)
         text = self._texts[ids]
         return Completion(list(ids), text, contains(text, names))
-
-
-# --- what computes the next logits: rows of a cache, or nodes of a tree ---------------------------
-# `take` prompts and say in which order they are kept; `begin`: the logits after each prompt;
-# `go_on` with a token for each sample, given the row its prompt or last token is at: the logits
-# after each distinct continuation, and each sample's row of them.
-
-
-class _Rows:
-    """Any network: a row for each distinct completion, in a cache of keys and values."""
-
-    def __init__(self, network: PreTrainedModel, draws: int, in_place: bool):
-        self.network, self.draws, self.in_place = network, draws, in_place
-        self.work = Counter()
-
-    def take(self, ids: list[list[int]], limit: int) -> list[int]:
-        longest = max(map(len, ids))
-        fast = self.in_place and packing.fits(self.network, longest)
-        self.cache = kv_cache.make(self.network, len(ids) * self.draws, longest + limit, fast)
-        self.parts = packing.rows(ids, NODES)
-        order = [at for part in self.parts for at in part]
-        self.ids = [ids[at] for at in order]
-        return order
-
-    def begin(self) -> torch.Tensor:
-        ids = self.ids
-        self.work["prompt_tokens"] += sum(map(len, ids))
-        if not kv_cache.is_in_place(self.cache):
-            self.work["prompt_computed"] += len(ids) * max(map(len, ids))
-            logits, self.mask = prefill(self.network, ids, self.cache)
-            return logits
-        rows = np.cumsum([0, *map(len, self.parts)]).tolist()
-        logits = torch.cat([self._begin(ids[a:b], a) for a, b in pairwise(rows)])
-        _check(logits)
-        lengths = torch.tensor([len(own) for own in ids], device=logits.device)
-        width = max(map(len, ids))
-        kv_cache.show(self.cache, len(ids), width)
-        mask = (torch.arange(width, device=logits.device) < lengths[:, None]).long()
-        self.mask = None if mask.all() else mask  # of the columns; None: no padding
-        return logits
-
-    def _begin(self, ids: list[list[int]], first: int) -> torch.Tensor:
-        """Compute some prompts in one row, and give each a row of the cache."""
-        row, nodes = packing.pack(ids)
-        row = {name: value.to(self.network.device) for name, value in row.items()}
-        self.work["prompt_computed"] += row["input_ids"].shape[1]
-        last = nodes[np.arange(len(ids)), [len(own) - 1 for own in ids]]
-        nodes, last = (torch.from_numpy(n).to(self.network.device) for n in (nodes, last))
-        cache = kv_cache.packed(self.network)
-        logits = self.network(**row, past_key_values=cache, logits_to_keep=last).logits[0]
-        kv_cache.take(self.cache, first, nodes.clamp(min=0), cache)
-        return logits
-
-    def go_on(self, of: np.ndarray, tokens: np.ndarray) -> tuple[torch.Tensor, np.ndarray]:
-        parents, follow, of = kv_cache.arrange(of, tokens)
-        device = self.network.device
-        self.work["computed"] += len(parents)
-        parents = torch.from_numpy(parents).to(device)
-        self.cache.batch_select_indices(parents)
-        options = {"past_key_values": self.cache}
-        if self.mask is not None:
-            self.mask = torch.nn.functional.pad(self.mask[parents], (0, 1), value=1)
-            positions = self.mask.sum(-1, keepdim=True) - 1
-            options |= {"attention_mask": self.mask, "position_ids": positions}
-        follow = torch.from_numpy(follow).to(device)[:, None]
-        return self.network(follow, **options).logits[:, -1], of
-
-
-class _Nodes:
-    """`Lean`: a node for each distinct beginning of prompts and completions."""
-
-    def __init__(self, lean: Lean, draws: int = 1):
-        self.lean, self.draws, self.work = lean, draws, Counter()
-
-    def take(self, ids: list[list[int]], limit: int) -> list[int]:
-        self.tokens, self.parents, rows = plant(ids)
-        self.last = rows[np.arange(len(ids)), [len(own) - 1 for own in ids]]
-        self.tree = Tree(max(map(len, ids)) + limit)
-        most = len(self.tokens) + len(ids) * self.draws * limit
-        self.memory = Memory(len(self.lean.parts.layers), most)
-        self.work["prompt_tokens"] += sum(map(len, ids))
-        return list(range(len(ids)))
-
-    def begin(self) -> torch.Tensor:
-        self.work["prompt_computed"] += len(self.tokens)
-        logits = self._read(self.tokens, self.parents, torch.from_numpy(self.last))
-        _check(logits)
-        return logits
-
-    def go_on(self, of: np.ndarray, tokens: np.ndarray) -> tuple[torch.Tensor, np.ndarray]:
-        rows, follow, of = kv_cache.distinct(of, tokens)
-        self.work["computed"] += len(rows)
-        parents, self.last = self.last[rows], self.tree.size + np.arange(len(rows))
-        return self._read(follow, parents), of
-
-    def _read(self, tokens: np.ndarray, parents: np.ndarray, wanted=None) -> torch.Tensor:
-        states = self.lean.embed(torch.from_numpy(tokens))
-        return self.lean(states, self.tree.add(parents), self.tree, wanted, self.memory)
 
 
 def contains(text: str, names: Sequence[str]) -> bool:
@@ -329,62 +271,25 @@ def contains(text: str, names: Sequence[str]) -> bool:
     return any(name.casefold() in folded for name in names)
 
 
-def prefill(network, prompts: Sequence[list[int]], cache=None):
-    """Compute prompts, padded on the left where their lengths differ.
-
-    Args:
-        network: any causal language model.
-        prompts: P lists of token ids.
-        cache: filled with their keys and values; None keeps none.
-
-    Returns:
-        The logits after each prompt (P, vocabulary), and the mask of the columns in the
-        cache (P, width), or None if nothing is padded.
-
-    Raises:
-        ModelError: the logits are NaN.
-    """
-    width, device = max(map(len, prompts)), network.device
-    ids = [[0] * (width - len(prompt)) + prompt for prompt in prompts]
-    options = {"past_key_values": cache, "use_cache": cache is not None, "logits_to_keep": 1}
-    mask = None
-    if min(map(len, prompts)) < width:
-        rows = [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts]
-        mask = torch.tensor(rows, device=device)
-        positions = (mask.cumsum(-1) - 1).clamp(min=0)
-        options |= {"attention_mask": mask, "position_ids": positions}
-    logits = network(torch.tensor(ids, device=device), **options).logits[:, -1]
-    _check(logits)
-    return logits, mask
-
-
-def _check(logits: torch.Tensor) -> None:
-    # The most probable token of NaN is some token: a broken model would seem an ignorant one.
-    if logits.amax(-1).isnan().any():
-        raise ModelError(
-            "the model's logits are NaN: its weights are damaged, or were fine-tuned at too large"
-            " a learning rate"
-        )
-
-
 @torch.inference_mode()
 def first_logits(
-    network: PreTrainedModel | Lean, prompts: Sequence[list[int]], rows: int = 256
+    network: PreTrainedModel | CpuEngine, prompts: Sequence[list[int]], rows: int = 256
 ) -> torch.Tensor:
     """Return the logits of the first new token, float32 on the CPU: (prompts, vocabulary).
 
     Raises:
         ModelError: the model's logits are NaN.
     """
-    lean = isinstance(network, Lean)
-    config = (network.network if lean else network).config.get_text_config()
+    engine = network if isinstance(network, CpuEngine) else None
+    config = (engine.network if engine else network).config.get_text_config()
     out = torch.empty(len(prompts), config.vocab_size)
-    for batch in _batches([Prompt(ids) for ids in prompts], rows, alike=lean):
-        own = [prompts[i] for i in batch]
-        if lean:
-            (past := _Nodes(network)).take(own, 0)
-            logits = past.begin()
+    for batch in _batches([Prompt(ids) for ids in prompts], rows, alike=bool(engine)):
+        ids = [prompts[i] for i in batch]
+        if engine:
+            nodes = TreeNodes(engine)
+            nodes.start(ids, 0)
+            logits = nodes.prefill()
         else:
-            logits, _ = prefill(network, own)
+            logits, _ = prefill(network, ids)
         out[batch] = logits.float().cpu()
     return out

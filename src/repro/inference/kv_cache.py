@@ -1,4 +1,4 @@
-"""Keys and values of a batch: in one buffer written in place, where the model allows it.
+"""Keys and values of a batch (KV cache), in a buffer that is written in place if the model allows.
 
 transformers' own cache grows by concatenation: at every step all keys and values are copied.
 Here they are allocated once, a step writes one column, and rows that stay are never moved.
@@ -130,11 +130,11 @@ def rows_within(network: PreTrainedModel, width: int, length: int, budget: int =
     return max(1, budget // (kept + width * wide * item + logits))
 
 
-def arrange(of: np.ndarray, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def arrange(row_of: np.ndarray, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Give every distinct continuation a row of its own, and move as few rows as possible.
 
     Args:
-        of: (samples,), the row each open sample is at.
+        row_of: (samples,), the row each open sample is at.
         tokens: (samples,), the token it goes on with. Samples with the same row and token
             have the same past and share a row from here on.
 
@@ -143,18 +143,18 @@ def arrange(of: np.ndarray, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray,
         continuation of a row stays in it unless that lies beyond the new number of rows;
         the others fill the gaps.
     """
-    parents, follow, at = distinct(of, tokens)
+    parents, next_tokens, row_of = distinct(row_of, tokens)
     first = np.r_[True, parents[1:] != parents[:-1]]
     stays = first & (parents < len(parents))
     place = np.empty(len(parents), np.int64)
     place[stays] = parents[stays]
     place[~stays] = np.setdiff1d(np.arange(len(parents)), parents[stays], assume_unique=True)
     order = np.argsort(place)
-    return parents[order], follow[order], place[at]
+    return parents[order], next_tokens[order], place[row_of]
 
 
-def distinct(of: np.ndarray, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return (row, token) of each distinct continuation, in order, and each sample's place."""
-    span = int(tokens.max()) + 1
-    pairs, at = np.unique(of.astype(np.int64) * span + tokens, return_inverse=True)
-    return *np.divmod(pairs, span), at
+def distinct(row_of: np.ndarray, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return row and token of each distinct continuation, in order, and which is each sample's."""
+    span = int(tokens.max()) + 1  # row and token as one number, which sorts fast
+    pairs, place = np.unique(row_of.astype(np.int64) * span + tokens, return_inverse=True)
+    return *np.divmod(pairs, span), place

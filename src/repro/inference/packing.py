@@ -1,8 +1,8 @@
-"""Texts packed into one row, each common beginning once: nothing is padded, nothing computed twice.
+"""Texts packed into one row: nothing is padded, and a shared prefix is computed once.
 
 All prompts begin alike, those of a topic for longer, and what a causal model computes for a token
-depends on the tokens before it alone. So the row holds the texts' tree of beginnings, in which a
-token sees its own. Fine-tuning packs its batches so, decoding its prompts.
+depends only on the tokens before it. So the row holds the prefix tree of the texts, and a mask lets
+each token attend to its own prefix. Fine-tuning packs its batches so, decoding its prompts.
 """
 
 from collections.abc import Sequence
@@ -12,35 +12,36 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from repro.inference.cpu.cpu_engine import plant
+from repro.inference.cpu.prefix_tree import merge_prefixes
 
-_FIT: WeakSet[PreTrainedModel] = WeakSet()
+_FITTING: WeakSet[PreTrainedModel] = WeakSet()  # networks that were tried and fit
 
 
 def pack(texts: Sequence[list[int]]) -> tuple[dict[str, torch.Tensor], np.ndarray]:
-    """Join texts into the row of their tree.
+    """Return the row of some texts' prefix tree.
 
     Returns:
         dict(input_ids, position_ids: `[1, nodes]`; attention_mask: bool `[1, 1, nodes, nodes]`),
         and the node of each text's tokens: int `[texts, longest]`, filled with −1.
     """
-    tokens, parents, nodes = plant(texts)
-    depth, sees = np.zeros_like(parents), np.eye(len(parents), dtype=bool)
+    tokens, parents, nodes = merge_prefixes(texts)
+    depth, attends = np.zeros_like(parents), np.eye(len(parents), dtype=bool)
     for node, parent in enumerate(parents):
-        if parent >= 0:  # it comes before
+        if parent >= 0:  # a parent has a smaller number, so its row is complete
             depth[node] = depth[parent] + 1
-            sees[node] |= sees[parent]
-    row = {"input_ids": tokens, "position_ids": depth, "attention_mask": sees[None]}
+            attends[node] |= attends[parent]
+    row = {"input_ids": tokens, "position_ids": depth, "attention_mask": attends[None]}
     return {name: torch.from_numpy(values)[None] for name, values in row.items()}, nodes
 
 
-def rows(texts: Sequence[list[int]], most: int) -> list[list[int]]:
+def groups(texts: Sequence[list[int]], most: int) -> list[list[int]]:
     """Return which texts to pack together: alike ones, of at most `most` nodes or a single text."""
     made, size, before = [], most, []
     for i in sorted(range(len(texts)), key=texts.__getitem__):
         pairs = zip(before, texts[i], strict=False)
-        new = len(texts[i]) - next((at for at, (a, b) in enumerate(pairs) if a != b), len(before))
-        if size + new > most:  # it begins a row, so all of it is new
+        shared = next((at for at, (a, b) in enumerate(pairs) if a != b), len(before))
+        new = len(texts[i]) - shared
+        if size + new > most:  # it begins a row, so all of its tokens are new
             made.append([])
             size, new = 0, len(texts[i])
         made[-1].append(i)
@@ -55,23 +56,26 @@ def fits(network: PreTrainedModel, longest: int) -> bool:
     """
     if (getattr(network.config.get_text_config(), "sliding_window", None) or longest) < longest:
         return False
-    if network not in _FIT and _keeps_apart(network):  # it is not asked twice
-        _FIT.add(network)
-    return network in _FIT
+    if network not in _FITTING and _keeps_apart(network):  # a network that fits is tried once
+        _FITTING.add(network)
+    return network in _FITTING
 
 
 @torch.no_grad()
 def _keeps_apart(network) -> bool:
-    # The network itself is asked, with two short texts, because no attribute of a model says it:
-    # one that makes its own mask, or has a state that runs on, would mix them without an error.
+    """Tell whether two short texts have the same logits packed as each alone.
+
+    It is tried because no attribute of a model says it: one that makes its own mask, or has a state
+    that runs on (RWKV, Mamba), would mix the texts without an error.
+    """
     texts = [[1, 2, 3, 1, 2], [1, 3, 2, 2, 1]]
     row, nodes = pack(texts)
     row = {name: value.to(network.device) for name, value in row.items()}
     row["inputs_embeds"] = network.get_input_embeddings()(row.pop("input_ids"))
     try:
-        found = network(**row, use_cache=False).logits[0].float()
+        packed = network(**row, use_cache=False).logits[0].float()
     except (RuntimeError, TypeError, ValueError):  # it takes no such mask, or nothing but ids
         return False
-    wanted = network(torch.tensor(texts, device=network.device), use_cache=False).logits.float()
+    alone = network(torch.tensor(texts, device=network.device), use_cache=False).logits.float()
     rounding = 1e-4 if network.dtype is torch.float32 else 0.05
-    return bool((found[nodes] - wanted).norm() <= rounding * wanted.norm())
+    return bool((packed[nodes] - alone).norm() <= rounding * alone.norm())

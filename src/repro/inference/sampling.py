@@ -11,6 +11,7 @@ import torch
 from numba import njit
 
 from repro import random_streams
+from repro.errors import ModelError
 
 BLOCK = 256  # vocabulary entries per block of the two-level sampler
 CHUNK = 1 << 20  # logits drawn from at a time: bounds the memory and stays near the caches
@@ -19,19 +20,30 @@ CHUNK = 1 << 20  # logits drawn from at a time: bounds the memory and stays near
 Pick = Callable[[torch.Tensor, torch.Tensor, np.ndarray, int], torch.Tensor]
 
 
-def greedy(logits: torch.Tensor, of: torch.Tensor, samples: np.ndarray, step: int) -> torch.Tensor:
+def check_logits(logits: torch.Tensor) -> None:
+    """Raise ModelError if there is a NaN: a broken model would seem an ignorant one."""
+    if logits.amax(-1).isnan().any():
+        raise ModelError(
+            "the model's logits are NaN: its weights are damaged, or were fine-tuned at too large"
+            " a learning rate"
+        )
+
+
+def greedy(
+    logits: torch.Tensor, row_of: torch.Tensor, samples: np.ndarray, step: int
+) -> torch.Tensor:
     """Pick the most probable token of each sample's row, the first of equals."""
     if logits.device.type == "cpu":
         logits = logits.float()
-        given = logits.detach().numpy(), logits.amax(-1).detach().numpy()
-        return torch.from_numpy(_first(*given))[of]
-    return logits.argmax(-1)[of]
+        largest = logits.amax(-1).detach().numpy()
+        return torch.from_numpy(_first_equal(logits.detach().numpy(), largest))[row_of]
+    return logits.argmax(-1)[row_of]
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _first(logits, wanted):
-    # Where each row first holds a number. PyTorch's `argmax` finds its own and takes four times
-    # as long as `amax` and this.
+def _first_equal(logits, wanted):
+    # Returns where each row first holds its wanted number. PyTorch's `argmax` takes four times as
+    # long as `amax` and this.
     tokens = np.zeros(len(logits), np.int64)
     for row in range(len(logits)):
         for token in range(logits.shape[1]):
@@ -49,9 +61,9 @@ def sampler(labels: Sequence[str], steps: int, temperature: float, seed: int) ->
     """
     numbers = random_streams.rows(seed, labels, steps)
 
-    def pick(logits, of, samples, step):
+    def pick(logits, row_of, samples, step):
         u = torch.from_numpy(numbers[samples, step]).to(logits.device)
-        return draw(logits, u, of, temperature)
+        return draw(logits, u, row_of, temperature)
 
     return pick
 
@@ -59,7 +71,7 @@ def sampler(labels: Sequence[str], steps: int, temperature: float, seed: int) ->
 def draw(
     logits: torch.Tensor,
     u: torch.Tensor,
-    of: torch.Tensor | None = None,
+    row_of: torch.Tensor | None = None,
     temperature: float = 1.0,
 ) -> torch.Tensor:
     """Invert the cumulative distribution in two levels: a block, then a token inside it.
@@ -67,35 +79,36 @@ def draw(
     Args:
         logits: (rows, vocabulary).
         u: (samples,), float64 in [0, 1).
-        of: (samples,), the row each sample draws from; by default one sample per row.
+        row_of: (samples,), the row each sample draws from; by default one sample per row.
         temperature: the logits are divided by it.
 
     Returns:
         Token ids (samples,), distributed exactly as softmax(logits / temperature).
     """
-    of = torch.arange(len(logits), device=logits.device) if of is None else of
-    tokens = torch.empty_like(of)
+    if row_of is None:
+        row_of = torch.arange(len(logits), device=logits.device)
+    tokens = torch.empty_like(row_of)
     size = max(1, CHUNK // logits.shape[-1])
     for start in range(0, len(logits), size):
-        inside = ((of >= start) & (of < start + size)).nonzero()[:, 0]
+        inside = ((row_of >= start) & (row_of < start + size)).nonzero()[:, 0]
         part = logits[start : start + size].float() / temperature
-        tokens[inside] = _draw(part.softmax(-1), u[inside], of[inside] - start)
+        tokens[inside] = _draw(part.softmax(-1), u[inside], row_of[inside] - start)
     return tokens
 
 
-def _draw(p: torch.Tensor, u: torch.Tensor, of: torch.Tensor) -> torch.Tensor:
+def _draw(p: torch.Tensor, u: torch.Tensor, row_of: torch.Tensor) -> torch.Tensor:
     p = torch.nn.functional.pad(p, (0, -p.shape[-1] % BLOCK))
     blocks = p.view(len(p), -1, BLOCK)
     sums = blocks.sum(-1)
     if p.device.type == "cpu":
-        given = (tensor.detach().numpy() for tensor in (sums, blocks, u, of))
-        return torch.from_numpy(_draw_each(*given))
-    return _draw_together(sums, blocks, u, of)
+        arrays = (tensor.detach().numpy() for tensor in (sums, blocks, u, row_of))
+        return torch.from_numpy(_draw_each(*arrays))
+    return _draw_together(sums, blocks, u, row_of)
 
 
-def _draw_together(sums, blocks, u, of):
-    block, rest = _invert(sums[of], u)
-    token, _ = _invert(blocks[of, block], rest)
+def _draw_together(sums, blocks, u, row_of):
+    block, rest = _invert(sums[row_of], u)
+    token, _ = _invert(blocks[row_of, block], rest)
     return block * BLOCK + token
 
 
@@ -109,16 +122,16 @@ def _invert(weights: torch.Tensor, u: torch.Tensor) -> tuple[torch.Tensor, torch
     return index[:, 0], inside[:, 0].clamp(0, 1 - 1e-12)
 
 
-# The same on a CPU, sample by sample: no block is copied, and none is read beyond what is drawn
-# but for its sum. Every number and so every token is the same.
+# The same on a CPU, sample by sample. No block is copied, and of the block that is drawn only the
+# part up to the token is read. Every number, and so every token, is the same.
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _draw_each(sums, blocks, u, of):
-    tokens = np.empty(len(of), np.int64)
-    for i in range(len(of)):
-        block, rest = _invert_one(sums[of[i]], u[i])
-        token, _ = _invert_one(blocks[of[i], block], rest)
+def _draw_each(sums, blocks, u, row_of):
+    tokens = np.empty(len(row_of), np.int64)
+    for i in range(len(row_of)):
+        block, rest = _invert_one(sums[row_of[i]], u[i])
+        token, _ = _invert_one(blocks[row_of[i], block], rest)
         tokens[i] = block * blocks.shape[2] + token
     return tokens
 

@@ -1,20 +1,20 @@
-"""Threads that share batches which a model computes beside one another."""
+"""Threads that share batches which a model computes side by side."""
 
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
-from repro.inference.cpu.cpu_engine import Lean
+from repro.inference.cpu.cpu_engine import CpuEngine
 
 
-def thread_count(lean: Lean | None) -> int:
+def thread_count(engine: CpuEngine | None) -> int:
     """Return how many threads to give a batch each.
 
-    What `cpu_engine` does beside the products takes one thread, so that batches side by side
-    leave no core idle. A small model has a process for each core instead.
+    What `cpu_engine` does beside the products takes one thread, so batches side by side leave no
+    core idle. A small model has a process for each core instead.
     """
-    return torch.get_num_threads() if lean and not lean.small else 1
+    return torch.get_num_threads() if engine and not engine.small else 1
 
 
 def map_in_threads(number: int, work: Callable, jobs: Iterable) -> Iterator:

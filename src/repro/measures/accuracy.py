@@ -16,7 +16,7 @@ from repro.training.prompts import encode_prompts
 if TYPE_CHECKING:  # what reads records only, as most do, need not wait for PyTorch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from repro.inference.cpu.cpu_engine import Lean
+    from repro.inference.cpu.cpu_engine import CpuEngine
     from repro.inference.decoding import Completion, Prompt
 
 Cells = tuple[pd.DataFrame, np.ndarray]
@@ -24,7 +24,7 @@ MAX_NEW_TOKENS = 16
 
 
 def answer(
-    network: PreTrainedModel | Lean,
+    network: PreTrainedModel | CpuEngine,
     tokenizer: PreTrainedTokenizerBase,
     facts: pd.DataFrame | Sequence[Prompt],
     *,
@@ -47,12 +47,12 @@ def answer(
     Returns:
         One completion per fact; `hit` says whether it contains a name of the object.
     """
-    from repro.inference.decoding import complete
+    from repro.inference.decoding import Decoding, complete
 
     asked = prompts(tokenizer, facts) if isinstance(facts, pd.DataFrame) else facts
-    options = {"rows": rows, "work": work, "progress": progress}
-    done = complete(network, tokenizer, asked, max_new_tokens, **options)
-    return [completions[0] for completions in done]
+    greedy = Decoding(max_new_tokens, rows=rows)
+    completions = complete(network, tokenizer, asked, greedy, work, progress)
+    return [completion for [completion] in completions]
 
 
 def prompts(tokenizer: PreTrainedTokenizerBase, facts: pd.DataFrame) -> list[Prompt]:

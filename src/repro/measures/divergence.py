@@ -16,7 +16,7 @@ if TYPE_CHECKING:  # what reads records only, as most do, need not wait for PyTo
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from repro.inference.cpu.cpu_engine import Lean
+    from repro.inference.cpu.cpu_engine import CpuEngine
 
 CANDIDATES = 10
 NEAR = 5  # an answer is near the beginning if it starts within this many tokens
@@ -73,7 +73,7 @@ def level_compared(mastery: pd.DataFrame, at_least: int) -> int:
 
 
 def reference(
-    network: PreTrainedModel | Lean,
+    network: PreTrainedModel | CpuEngine,
     tokenizer: PreTrainedTokenizerBase,
     facts: pd.DataFrame,
     max_new_tokens: int = 16,
@@ -89,7 +89,7 @@ def reference(
     Returns:
         The facts whose answer starts near the beginning of the completion, with logits.
     """
-    from repro.inference.decoding import Prompt, complete, first_logits
+    from repro.inference.decoding import Decoding, Prompt, complete, first_logits
 
     template = best_templates(facts)
     texts = [
@@ -100,7 +100,7 @@ def reference(
     prompts = [
         Prompt(ids, paper.names(obj)) for ids, obj in zip(encoded, facts["object"], strict=True)
     ]
-    completions = complete(network, tokenizer, prompts, max_new_tokens)
+    completions = complete(network, tokenizer, prompts, Decoding(max_new_tokens))
     near = [
         i
         for i, (c, prompt) in enumerate(zip(completions, prompts, strict=True))
@@ -121,7 +121,7 @@ def _starts_early(tokenizer, completion, names) -> bool:
 
 
 def compare(
-    network: PreTrainedModel | Lean, tokenizer: PreTrainedTokenizerBase, base: Reference
+    network: PreTrainedModel | CpuEngine, tokenizer: PreTrainedTokenizerBase, base: Reference
 ) -> tuple[pd.DataFrame, dict]:
     """Compare a fine-tuned model's first answer token with the pre-trained model's.
 

@@ -24,7 +24,7 @@ from repro.paper import LEVELS
 if TYPE_CHECKING:  # what reads records only, as most do, need not wait for PyTorch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from repro.inference.cpu.cpu_engine import Lean
+    from repro.inference.cpu.cpu_engine import CpuEngine
     from repro.inference.decoding import Prompt
 
 BLOCK = 256  # facts that are measured, and kept, together
@@ -62,7 +62,7 @@ def level(hits: np.ndarray, trials: int) -> np.ndarray:
 
 
 def measure(
-    network: PreTrainedModel | Lean,
+    network: PreTrainedModel | CpuEngine,
     tokenizer: PreTrainedTokenizerBase,
     facts: pd.DataFrame,
     protocol: Protocol,
@@ -185,25 +185,20 @@ def _in_turn(network, tokenizer, blocks, protocol, rows) -> Iterator[tuple[int, 
 
 
 def count(
-    network: PreTrainedModel | Lean,
+    network: PreTrainedModel | CpuEngine,
     tokenizer: PreTrainedTokenizerBase,
     facts: pd.DataFrame,
     protocol: Protocol,
     rows: int | None = None,
 ) -> pd.DataFrame:
     """Return the hits of each template, DataFrame[fact_id, topic, split, t00 …]: see `measure`."""
-    from repro.inference.decoding import complete
+    from repro.inference.decoding import Decoding, complete
 
-    completions = complete(
-        network,
-        tokenizer,
-        prompts(tokenizer, facts, protocol.templates),
-        protocol.max_new_tokens,
-        draws=protocol.draws,
-        temperature=protocol.temperature,
-        seed=protocol.seed,
-        rows=rows,
+    decoding = Decoding(
+        protocol.max_new_tokens, protocol.draws, protocol.temperature, protocol.seed, rows
     )
+    asked = prompts(tokenizer, facts, protocol.templates)
+    completions = complete(network, tokenizer, asked, decoding)
     hits = [sum(c.hit for c in samples) for samples in completions]
     grid = np.reshape(hits, (len(facts), protocol.templates))
     columns = [f"t{i:02d}" for i in range(protocol.templates)]

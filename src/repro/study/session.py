@@ -69,9 +69,9 @@ class Session:
         self.decoder = self.network if same else loading.load_model(self.model, self.dtype)[0]
         self.trainer = self.reader = self.network
         if alone and cpu_engine.fits(self.decoder):
-            self.reader = cpu_engine.Lean(self.decoder)
+            self.reader = cpu_engine.CpuEngine(self.decoder)
             # Trained are the float32 weights, multiplied in the decoder's dtype.
-            self.trainer = self.reader if same else cpu_engine.Lean(self.network, self.dtype)
+            self.trainer = self.reader if same else cpu_engine.CpuEngine(self.network, self.dtype)
         elif not same:
             self.reader = self.decoder
         self._loaded = True

@@ -15,17 +15,18 @@ import torch
 from transformers import PreTrainedModel
 
 from repro.inference import packing
-from repro.inference.cpu.cpu_engine import Lean, plant
+from repro.inference.cpu.cpu_engine import CpuEngine
+from repro.inference.cpu.prefix_tree import merge_prefixes
 from repro.training.prompts import IGNORED, Example
 
 Batch = dict[str, torch.Tensor]
 
 
 def batch_function(
-    network: PreTrainedModel | Lean, longest: int
+    network: PreTrainedModel | CpuEngine, longest: int
 ) -> Callable[[Sequence[Example]], Batch]:
     """Return the function that joins examples of at most `longest` tokens for a network."""
-    if isinstance(network, Lean):
+    if isinstance(network, CpuEngine):
         return prefix_tree_batch
     return packed_batch if packing.fits(network, longest) else padded_batch
 
@@ -74,7 +75,7 @@ def prefix_tree_batch(examples: Sequence[Example]) -> Batch:
     Returns:
         dict(input_ids, parents: `[nodes]`; logits_to_keep, targets: `[answer tokens]`).
     """
-    tokens, parents, nodes = plant([ids for ids, _ in examples])
+    tokens, parents, nodes = merge_prefixes([ids for ids, _ in examples])
     tree = {"input_ids": torch.from_numpy(tokens), "parents": torch.from_numpy(parents)}
     return tree | _answer_positions(examples, nodes)
 

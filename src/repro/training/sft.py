@@ -22,7 +22,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, get_cosine_sc
 
 from repro.errors import TrainingError
 from repro.inference.allocator import keep_pages
-from repro.inference.cpu.cpu_engine import Lean
+from repro.inference.cpu.cpu_engine import CpuEngine
 from repro.models.devices import inference_dtype
 from repro.training.batches import Batch, batch_function
 from repro.training.prompts import IGNORED, Example, encode_examples
@@ -30,7 +30,7 @@ from repro.training.recipe import Recipe
 
 
 def finetune(
-    network: PreTrainedModel | Lean,
+    network: PreTrainedModel | CpuEngine,
     tokenizer: PreTrainedTokenizerBase,
     facts: pd.DataFrame,
     recipe: Recipe,
@@ -40,7 +40,7 @@ def finetune(
     """Fine-tune all parameters of a float32 network in place.
 
     Args:
-        network: float32 master weights; or a LLaMA as `Lean`, which computes in its own dtype.
+        network: float32 master weights; or a LLaMA as `CpuEngine`, which computes in its own dtype.
         tokenizer: its tokenizer.
         facts: DataFrame[question, object, …].
         recipe: learning rate, batch size and the rest.
@@ -56,7 +56,7 @@ def finetune(
     """
     examples = encode_examples(tokenizer, facts["question"], facts["object"])
     start = time.perf_counter()
-    if isinstance(network, Lean):
+    if isinstance(network, CpuEngine):
         dtype = network.dtype
     dtype = dtype or inference_dtype(network.device)
     keep_pages()
@@ -73,13 +73,13 @@ def finetune(
 class Training:
     """What the steps of one fine-tuning share.
 
-    `model` computes: the network as accelerate wraps it, or a `Lean`, which is not wrapped
+    `model` computes: the network as accelerate wraps it, or a `CpuEngine`, which is not wrapped
     because it runs alone on a CPU, where the wrapping would take a tenth of the time.
     """
 
     accelerator: Accelerator
     network: PreTrainedModel
-    model: torch.nn.Module | Lean
+    model: torch.nn.Module | CpuEngine
     optimizer: torch.optim.Optimizer
     loader: DataLoader
     schedule: LRScheduler
@@ -107,12 +107,12 @@ def _train(model, examples, recipe, progress, dtype) -> list[float]:
         network.eval()
 
 
-def _network(model: PreTrainedModel | Lean) -> PreTrainedModel:
-    return model.network if isinstance(model, Lean) else model
+def _network(model: PreTrainedModel | CpuEngine) -> PreTrainedModel:
+    return model.network if isinstance(model, CpuEngine) else model
 
 
 def _prepare(
-    model: PreTrainedModel | Lean,
+    model: PreTrainedModel | CpuEngine,
     examples: Sequence[Example],
     recipe: Recipe,
     dtype: torch.dtype = torch.float32,
@@ -126,9 +126,11 @@ def _prepare(
     _check_examples(examples, getattr(network.config, "max_position_embeddings", math.inf))
     set_seed(recipe.seed)
     precision = "bf16" if dtype is torch.bfloat16 else "no"
-    accelerator = Accelerator(  # `Lean` rounds by itself, whatever autocast the process began with
-        mixed_precision=precision if model is network else None,
-        dataloader_config=DataLoaderConfiguration(split_batches=True),
+    accelerator = (
+        Accelerator(  # `CpuEngine` rounds by itself, whatever autocast the process began with
+            mixed_precision=precision if model is network else None,
+            dataloader_config=DataLoaderConfiguration(split_batches=True),
+        )
     )
     order = torch.Generator().manual_seed(recipe.seed)
     join = batch_function(model, max(len(ids) for ids, _ in examples))
@@ -185,7 +187,7 @@ def _backward(accelerator: Accelerator, model, batch: Batch, table) -> float:
         rows = table(batch.pop("input_ids"))
         batch["inputs_embeds"] = rows.detach().requires_grad_()
     loss = _loss(model, batch) / answers
-    if isinstance(model, Lean):
+    if isinstance(model, CpuEngine):
         loss.backward()
     else:
         accelerator.backward(loss)
@@ -197,8 +199,8 @@ def _backward(accelerator: Accelerator, model, batch: Batch, table) -> float:
 def _loss(model, batch: Batch) -> torch.Tensor:
     """Return the sum of the losses of a batch's answer tokens."""
     inputs = {name: value for name, value in batch.items() if name != "targets"}
-    if isinstance(model, Lean):
-        logits = model.read(**inputs)
+    if isinstance(model, CpuEngine):
+        logits = model.tree_logits(**inputs)
     else:
         logits = model(**inputs, use_cache=False).logits.flatten(0, 1)
     return torch.nn.functional.cross_entropy(
