@@ -8,6 +8,7 @@ import torch
 from repro import paper
 from repro.errors import ConfigError, DataError
 from repro.inference.cpu import cpu_engine
+from repro.inference.cpu.prefix_tree import merge_prefixes
 from repro.measures import blocks, scores
 
 PROTOCOL = scores.ScoreProtocol((0, 3, 6))
@@ -36,7 +37,7 @@ def by_hand(network, tokenizer, fact, template):
 def test_scores_are_those_of_plain_forwards(tiny_loaded, train):
     network, tokenizer = tiny_loaded
     assert len(paper.names("United States of America")) > 1
-    for reader in (network, cpu_engine.Lean(network)):
+    for reader in (network, cpu_engine.CpuEngine(network)):
         table = scores.measure(reader, tokenizer, train, PROTOCOL)
         assert table["fact_id"].tolist() == sorted(train["fact_id"])
         known = train.set_index("fact_id")
@@ -49,7 +50,7 @@ def test_scores_are_those_of_plain_forwards(tiny_loaded, train):
 
 def test_the_bits_do_not_depend_on_what_is_scored_together(tiny_loaded, train):
     network, tokenizer = tiny_loaded
-    engine = cpu_engine.Lean(network)
+    engine = cpu_engine.CpuEngine(network)
     asked = scores.statements(tokenizer, train, PROTOCOL)
     whole = exact(engine, scores._rows(asked), asked)
     alone = exact(engine, [[i] for i in range(0, len(asked), 7)], asked)
@@ -75,7 +76,7 @@ def test_the_bits_do_not_depend_on_threads(tiny_loaded, train):
     before, tables = torch.get_num_threads(), []
     for number in (1, 2):
         torch.set_num_threads(number)
-        engine = cpu_engine.Lean(network)
+        engine = cpu_engine.CpuEngine(network)
         tables.append(scores.measure(engine, tokenizer, train, PROTOCOL, block=16))
     torch.set_num_threads(before)
     pd.testing.assert_frame_equal(*tables, check_exact=True)
@@ -86,7 +87,7 @@ def test_a_row_holds_no_more_than_it_computes(tiny_loaded, train):
     rows = scores._rows(asked)
     assert sorted(i for row in rows for i in row) == list(range(len(asked)))
     for row in rows:
-        tokens, _, _ = cpu_engine.plant([asked[i].context for i in row])
+        tokens, _, _ = merge_prefixes([asked[i].context for i in row])
         assert len(tokens) <= scores.ROW_NODES
         assert sum(len(asked[i].target) for i in row) <= scores.ROW_TARGETS
     assert len(rows) > 1

@@ -30,7 +30,7 @@ if TYPE_CHECKING:  # what reads records only, as most do, need not wait for PyTo
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from repro.inference.cpu.cpu_engine import Lean
+    from repro.inference.cpu.cpu_engine import CpuEngine
 
 BLOCK = 512  # facts that are scored, and kept, together
 # Every product of a packed row has exactly as many rows as this. So the float32 bits of a token
@@ -72,7 +72,7 @@ class Statement(NamedTuple):
 
 
 def measure(
-    network: PreTrainedModel | Lean,
+    network: PreTrainedModel | CpuEngine,
     tokenizer: PreTrainedTokenizerBase,
     facts: pd.DataFrame,
     protocol: ScoreProtocol,
@@ -137,7 +137,7 @@ def add_score(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def score(
-    network: PreTrainedModel | Lean,
+    network: PreTrainedModel | CpuEngine,
     tokenizer: PreTrainedTokenizerBase,
     facts: pd.DataFrame,
     protocol: ScoreProtocol,
@@ -145,16 +145,16 @@ def score(
     """Return the log-probabilities of some facts as `measure` does; processes share the work."""
     from accelerate.utils import gather_object
 
-    from repro.inference.cpu.cpu_engine import Lean
+    from repro.inference.cpu.cpu_engine import CpuEngine
     from repro.inference.threads import map_in_threads
 
     asked = statements(tokenizer, facts, protocol)
-    engine = network if isinstance(network, Lean) else None
+    engine = network if isinstance(network, CpuEngine) else None
     rows, sharing = _rows(asked), processes()
     own = rows[sharing.process_index :: sharing.num_processes]
     read = partial(_read_with_engine if engine else _read_with_network, network)
     jobs = [[asked[i] for i in row] for row in own]
-    with engine.held() if engine else nullcontext():
+    with engine.prepared_weights() if engine else nullcontext():
         values = list(map_in_threads(_threads(engine), read, jobs))
     pairs = [
         (i, v)
@@ -224,7 +224,7 @@ def _rows(asked: Sequence[Statement]) -> list[list[int]]:
     return rows
 
 
-def _threads(engine: Lean | None) -> int:
+def _threads(engine: CpuEngine | None) -> int:
     import torch
 
     # One thread for each row: a product's bits can depend on the number of threads that share it.
@@ -236,13 +236,13 @@ def _wanted(row: Sequence[Statement], nodes: np.ndarray) -> np.ndarray:
     return np.concatenate([nodes[i, s.first : s.first + len(s.target)] for i, s in enumerate(row)])
 
 
-def _read_with_engine(engine: Lean, row: Sequence[Statement]) -> list[float]:
+def _read_with_engine(engine: CpuEngine, row: Sequence[Statement]) -> list[float]:
     """Return the log-probability of each statement of a row, with the CPU engine."""
     import torch
 
-    from repro.inference.cpu.cpu_engine import plant
+    from repro.inference.cpu.prefix_tree import merge_prefixes
 
-    tokens, parents, nodes = plant([statement.context for statement in row])
+    tokens, parents, nodes = merge_prefixes([statement.context for statement in row])
     wanted = _wanted(row, nodes)
     # Fill up with single tokens that nothing looks at, and with nodes whose logits are not used.
     tokens = np.pad(tokens, (0, ROW_NODES - len(tokens)), mode="edge")
@@ -250,7 +250,7 @@ def _read_with_engine(engine: Lean, row: Sequence[Statement]) -> list[float]:
     wanted = np.pad(wanted, (0, ROW_TARGETS - len(wanted)), mode="edge")
     given = [torch.from_numpy(array) for array in (parents, wanted, tokens)]
     with torch.inference_mode():
-        return _sums(engine.read(*given), row)
+        return _sums(engine.tree_logits(*given), row)
 
 
 def _read_with_network(network: PreTrainedModel, row: Sequence[Statement]) -> list[float]:
