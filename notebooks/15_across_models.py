@@ -72,7 +72,9 @@ layout.figure(
 # ## The numbers
 
 # %%
-html.table(effects.drop(columns="ours"), "Mean effects by phenomenon and model")
+named = effects.replace({"phenomenon": by_model.TITLES}).drop(columns="ours")
+html.table(named, "Mean effects by phenomenon and model, in points or nats")
 
 # %%
-html.table(across_models.over_models(effects), "Effects over our models, in points or nats")
+pooled = across_models.over_models(effects).replace({"phenomenon": by_model.TITLES})
+html.table(pooled, "Effects over our models, in points or nats")

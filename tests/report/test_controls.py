@@ -161,3 +161,24 @@ def test_every_study_with_controls_is_counted(monkeypatch):
     assert row["comparisons"] == len(share)
     assert row["better"] == (share["verdict"] == "supported").sum()
     assert row[["better", "worse", "undecided"]].sum() == row["comparisons"]
+
+
+CONTROLS = controls.means(made_up.controls())
+
+
+def test_controls_have_a_panel_per_run_and_a_line_per_way():
+    figure = controls.figure(CONTROLS, "undone_l1")
+    titles = [axis.get_title(loc="left") for axis in figure.axes]
+    assert titles == [f"level {i}, {size} facts" for i in (0, 1) for size in (240, 960)]
+    colour = controls.WAYS["absolute"]
+    (line,) = [one for one in figure.axes[3].lines if one.get_color() == colour]
+    own = CONTROLS.query("train_level == 1 and train_size == 960")
+    own = own[own["strategy"].isin(["none", "absolute"])].sort_values("undone_l1")
+    np.testing.assert_array_equal(line.get_xydata(), own[["undone_l1", "accuracy"]])
+
+
+def test_a_control_whose_amount_is_unknown_is_not_drawn():
+    lost = CONTROLS["undone_l1"].mask(CONTROLS["strategy"] == "top")
+    figure = controls.figure(CONTROLS.assign(undone_l1=lost), "undone_l1")
+    texts = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert "top" not in texts and "random" in texts

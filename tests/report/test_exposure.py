@@ -102,3 +102,17 @@ def test_nothing_known_makes_empty_tables():
     for made in (exposure.curves, exposure.levels, exposure.steps, exposure.halves):
         assert isinstance(found := made(empty), pd.DataFrame) and found.empty
     assert exposure.reading(empty) == ""
+
+
+EXPOSED = made_up.exposed()
+
+
+def test_exposure_has_a_line_per_model_in_their_order():
+    figure = exposure.figure(exposure.curves(EXPOSED))
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["small", "large"]
+    small, large = (line.get_ydata() for line in figure.axes[0].lines[:2])
+    assert len(small) == 6 and (large[1:] > small[1:]).all()
+
+
+def test_exposures_too_close_to_label_share_a_label():
+    assert exposure._apart([0, 1, 2, 100]) == [0, 1, 100]

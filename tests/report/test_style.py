@@ -97,30 +97,6 @@ def test_nothing_is_cut_off(name):
     assert drawn.y0 >= -0.02 and drawn.y1 <= height + 0.02
 
 
-def curve(axis, level):
-    """The data of the line in a level's colour."""
-    lines = [line for line in axis.lines if line.get_color() == style.COLOURS[level]]
-    return lines[0].get_xydata()
-
-
-def test_curves_are_the_frames_numbers():
-    figure = restoration.figure(RESTORE, "test")
-    wanted = RESTORE.query("split == 'test' and train_size == 1920 and train_level == 2")
-    wanted = wanted.sort_values("restored_percent")[["restored_percent", "accuracy"]]
-    np.testing.assert_array_equal(curve(figure.axes[1], 2), wanted)
-    assert [axis.get_title(loc="left") for axis in figure.axes] == [
-        "In-domain, 240 training facts",
-        "In-domain, 1,920 training facts",
-    ]
-
-
-def test_every_level_has_a_colour_and_a_marker_of_its_own():
-    figure = restoration.figure(RESTORE, "test")
-    lines = [line for line in figure.axes[0].lines if len(line.get_xdata()) > 1]
-    assert [line.get_marker() for line in lines] == style.MARKERS
-    assert [line.get_color() for line in lines] == style.COLOURS
-
-
 def luminance(colour):
     linear = [c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(colour)]
     return float(np.dot([0.2126, 0.7152, 0.0722], linear))
@@ -132,49 +108,6 @@ def test_level_colours_are_ordered_by_lightness_and_visible_on_white():
     assert 1.05 / (found[-1] + 0.05) >= 2.9
     steps = [(b + 0.05) / (a + 0.05) for a, b in pairwise(found)]
     assert min(steps) > 1.2
-
-
-def test_the_asked_share_is_ringed():
-    figure = restoration.figure(MEANS, "test", 20)
-    rings = [line for line in figure.axes[0].lines if line.get_markerfacecolor() == "white"]
-    assert rings and all(set(line.get_xdata()) == {20} for line in rings)
-
-
-def test_a_level_that_was_not_trained_on_is_not_drawn():
-    figure = scale.figure(summary.means(made_up.accuracy(levels=(0, 2), sizes=[(8, "8")])))
-    colours = {line.get_color() for line in figure.axes[0].lines}
-    assert style.COLOURS[2] in colours and style.COLOURS[1] not in colours
-    texts = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert texts == ["0", "2", "before"]
-
-
-def test_bars_add_up_to_all_facts():
-    figure = mastery.figure(paper.table("distribution"), "test")
-    widths = np.array([bar.get_width() for bar in figure.axes[0].patches]).reshape(5, 5)
-    np.testing.assert_allclose(widths.sum(axis=0), 100)
-
-
-def test_the_histogram_counts_every_fact_once():
-    facts = made_up.mastery()
-    heights = [bar.get_height() for bar in mastery.rates_figure(facts).axes[0].patches]
-    assert sum(heights) == len(facts) and heights[0] == (facts["rate"] == 0).sum()
-
-
-def test_rates_at_a_boundary_belong_to_the_lower_level():
-    facts = made_up.mastery(facts=4).assign(rate=[0, 0.25, 0.251, 1], level=[0, 1, 2, 4])
-    bars = mastery.rates_figure(facts).axes[0].patches[1:]
-    filled = [(place, bar) for place, bar in enumerate(bars) if bar.get_height()]
-    assert [place for place, _ in filled] == [4, 5, 19]
-    colours = [to_rgb(bar.get_facecolor()) for _, bar in filled]
-    assert colours == [to_rgb(style.COLOURS[level]) for level in (1, 2, 4)]
-
-
-def test_tokens_show_their_spaces():
-    labels = [
-        t.get_text()
-        for t in divergence.logits_figure(made_up.logits_example()).axes[0].get_yticklabels()
-    ]
-    assert labels[0] == "␣France" and labels[4] == "⏎" and len(labels) == 10
 
 
 EMPTY = {
@@ -211,40 +144,3 @@ def test_nothing_to_draw_is_said_not_raised(name):
     figure = EMPTY[name]()
     figure.draw_without_rendering()
     assert figure.axes
-
-
-def test_topics_with_the_same_question_keep_their_own_bars():
-    facts = made_up.mastery()
-    names = {topic: f"{topic}: Where is it?" for topic in made_up.TOPICS}
-    assert len(mastery.topics_figure(facts, names).axes[0].get_yticks()) == len(made_up.TOPICS)
-    with pytest.raises(ValueError, match="same name"):
-        mastery.topics_figure(facts, dict.fromkeys(made_up.TOPICS, "Where is it?"))
-
-
-def test_controls_have_a_panel_per_run_and_a_line_per_way():
-    figure = controls.figure(CONTROLS, "undone_l1")
-    titles = [axis.get_title(loc="left") for axis in figure.axes]
-    assert titles == [f"level {i}, {size} facts" for i in (0, 1) for size in (240, 960)]
-    colour = controls.WAYS["absolute"]
-    (line,) = [one for one in figure.axes[3].lines if one.get_color() == colour]
-    own = CONTROLS.query("train_level == 1 and train_size == 960")
-    own = own[own["strategy"].isin(["none", "absolute"])].sort_values("undone_l1")
-    np.testing.assert_array_equal(line.get_xydata(), own[["undone_l1", "accuracy"]])
-
-
-def test_a_control_whose_amount_is_unknown_is_not_drawn():
-    lost = CONTROLS["undone_l1"].mask(CONTROLS["strategy"] == "top")
-    figure = controls.figure(CONTROLS.assign(undone_l1=lost), "undone_l1")
-    texts = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert "top" not in texts and "random" in texts
-
-
-def test_exposure_has_a_line_per_model_in_their_order():
-    figure = exposure.figure(exposure.curves(EXPOSED))
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["small", "large"]
-    small, large = (line.get_ydata() for line in figure.axes[0].lines[:2])
-    assert len(small) == 6 and (large[1:] > small[1:]).all()
-
-
-def test_exposures_too_close_to_label_share_a_label():
-    assert exposure._apart([0, 1, 2, 100]) == [0, 1, 100]

@@ -247,13 +247,15 @@ def table(frame: pd.DataFrame, title: str) -> Html:
 
 def findings(share: pd.DataFrame, amount: pd.DataFrame) -> list[Finding]:
     """Return how the most changed parameters fare against as many others, and as much undone."""
-    claim = "The most changed parameters hold unnecessary change, so they are the ones to restore."
+    claim = "The most changed parameters are the ones to set back."
+    source = "what follows if their choice matters"
     against = {"random": "as many at random", "bottom": "as many of the least changed"}
     found = []
     for name, text in against.items():
         rows = share[share["strategy"] == name]
         words = f"top is better than {name}", f"top is worse than {name}"
-        found.append(Finding(f"Against {text}", claim, rows, *words))
+        found.append(Finding(f"Against {text}", claim, rows, *words, source))
     words = "top is better than interpolation", "top is worse than interpolation"
     rows = amount[amount["strategy"] == TOP]
-    return [*found, Finding("Against as much undone of every change", claim, rows, *words)]
+    name = "Against as much undone of every change"
+    return [*found, Finding(name, claim, rows, *words, source)]

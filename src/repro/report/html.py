@@ -37,8 +37,8 @@ CSS = f"""
 .repro-table>.scroll{{overflow-x:auto;max-width:100%;background:
   linear-gradient(90deg,{GROUND} 30%,transparent) left/2em 100% no-repeat local,
   linear-gradient(270deg,{GROUND} 30%,transparent) right/2em 100% no-repeat local,
-  linear-gradient(90deg,rgba(128,128,128,.6),transparent) left/.6em 100% no-repeat scroll,
-  linear-gradient(270deg,rgba(128,128,128,.6),transparent) right/.6em 100% no-repeat scroll}}
+  linear-gradient(90deg,#80808099,transparent) left/.6em 100% no-repeat scroll,
+  linear-gradient(270deg,#80808099,transparent) right/.6em 100% no-repeat scroll}}
 .repro-table table{{font-size:.85em;margin:0;width:auto;border-collapse:collapse}}
 .repro-table caption{{caption-side:top;text-align:left;font-weight:bold;padding:.2em 0}}
 .repro-table .title{{position:sticky;left:0;display:inline-block;max-width:min(100%,85vw)}}

@@ -189,5 +189,5 @@ def result(costs: pd.DataFrame) -> str:
     for where, name in chosen.items():
         rows = costs[costs["layers"] == name]
         lose, gain = ((rows["verdict"] == v).sum() for v in (SUPPORTED, CONTRADICTED))
-        parts.append(f"the {where} ({name}) in {lose} of {len(rows)}, and gains it in {gain}")
-    return f"Restoring a block of layers loses accuracy: {'; '.join(parts)} runs."
+        parts.append(f"the {where} ({name}) loses accuracy in {lose} and gains it in {gain}")
+    return f"Of {len(rows)} runs, restoring a block of layers: {'; '.join(parts)}."

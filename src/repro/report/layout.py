@@ -61,7 +61,7 @@ LARGER = "this.closest('figure').requestFullscreen()"
 
 @dataclass(frozen=True)
 class Finding:
-    """What the paper says, and what our comparisons show of it.
+    """What the paper (or another `source`) says, and what our comparisons show of it.
 
     `rows` are comparisons (`verdicts.COLUMNS`). `holds` and `fails` say in words what one that is
     supported, and one that is contradicted, shows: `more facts hurt`, `more facts help`.
@@ -72,6 +72,7 @@ class Finding:
     rows: pd.DataFrame
     holds: str
     fails: str
+    source: str = "the paper"
 
     def text(self) -> str:
         """Return what the comparisons show, with its direction and how many there are."""
@@ -98,7 +99,9 @@ def findings(model: str, found: Iterable[Finding]) -> Html:
         verdict = overall(finding.rows) if len(finding.rows) else UNDECIDED
         kind = verdict.split(" ")[0]  # `holds with exceptions` looks like `holds`
         chip = f'<span class="verdict {kind}">{SIGNS[verdict]} {verdict}</span>'
-        claim = f"<p>{html.escape(finding.name)}, the paper: <i>{html.escape(finding.claim)}</i>"
+        claim = (
+            f"<p>{html.escape(finding.name)}, {finding.source}: <i>{html.escape(finding.claim)}</i>"
+        )
         claim += f" On {html.escape(model)}: {chip}</p>"
         parts.append(f'<div><p class="result">{html.escape(finding.text())}.</p>{claim}</div>')
     text = f'<style>{FINDING_CSS}</style><div class="repro-findings">{"".join(parts)}</div>'
