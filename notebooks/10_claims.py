@@ -29,8 +29,8 @@ from repro.study import open_study
 
 s = open_study(model, profile)
 sides = claims.sides(s)
-found = claims.findings(sides)
-claims_page.page(found, "Claims of the paper")
+judged = claims.findings(sides)
+claims_page.page(judged, "Claims of the paper")
 
 # %% [markdown]
 # (the-rule)=
@@ -67,7 +67,7 @@ claims_page.page(found, "Claims of the paper")
 #   that the paper does not state; the claim's note says so.
 
 # %% tags=["hide-cell"]
-html.table(claims.counts(found), "Verdicts on all claims")
+html.table(claims.counts(judged), "Verdicts on all claims")
 
 # %% [markdown]
 # ## What the printed digits say

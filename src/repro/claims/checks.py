@@ -17,6 +17,7 @@ from repro.claims.printed_digits import DIGIT_CHECKS, agrees, printed_row, table
 from repro.claims.sources import LLM, Side
 from repro.paper import SPLIT_TITLES
 from repro.statistics import verdicts
+from repro.statistics.bootstrap import matching
 from repro.statistics.verdicts import CONTRADICTED, SUPPORTED, UNDECIDED, Comparison
 
 NAMES = {
@@ -289,7 +290,6 @@ def _chosen(cell: Mapping[str, object], frame: pd.DataFrame) -> dict:
     where = {k: v for k, v in cell.items() if k != "restored_percent" and k in frame}
     if "split" in frame and "dev" in set(frame["split"]):
         where["split"] = "dev"
-    kept = np.logical_and.reduce([frame[key] == value for key, value in where.items()])
-    rows = frame[kept].sort_values("restored_percent", kind="stable")
+    rows = frame[matching(frame, where)].sort_values("restored_percent", kind="stable")
     share = rows.loc[rows["accuracy"].idxmax(), "restored_percent"] if len(rows) else np.nan
     return {**cell, "restored_percent": share}

@@ -192,22 +192,22 @@ def findings(sides: Iterable[Side], notebook: str = "") -> pd.DataFrame:
     return pd.DataFrame(table, columns=columns)
 
 
-def table(found: pd.DataFrame) -> pd.DataFrame:
+def table(judged: pd.DataFrame) -> pd.DataFrame:
     """Return `findings` as one row a claim, to read or to download: verdict and basis per side."""
     rows = []
-    for claim in (load()[name] for name in found["id"].unique()):
+    for claim in (load()[name] for name in judged["id"].unique()):
         row = {"id": claim.id, "where": ", ".join(claim.where), "claim": claim.text()}
         row |= {"value": claim.value, "unit": claim.unit, "notebook": claim.notebook}
-        for side in found[found["id"] == claim.id].itertuples():
+        for side in judged[judged["id"] == claim.id].itertuples():
             row |= {side.side: said(side), f"{side.side}: rests on": side.shows}
         rows.append(row)
     return pd.DataFrame(rows)
 
 
-def long_table(found: pd.DataFrame) -> pd.DataFrame:
+def long_table(judged: pd.DataFrame) -> pd.DataFrame:
     """Return `findings` as one row a claim and side that tests it, with quotes and effects."""
     rows = []
-    for side in found[found["verdict"] != NOT_TESTABLE].itertuples():
+    for side in judged[judged["verdict"] != NOT_TESTABLE].itertuples():
         claim = load()[side.id]
         n, k = side.count
         effect, low, high = side.pooled or (None, None, None)
@@ -220,10 +220,10 @@ def long_table(found: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def everything(found: pd.DataFrame) -> list[dict]:
+def everything(judged: pd.DataFrame) -> list[dict]:
     """Return `findings` as plain data for a download: claims with quotes, verdicts, comparisons."""
     by_claim = []
-    for name in found["id"].unique():
+    for name in judged["id"].unique():
         claim = load()[name]
         entry = {
             "id": name,
@@ -237,7 +237,7 @@ def everything(found: pd.DataFrame) -> list[dict]:
             "notebook": claim.notebook,
             "sides": {},
         }
-        for side in found[found["id"] == name].itertuples():
+        for side in judged[judged["id"] == name].itertuples():
             entry["sides"][side.side] = _plain(side)
         by_claim.append(entry)
     return by_claim
@@ -260,9 +260,9 @@ def _plain(side) -> dict:
     }
 
 
-def counts(found: pd.DataFrame) -> pd.DataFrame:
+def counts(judged: pd.DataFrame) -> pd.DataFrame:
     """Return how many claims have each verdict on each side: one row a side."""
-    table = pd.crosstab(found["side"], found["verdict"]).reindex(found["side"].unique())
+    table = pd.crosstab(judged["side"], judged["verdict"]).reindex(judged["side"].unique())
     return (
         table.reindex(columns=list(VERDICTS), fill_value=0).rename_axis(None, axis=1).reset_index()
     )
@@ -275,10 +275,10 @@ def said(cell) -> str:
     return f"{cell.verdict}{basis} ({n} of {k})" if k > 1 else f"{cell.verdict}{basis}"
 
 
-def summarise(claim: Claim, found: Finding) -> str:
+def summarise(claim: Claim, finding: Finding) -> str:
     """Return what the comparisons show: up to two estimates with intervals, or how many hold."""
-    rows = found.rows
-    if found.verdict == SAME_DIRECTION:
+    rows = finding.rows
+    if finding.verdict == SAME_DIRECTION:
         here = _estimate(next(rows.itertuples()))
         return f"{here} here, {claim.value.replace('-', '−')} in the paper"
     if len(rows) > 2:

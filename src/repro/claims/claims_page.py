@@ -143,10 +143,10 @@ SCRIPT = """
 """
 
 
-def page(found: pd.DataFrame, title: str) -> Html:
+def page(judged: pd.DataFrame, title: str) -> Html:
     """Return `claims.findings` as a page: counts, filters, matrix, claims, downloads."""
-    sides = list(found["side"].unique())
-    cells = {(row.id, row.side): row for row in found.itertuples()}
+    sides = list(judged["side"].unique())
+    cells = {(row.id, row.side): row for row in judged.itertuples()}
     by_part = _by_part()
     matrix = "".join(_matrix(part, claims, cells, sides) for part, claims in by_part.items())
     claims = "".join(
@@ -155,12 +155,12 @@ def page(found: pd.DataFrame, title: str) -> Html:
         + "</section>"
         for part, members in by_part.items()
     )
-    form, rules = _filters(by_part, found, sides)
+    form, rules = _filters(by_part, judged, sides)
     text = f'<div class="claims-page"><style>{CSS}{_colours()}{rules}</style>'
-    text += f'{_counts(found, sides)}<div class="matrix">{matrix}</div>{form}{claims}'
+    text += f'{_counts(judged, sides)}<div class="matrix">{matrix}</div>{form}{claims}'
     text += "<p><small>What the filters leave out is not listed.</small></p>"
     text += f"<script>{SCRIPT}</script></div>"
-    downloads = csv_link(long_table(found), title).html + _json_link(found, title)
+    downloads = csv_link(long_table(judged), title).html + _json_link(judged, title)
     return Html(text + downloads, title)
 
 
@@ -177,9 +177,9 @@ def _by_part() -> dict[str, list[Claim]]:
     return members
 
 
-def _counts(found: pd.DataFrame, sides: list[str]) -> str:
+def _counts(judged: pd.DataFrame, sides: list[str]) -> str:
     """Return a line that counts the verdicts on the paper's side, which is also the legend."""
-    counts = found.loc[found["side"] == sides[0], "verdict"].value_counts()
+    counts = judged.loc[judged["side"] == sides[0], "verdict"].value_counts()
     chips = [
         f'<span class="chip {_slug(v)}">{SIGNS[v]} {counts.get(v, 0)} {v}</span>' for v in VERDICTS
     ]
@@ -187,10 +187,10 @@ def _counts(found: pd.DataFrame, sides: list[str]) -> str:
     return f'<p class="counts">{len(load())} claims. On {name}: {" ".join(chips)}</p>'
 
 
-def _filters(by_part: dict, found: pd.DataFrame, sides: list[str]) -> tuple[str, str]:
+def _filters(by_part: dict, judged: pd.DataFrame, sides: list[str]) -> tuple[str, str]:
     """Return the form and the style rules of its buttons."""
     parts = {_slug(part): (part, len(claims)) for part, claims in by_part.items()}
-    tested = found[found["verdict"] != NOT_TESTABLE].groupby("side").size()
+    tested = judged[judged["verdict"] != NOT_TESTABLE].groupby("side").size()
     on = {f"side{n}": (TITLES.get(s, s), tested.get(s, 0)) for n, s in enumerate(sides)}
     verdicts = {_slug(v): (f"{SIGNS[v]} {v}", None) for v in VERDICTS}
     form = _group("part", "Part", parts, "all") + _group("verdict", "Verdict", verdicts, "all")
@@ -201,10 +201,10 @@ def _filters(by_part: dict, found: pd.DataFrame, sides: list[str]) -> tuple[str,
         rules += f"{_chosen('part', value)} section:not(:has(.part-{value})){{display:none}}\n"
     for value in verdicts:
         for side in on:
-            both = f".claims-page:has({_checked('on', side)}):has({_checked('verdict', value)})"
-            rules += f"{both} details.claim:not(.{side}-{value}){{display:none}}\n"
-            rules += f"{both} .matrix a:not(.{side}-{value}){{opacity:.12}}\n"
-            rules += f"{both} section:not(:has(.{side}-{value})){{display:none}}\n"
+            chosen = f".claims-page:has({_checked('on', side)}):has({_checked('verdict', value)})"
+            rules += f"{chosen} details.claim:not(.{side}-{value}){{display:none}}\n"
+            rules += f"{chosen} .matrix a:not(.{side}-{value}){{opacity:.12}}\n"
+            rules += f"{chosen} section:not(:has(.{side}-{value})){{display:none}}\n"
     return f'<form>{form}<button type="reset">Show all</button></form>', rules
 
 
@@ -336,9 +336,9 @@ def _comparison(row) -> str:
     return f"{SIGNS[row.verdict]} {text}"
 
 
-def _json_link(found: pd.DataFrame, title: str) -> str:
+def _json_link(judged: pd.DataFrame, title: str) -> str:
     """Return a link that downloads everything: claims, quotes, verdicts and comparisons."""
-    text = json.dumps(everything(found), ensure_ascii=False)
+    text = json.dumps(everything(judged), ensure_ascii=False)
     data = base64.b64encode(text.encode()).decode()
     file = _slug(title).replace("_", "-") + ".json"
     link = f'<a download="{file}" href="data:application/json;base64,{data}"'

@@ -86,11 +86,11 @@ def with_spread(restore: pd.DataFrame) -> pd.DataFrame:
 
 
 def repetitions(runs: int) -> pd.DataFrame:
-    """Tell of every cell of Table 2 whether it can be a mean over `runs` runs (§3.3).
+    """Return every testable cell of Table 2 and whether it can be a mean over `runs` runs (§3.3).
 
     The accuracy of a level is a count over its facts (Tables 1 and 8), so such a mean is a
-    multiple of 1 / (facts · runs). Kept are the cells for which at most half of all two-decimal
-    numbers are: columns llm, split, train_level, test_level, accuracy, fits, chance.
+    multiple of 1 / (facts · runs). Testable are the cells for which at most half of all two-decimal
+    numbers are such multiples: columns llm, split, train_level, test_level, accuracy, fits, chance.
     """
     cells = paper.table("accuracy_1920").query("test_level != 'mean'").astype({"test_level": int})
     facts = paper.table("distribution").rename(columns={"level": "test_level", "count": "facts"})
@@ -102,10 +102,10 @@ def repetitions(runs: int) -> pd.DataFrame:
 
 def by_runs(most: int = 5) -> pd.DataFrame:
     """Return how many cells of Table 2 fit each number of runs: runs, cells, fit, by_chance (%)."""
-    found = {runs: repetitions(runs) for runs in range(1, most + 1)}
     rows = [
         (runs, len(cells), 100 * cells["fits"].mean(), 100 * cells["chance"].mean())
-        for runs, cells in found.items()
+        for runs in range(1, most + 1)
+        for cells in [repetitions(runs)]
     ]
     return pd.DataFrame(rows, columns=["runs", "cells", "fit", "by_chance"])
 
@@ -117,7 +117,7 @@ def by_model(runs: int) -> pd.DataFrame:
 
 
 def single_runs() -> pd.DataFrame:
-    """Tell of every cell of Table 6 whether it is a count over its training facts.
+    """Return every cell of Table 6 and whether it is a count over its training facts.
 
     Columns: those of the table, fits, and chance: the share of means over three runs that would be.
     """
@@ -167,13 +167,13 @@ def reruns() -> pd.DataFrame:
     second = paper.table("accuracy_1920").query("model == 'LLaMA-3-8B' and test_level == 'mean'")
     fourth = paper.table("restore").query("train_size == 1920 and restored_percent == 0")
     keys = ["split", "train_level"]
-    both = second.merge(fourth, on=keys, suffixes=("_2", "_4"), validate="1:1")
+    tables = second.merge(fourth, on=keys, suffixes=("_2", "_4"), validate="1:1")
     names = {"accuracy_2": "table_2", "accuracy_4": "table_4"}
-    return both.rename(columns=names)[[*keys, "table_2", "table_4", "spread"]]
+    return tables.rename(columns=names)[[*keys, "table_2", "table_4", "spread"]]
 
 
 def bfloat16() -> pd.DataFrame:
-    """Tell how well each row of Table 3 fits ratios of sums held in bfloat16 (8 bits).
+    """Return how well each row of Table 3 fits ratios of sums held in bfloat16 (8 bits).
 
     Columns: train_size, train_level, divisor, shares (in the row), fits (how many of them some one
     divisor gives to the last digit), by_chance (the most in `DRAWS` rows of random digits).
@@ -199,10 +199,10 @@ def _ratios(rows: np.ndarray) -> np.ndarray:
     Eight significant bits between 128 and 255 are whole numbers, between 64 and 127 halves.
     """
     divisors = np.arange(128, 256)
-    wanted = rows[:, None, :] * divisors[:, None] / 100
-    step = np.where(wanted < 128, 0.5, 1.0)
-    found = 100 * (wanted / step).round() * step / divisors[:, None]
-    return (np.abs(found - rows[:, None, :]) <= ROUNDING + 1e-9).sum(axis=2)
+    numerators = rows[:, None, :] * divisors[:, None] / 100
+    step = np.where(numerators < 128, 0.5, 1.0)
+    nearest = 100 * (numerators / step).round() * step / divisors[:, None]
+    return (np.abs(nearest - rows[:, None, :]) <= ROUNDING + 1e-9).sum(axis=2)
 
 
 def block_distances() -> pd.DataFrame:
@@ -213,9 +213,9 @@ def block_distances() -> pd.DataFrame:
     """
     blocks = paper.table("layer_restore").query("restored_layers not in ['0-3', '28-31']")
     before = paper.table("restore").query("split == 'test' and restored_percent == 0")
-    both = blocks.merge(before, on="train_level", suffixes=("", "_before"))
-    distance = (both["accuracy"] - both["accuracy_before"]).abs()
-    groups = both.assign(distance=distance).groupby(["train_level", "train_size"])
+    pairs = blocks.merge(before, on="train_level", suffixes=("", "_before"))
+    distance = (pairs["accuracy"] - pairs["accuracy_before"]).abs()
+    groups = pairs.assign(distance=distance).groupby(["train_level", "train_size"])
     return groups["distance"].median().reset_index()
 
 

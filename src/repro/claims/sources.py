@@ -88,8 +88,8 @@ def of_study(measured) -> Side:
         units |= dict.fromkeys(("acc", "levels"), summary.tuned(answers))
     other = task_study.TaskStudy(measured.model, measured.profile)
     frames["tasks"], units["tasks"] = other.means(), other.units()
-    blocks, compared = of_layers(measured), of_strategies(measured)
-    frames, units = frames | blocks.frames | compared.frames, units | blocks.units
+    blocks, strategy_side = of_layers(measured), of_strategies(measured)
+    frames, units = frames | blocks.frames | strategy_side.frames, units | blocks.units
     return Side(_name(measured), {k: frame for k, frame in frames.items() if len(frame)}, units)
 
 
@@ -102,18 +102,18 @@ def of_layers(measured) -> Side:
     """Return Table 11 of a study, as far as it has runs of which layers were restored."""
     if (blocks := measured.results.layers()).empty:
         return Side(_name(measured), {})
-    both = [
-        rows.assign(restored_percent=0)  # of a block it is all
-        for rows in (layers.means(blocks), measured.results.answers(layer_requests(measured)))
-    ]
-    frame, units = map(_in_order, both)
+    answers = measured.results.answers(layer_requests(measured))
+    # The share is of the block, all of which is restored: no share tells runs apart here.
+    frame, units = (
+        _in_order(rows.assign(restored_percent=0)) for rows in (layers.means(blocks), answers)
+    )
     return Side(_name(measured), {"blocks": frame}, {"blocks": units})
 
 
 def of_strategies(measured) -> Side:
     """Return Table 7 of a study, settings chosen on dev, as far as it has such runs."""
-    found = strategies.best(strategies.gather(measured))
-    rows = found[found["chosen_on"] == "dev"]
+    best = strategies.best(strategies.gather(measured))
+    rows = best[best["chosen_on"] == "dev"]
     return Side(_name(measured), {"strategies": rows} if len(rows) else {})
 
 
@@ -123,11 +123,11 @@ def _name(measured) -> str:
 
 def _of_parameters(measured) -> dict[str, pd.DataFrame]:
     """Return Tables 3, 9 and 10 of a study, as far as it has restored runs."""
-    change, found = measured.results.concentration(), measured.results.locations()
+    change, counted = measured.results.concentration(), measured.results.locations()
     if change.empty:
         return {}
     shares = by_samples(change, "share_of_change_percent", [*RUN, "top_percent"])
-    places = found[found["top_percent"] == SHARE]
+    places = counted[counted["top_percent"] == SHARE]
     return {"change": shares} | (_where(places, places, RUN, by_samples) if len(places) else {})
 
 
@@ -136,14 +136,15 @@ def _renamed(frame: pd.DataFrame, value: str = "accuracy", **names: str) -> pd.D
 
 
 def _rounded(frame: pd.DataFrame) -> pd.DataFrame:
+    """Add what rounding to the printed digits hides."""
     low, high = frame["accuracy"] - ROUNDING, frame["accuracy"] + ROUNDING
     return frame.assign(low=low, high=high, rounding=ROUNDING)
 
 
 def _strategies() -> pd.DataFrame:
-    """Table 7, and what Table 4 has to compare it with."""
+    """Return Table 7, and what Table 4 has to compare it with."""
     restore, rows = paper.table("restore"), [paper.table("strategies")]
-    large, base = restore["train_size"] == 1920, restore["restored_percent"] == 0
+    large, base = restore["train_size"] == LARGE_SIZE, restore["restored_percent"] == 0
     for name, chosen in {
         "best of Table 4": large,
         "best of Table 4 without restoration": large & base,
@@ -158,9 +159,9 @@ def _harmless(restore: pd.DataFrame) -> pd.DataFrame:
     """Return the largest restored share (as `accuracy`, %) that is not below restoring nothing."""
     run = ["split", "train_size", "train_level"]
     before = restore.loc[restore["restored_percent"] == 0, [*run, "accuracy"]]
-    both = restore.merge(before, on=run, suffixes=("", "_before"))
-    kept = both[both["accuracy"] >= both["accuracy_before"]]
-    return kept.groupby(run)["restored_percent"].max().rename("accuracy").reset_index()
+    compared = restore.merge(before, on=run, suffixes=("", "_before"))
+    harmless = compared[compared["accuracy"] >= compared["accuracy_before"]]
+    return harmless.groupby(run)["restored_percent"].max().rename("accuracy").reset_index()
 
 
 def _in_order(blocks: pd.DataFrame) -> pd.DataFrame:

@@ -35,12 +35,12 @@ def sentences(text: str) -> list[str]:
     parts. In a quote `BREAK` marks the place. Symbols lose their typesetting:
     $\\mathcal{D}_{train-0}^M$ and D_train-0 are the same.
     """
-    found = []
+    normalised = []
     for paragraph in re.split(rf"\n\s*\n|\n- |{BREAK}", _plain(text)):
         for sentence in re.split(r"(?<=[.!?:])\s+(?=[A-Z])", " ".join(paragraph.split())):
             if words := re.findall(r"[^\W_]+", sentence.lower()):
-                found.append(" ".join(words))
-    return found
+                normalised.append(" ".join(words))
+    return normalised
 
 
 def fingerprint(sentence: str) -> str:

@@ -110,8 +110,8 @@ def compare(
     verdict undecided.
     """
     comparison = Comparison(text, terms, expected, frame, units)
-    found = _measure(comparison)
-    return _row(comparison, found, judge(found.low, found.high, expected))
+    result = _measure(comparison)
+    return _row(comparison, result, judge(result.low, result.high, expected))
 
 
 def compare_jointly(comparisons: Iterable[Comparison], of: str = ALL) -> pd.DataFrame:
@@ -130,10 +130,10 @@ def _judged(comparisons: list[Comparison], measured: list[_Measured], of: str) -
     """Return the rows of `compare_jointly` from the numbers of the comparisons."""
     joint = _joint_bounds(measured)
     rows = []
-    for comparison, found, (low, high) in zip(comparisons, measured, joint, strict=True):
-        verdict = _verdict(comparison, found, (low, high), of)
-        values = (comparison.than, low, high, *_p_values(comparison, found))
-        rows.append(_row(comparison, found, verdict) | dict(zip(JOINT, values, strict=True)))
+    for comparison, result, (low, high) in zip(comparisons, measured, joint, strict=True):
+        verdict = _verdict(comparison, result, (low, high), of)
+        values = (comparison.than, low, high, *_p_values(comparison, result))
+        rows.append(_row(comparison, result, verdict) | dict(zip(JOINT, values, strict=True)))
     table = pd.DataFrame(rows, columns=COLUMNS + JOINT)
     table.attrs["pooled"] = _pooled(comparisons, measured)
     return table
@@ -246,22 +246,22 @@ def _quantile(k: int, freedom: float) -> float:
     return float(stats.t.ppf(1 - 0.025 / k, freedom))
 
 
-def _verdict(comparison: Comparison, found: _Measured, joint: tuple, of: str) -> str:
+def _verdict(comparison: Comparison, result: _Measured, joint: tuple, of: str) -> str:
     """Judge a comparison by its own interval, and by the joint one in the corrected direction."""
-    if found.estimate == found.low == found.high == 0:
+    if result.estimate == result.low == result.high == 0:
         return UNDECIDED  # 0 of 0 in every draw: what never varied decides nothing
     alone, together = (
         judge(low - comparison.than, high - comparison.than, comparison.expected)
-        for low, high in ((found.low, found.high), joint)
+        for low, high in ((result.low, result.high), joint)
     )
     if (of == ALL and alone == CONTRADICTED) or (of == SOME and alone == SUPPORTED):
         return together
     return alone
 
 
-def _row(comparison: Comparison, found: _Measured, verdict: str) -> dict:
-    numbers = (found.estimate, found.low, found.high)
-    values = [comparison.text, _describe(comparison.terms), *numbers, found.way, verdict]
+def _row(comparison: Comparison, result: _Measured, verdict: str) -> dict:
+    numbers = (result.estimate, result.low, result.high)
+    values = [comparison.text, _describe(comparison.terms), *numbers, result.way, verdict]
     return dict(zip(COLUMNS, values, strict=True))
 
 
@@ -277,15 +277,15 @@ def _in_at_least(rows: pd.DataFrame, u: int, column: str) -> bool:
     return multiple.partial_conjunction(p_values, u) <= 0.025
 
 
-def _p_values(comparison: Comparison, found: _Measured) -> tuple[float, float]:
+def _p_values(comparison: Comparison, result: _Measured) -> tuple[float, float]:
     """Return the p-values for and against a comparison, which fit its own interval.
 
     Rounding is no chance: numbers known up to rounding, or that never vary, have 0 and 1.
     """
-    alone = _verdict(comparison, found, (found.low, found.high), ALL)
-    if found.way == ROUNDING or found.low == found.high:
+    alone = _verdict(comparison, result, (result.low, result.high), ALL)
+    if result.way == ROUNDING or result.low == result.high:
         return 1.0 - (alone == SUPPORTED), 1.0 - (alone == CONTRADICTED)
-    estimate, low, high = (x - comparison.than for x in (found.estimate, found.low, found.high))
+    estimate, low, high = (x - comparison.than for x in (result.estimate, result.low, result.high))
     above = multiple.one_sided_p(estimate, low, high)
     below = multiple.one_sided_p(-estimate, -high, -low)
     return (above, below) if comparison.expected == "above" else (below, above)
