@@ -358,10 +358,6 @@ def narrower(weights: dict) -> None:
     weights[UP] = weights[UP][:, :-1]
 
 
-def shorter_vocabulary(weights: dict) -> None:
-    weights[EMBEDDING] = weights[EMBEDDING][:-1]
-
-
 def nan(weights: dict) -> None:
     weights[UP][3, 2] = torch.nan
 
@@ -382,7 +378,6 @@ def whole_numbers(weights: dict) -> None:
         (without, f"{UP} is missing from the"),
         (more, "side_proj.weight is missing from the"),
         (narrower, f"{UP} has different shapes"),
-        (shorter_vocabulary, f"{EMBEDDING} has different shapes"),
         (nan, f"{UP} holds NaN or infinity"),
         (infinite, f"{UP} holds NaN or infinity"),
         (whole_numbers, f"{UP} is of int8"),
@@ -398,12 +393,133 @@ def test_a_wrong_tensor_is_named_and_nothing_is_left(
     assert {p.name for p in tmp_path.iterdir()} == {"base", "tuned"}
 
 
-def test_what_is_copied_must_be_finite_too(weights, tmp_path):
+def test_what_is_only_copied_may_hold_anything(weights, tmp_path):
+    """A damaged tensor that is not restored is TUNED's own affair: it is kept bit for bit."""
     weights[1]["model.norm.weight"][0] = torch.nan
     pair = save(tmp_path / "base", weights[0]), save(tmp_path / "tuned", weights[1])
-    with pytest.raises(ModelError, match=r"model\.norm\.weight holds NaN"):
+    run(pair, tmp_path / "out")
+    norm = "model.norm.weight"
+    assert torch.equal(bits(read(tmp_path / "out")[norm]), bits(weights[1][norm]))
+
+
+# --- models that differ outside what is restored ----------------------------------------------
+
+
+def test_tokens_added_in_fine_tuning_stay(weights, tmp_path):
+    """Embeddings with more rows, an added head and a type that cannot be ranked are kept."""
+    before, after = weights
+    expected = run((save(tmp_path / "b0", before), save(tmp_path / "t0", after)), tmp_path / "o0")
+    plain = read(tmp_path / "o0")
+    added = {
+        EMBEDDING: torch.cat([after[EMBEDDING], torch.ones(3, after[EMBEDDING].shape[1])]),
+        HEAD: torch.cat([after[HEAD], torch.zeros(3, after[HEAD].shape[1])]),
+        "v_head.summary.weight": torch.full((1, 8), 2.0),
+        "scales": torch.ones(4).to(torch.float8_e4m3fn),
+        "steps": torch.ones(2, dtype=torch.float64),
+    }
+    pair = save(tmp_path / "base", before), save(tmp_path / "tuned", after | added)
+    (report,) = run(pair, tmp_path / "out")
+    out = read(tmp_path / "out")
+    assert same(out, plain | added)
+    told = report["left_as_they_are"]
+    assert set(told["shapes"]) == {EMBEDDING, HEAD}
+    assert set(told["only_tuned"]) == {"v_head.summary.weight", "scales", "steps"}
+    assert told["only_base"] == []
+    assert {k: report[k] for k in ("n", "k", "tensors")} == {
+        k: expected[0][k] for k in ("n", "k", "tensors")
+    }
+    for region, said in (("embedding", "different shapes"), ("all", "is missing from the pre-")):
+        with pytest.raises(ModelError, match=rf"{said}.*--region without it"):
+            run(pair, tmp_path / "other", region=region)
+
+
+def test_the_command_says_what_it_left(weights, tmp_path, capsys):
+    before, after = weights
+    after = {f"_orig_mod.{n}": w for n, w in after.items()} | {"v_head.weight": torch.ones(2)}
+    pair = save(tmp_path / "base", before), save(tmp_path / "tuned", after)
+    words = ["restore", *map(str, pair), str(tmp_path / "out"), "--percent", "20"]
+    assert cli.main(words) == 0
+    out = capsys.readouterr().out
+    assert "TUNED: compared _orig_mod.model.embed_tokens.weight as model.embed_tokens.weight" in out
+    assert "1 tensors only TUNED has, kept as they are: v_head.weight" in out
+
+
+PREFIXES = {
+    "_orig_mod.": lambda name: f"_orig_mod.{name}",
+    "module.": lambda name: f"module.{name}",
+    "module.module._orig_mod.": lambda name: f"module.module._orig_mod.{name}",
+    "model._orig_mod.": lambda name: name.replace("model.", "model._orig_mod."),
+    "language_model.": lambda name: f"language_model.{name}",
+    "model.language_model.": lambda name: name.replace("model.", "model.language_model."),
+    "base_model.model.": lambda name: f"base_model.model.{name}",
+    "without model.": lambda name: name.removeprefix("model."),
+}
+
+
+@pytest.mark.parametrize("prefixed", [0, 1], ids=["base", "tuned"])
+@pytest.mark.parametrize("prefix", PREFIXES)
+@pytest.mark.parametrize("tie", [False, True])
+def test_a_prefix_of_one_model_changes_nothing(weights, tmp_path, prefix, prefixed, tie):
+    if tie:
+        for one in weights:
+            one[HEAD] = one[EMBEDDING].clone()
+    (plain,) = run(
+        (save(tmp_path / "b0", weights[0]), save(tmp_path / "t0", weights[1])), tmp_path / "o0",
+        region="all",
+    )  # fmt: skip
+    expected = read(tmp_path / "o0")
+    named = [dict(one) for one in weights]
+    named[prefixed] = {PREFIXES[prefix](n): w for n, w in weights[prefixed].items()}
+    pair = save(tmp_path / "base", named[0]), save(tmp_path / "tuned", named[1])
+    (report,) = run(pair, tmp_path / "out", region="all")
+    if prefixed:
+        expected = {PREFIXES[prefix](n): w for n, w in expected.items()}
+    assert same(read(tmp_path / "out"), expected)
+    assert (report["k"], report["differ"]) == (plain["k"], plain["differ"])
+    assert report["renamed"] and not plain["renamed"]
+    assert not any(report["left_as_they_are"].values())
+
+
+def test_a_value_that_tuneds_type_cannot_hold_is_refused(weights, tmp_path):
+    """1e5 is infinite in float16: it is not written, whichever strategy would choose it."""
+    weights[0][UP][2, 1] = 1e5
+    pair = save(tmp_path / "base", weights[0]), save(tmp_path / "tuned", weights[1], 1, torch.half)
+    for strategy in STRATEGIES:
+        with pytest.raises(ModelError, match=rf"{UP} in BASE, 100000, is too large for float16"):
+            run(pair, tmp_path / "out", (100.0,), strategy=strategy)
+        assert {p.name for p in tmp_path.iterdir()} == {"base", "tuned"}
+    run(pair, tmp_path / "out", (0.0,))  # nothing of BASE is written
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_subnormals_and_negative_zeros_are_numbers(weights, tmp_path, dtype):
+    small = torch.finfo(dtype).smallest_normal / 4
+    for place, one in enumerate(weights):
+        one[UP][0] = torch.tensor([small, -small, -0.0, 0.0]).repeat(4) * (1 if place else -1)
+    pair = [save(tmp_path / n, w, 1, dtype) for n, w in zip("bt", weights, strict=True)]
+    (report,) = run(pair, tmp_path / "out", (100.0,))
+    assert same({UP: read(tmp_path / "out")[UP]}, {UP: read(pair[0])[UP]})
+    assert report["k"] == report["n"]
+
+
+def test_a_named_pipe_in_place_of_weights_is_not_waited_for(pair, tmp_path):
+    (pair[0] / "model.safetensors").unlink()
+    os.mkfifo(pair[0] / "model.safetensors")
+    with pytest.raises(ModelError, match="not a regular file"):
         run(pair, tmp_path / "out")
-    assert {p.name for p in tmp_path.iterdir()} == {"base", "tuned"}
+
+
+def test_true_weights_beside_stale_shards_are_the_ones_restored(weights, tmp_path):
+    """transformers reads model.safetensors and no index beside it; so does the tool."""
+    pair = save(tmp_path / "base", weights[0]), save(tmp_path / "tuned", weights[0], 2)
+    save_file(weights[1], pair[1] / "model.safetensors", {"format": "pt"})
+    (report,) = run(pair, tmp_path / "out", (100.0,))
+    assert report["differ"] == sum(
+        int((weights[0][n] != weights[1][n]).sum()) for n in report["tensors"]
+    )
+    assert {p.name for p in (tmp_path / "out").glob("model*")} == {"model.safetensors"}
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "out").state_dict()
+    assert loaded[UP].equal(weights[0][UP])
 
 
 @pytest.fixture

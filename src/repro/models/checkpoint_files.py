@@ -12,8 +12,8 @@ import mmap
 from functools import cache
 from pathlib import Path
 
-from repro.errors import ModelError
-from repro.files import safetensors
+from repro.errors import ModelError, StoreError, one_line
+from repro.files import read_regular, safetensors
 from repro.models.hub import COMPANIONS, INDEX
 
 SINGLE = "model.safetensors"
@@ -41,11 +41,19 @@ def weight_files(folder: Path) -> list[Path]:
     if (folder / "adapter_config.json").exists():
         raise ModelError(f"{folder} holds a LoRA adapter: merge it into its model first")
     if source := _source(folder):
-        return _shards(source) if source.suffix == ".json" else [source]
+        return regular(_shards(source) if source.suffix == ".json" else [source])
     files = [path for path in safetensors(folder) if not path.name.startswith("consolidated")]
     if [path.name for path in files] == ["adapter_model.safetensors"]:
         raise ModelError(f"{folder} holds a LoRA adapter: merge it into its model first")
     return files
+
+
+def regular(paths: list[Path]) -> list[Path]:
+    """Return the paths; raise ModelError for a named pipe or a folder, which could block."""
+    for path in paths:
+        if path.exists() and not path.is_file():
+            raise ModelError(f"{path} is not a regular file: only regular files are opened")
+    return paths
 
 
 def index_of(folder: Path) -> Path | None:
@@ -65,9 +73,11 @@ def read_index(path: Path) -> dict[str, str]:
 def read_json(path: Path) -> dict:
     """Return what a JSON file of a model holds; raise ModelError if it is not an object."""
     try:
-        content = json.loads(path.read_bytes())
+        content = json.loads(read_regular(path))
     except (ValueError, RecursionError) as error:
         raise ModelError(f"{path} is not JSON ({error}): get it again") from error
+    except (OSError, StoreError) as error:
+        raise ModelError(f"cannot read {path} ({one_line(error)}): get it again") from error
     if not isinstance(content, dict):
         raise ModelError(f"{path} does not hold a JSON object: get it again")
     return content

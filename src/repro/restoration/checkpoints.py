@@ -14,6 +14,7 @@ from repro.files import sha256
 from repro.models import hub, registry, weights
 from repro.models.checkpoint_files import index_of, read_index, read_json, weight_files
 from repro.models.hub import COMPANIONS
+from repro.restoration.tensor_names import common_names
 
 
 def find(name: str | Path) -> Path:
@@ -125,31 +126,38 @@ def align(base: Checkpoint, tuned: Checkpoint) -> tuple[View, View, dict[str, st
     Raises:
         ModelError: the models are of different architectures.
     """
-    types = [checkpoint.config().get("model_type") for checkpoint in (base, tuned)]
+    types = [_model_type(checkpoint.config()) for checkpoint in (base, tuned)]
     if None not in types and types[0] != types[1]:
         raise ModelError(f"{base.folder} is a {types[0]} model and {tuned.folder} a {types[1]} one")
-    views = [{n: n for n in c if not n.endswith("rotary_emb.inv_freq")} for c in (base, tuned)]
-    embedding = next((n for n in tuned if n.endswith("embed_tokens.weight")), None)
-    head = next((n for n in (*base, *tuned) if n.endswith("lm_head.weight")), None)
-    if head is None or embedding is None or embedding not in base:
+    parameters = ([n for n in c if not n.endswith("rotary_emb.inv_freq")] for c in (base, tuned))
+    views = common_names(*parameters)
+    embedding = next((n for n in views[1] if n.endswith("embed_tokens.weight")), None)
+    head = next((n for n in (*views[0], *views[1]) if n.endswith("lm_head.weight")), None)
+    if head is None or embedding is None or embedding not in views[0]:
         return View(base, views[0]), View(tuned, views[1]), {}
-    tied = [_tied(checkpoint, head, embedding) for checkpoint in (base, tuned)]
-    twins = {head: embedding} if all(tied) and head in tuned else {}
+    tied = [_tied(View(c, v), head, embedding) for c, v in zip((base, tuned), views, strict=True)]
+    twins = {views[1][head]: views[1][embedding]} if all(tied) and head in views[1] else {}
     if all(tied):
         for view in views:
             view.pop(head, None)
-    elif head not in tuned:
+    elif head not in views[1]:
         raise ModelError(f"{head} is missing from {tuned.folder}, and in {base.folder} it is a"
                          " matrix of its own: these are different architectures")  # fmt: skip
     else:
-        views[0].setdefault(head, embedding)
+        views[0].setdefault(head, views[0][embedding])
     return View(base, views[0]), View(tuned, views[1]), twins
 
 
-def _tied(checkpoint: Checkpoint, head: str, embedding: str) -> bool:
-    if head not in checkpoint:
+def _model_type(config: dict) -> str | None:
+    """Return the family of a model, or of the language model inside one that reads images too."""
+    inside = config.get("text_config")
+    return (inside if isinstance(inside, dict) else config).get("model_type")
+
+
+def _tied(model: View, head: str, embedding: str) -> bool:
+    if head not in model:
         return True
-    a, b = checkpoint[head], checkpoint[embedding]
+    a, b = model[head], model[embedding]
     same = (a.shape, a.dtype) == (b.shape, b.dtype) and torch.equal(a[:1], b[:1])
     return same and torch.equal(a, b)
 

@@ -56,6 +56,16 @@ class Models:
         self.base_files, self.tuned_files = (Checkpoint(checkpoints.find(n)) for n in (base, tuned))
         self.base, self.tuned, self.twins = align(self.base_files, self.tuned_files)
 
+    def renamed(self) -> dict[str, str]:
+        """Return for each model an example of a name that is compared without its prefix."""
+        examples = {}
+        for which, names in (("base", self.base.names), ("tuned", self.tuned.names)):
+            for name, stored in names.items():
+                # A tied output matrix is not renamed: it is the embedding once more.
+                if name != stored and names.get(stored) != stored:
+                    examples.setdefault(which, f"{stored} as {name}")
+        return examples
+
     def region(self, settings: Settings, work: Work = Work()) -> Pair:
         """Return the region of both, compared."""
         options = (work.threads, work.block, work.progress)
@@ -112,6 +122,7 @@ class Share:
         """Return a block with the chosen restored, in TUNED's type, and count what was done."""
         s, p = block.tuned, block.base
         new = mixed(s, p, mask, self.percent)
+        _check_range(block.name, new, p)
         if mask is None:
             self._count(block, new != s, len(change))
             return new
@@ -125,6 +136,17 @@ class Share:
     def _count(self, block: Block, differ: torch.Tensor, chosen: int) -> None:
         self.differ += int(differ.sum())
         self.tensors[block.name] = self.tensors.get(block.name, 0) + chosen
+
+
+def _check_range(name: str, new: torch.Tensor, base: torch.Tensor) -> None:
+    """Raise ModelError where a value of BASE is beyond the range of TUNED's type."""
+    narrower = torch.finfo(new.dtype).max < torch.finfo(base.dtype).max
+    if narrower and not torch.isfinite(new).all():
+        kind = str(new.dtype).removeprefix("torch.")
+        raise ModelError(
+            f"a value of {name} in BASE, {base.abs().max():g}, is too large for {kind}, the type of"
+            " TUNED: convert TUNED to float32 or bfloat16 first"
+        )
 
 
 def mixed(
@@ -229,7 +251,7 @@ def _restore(
     shares = _shares(ranked, region.parameters, percents)
     with _writers(both, folders) as writers:
         relative = Measure("top", dtype(settings), settings.seed)
-        total = _mix(ranked, region, shares, writers, relative)
+        total = _mix(ranked, region, shares, writers, relative, both.tuned.names)
         _copy(both, region, writers, work)
     reports = [_report(both, settings, ranked, region, share, total) for share in shares]
     for folder, report in zip(folders, reports, strict=bool(folders)):
@@ -266,6 +288,7 @@ def _mix(
     shares: list[Share],
     writers: list[Shards],
     relative: Measure,
+    stored_names: dict[str, str],
 ) -> Histogram:
     """Restore the region in every share; return the histogram of all relative changes."""
     total = Histogram()
@@ -275,7 +298,7 @@ def _mix(
         for place, (share, mask) in enumerate(zip(shares, masks, strict=True)):
             mixed = share.mix(block, mask, own)
             if writers:
-                writers[place].put(block.name, block.start, mixed)
+                writers[place].put(stored_names[block.name], block.start, mixed)
     return total
 
 
@@ -294,8 +317,6 @@ def _copy(both: Models, region: Pair, writers: list[Shards], work: Work) -> None
         whole = both.tuned_files[name].reshape(-1)
         for start in range(0, whole.numel(), work.block):
             piece = whole[start : start + work.block]
-            if piece.is_floating_point() and not torch.isfinite(piece.float()).all():
-                raise ModelError(f"{name} holds NaN or infinity in {both.tuned_files.folder}")
             work.progress(piece.nbytes)
             for writer in writers:
                 writer.put(name, start, piece)
@@ -328,6 +349,8 @@ def _report(
         "differ": share.differ,
         "rounded": share.rounded,
         **chosen,
+        "renamed": both.renamed(),
+        "left_as_they_are": tensor_pairs.left_as_they_are(region),
         "tensors": {n: {"n": sizes[n], "k": share.tensors.get(n, 0)} for n in sizes},
         "version": __version__,
         "git_commit": provenance.git_commit(),

@@ -10,7 +10,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from repro.errors import ConfigError
-from repro.restoration import ranking, restore_folder
+from repro.restoration import ranking, restore_folder, tensor_pairs
 
 HEADINGS = {
     "top_percent": "top %",
@@ -34,6 +34,8 @@ def rank(options: Namespace) -> str:
     report = {
         **both.names,
         "settings": asdict(settings),
+        "renamed": both.renamed(),
+        "left_as_they_are": tensor_pairs.left_as_they_are(ranked.pair),
         "n": ranked.size,
         "zero_base": ranked.zero_base,
         "unchanged": ranked.unchanged,
@@ -107,6 +109,7 @@ def _rank_text(report: dict, tensors: int) -> str:
             f"{n:,} parameters in {tensors:,} tensors, {_describe(report['settings'])}",
             f"{zero:,} ({100 * zero / n:.2f} %) were zero before,"
             f" {same:,} ({100 * same / n:.2f} %) did not change",
+            *_differences(report),
             "",
             _text(table),
             "",
@@ -127,10 +130,26 @@ def _restore_text(reports: list[dict], out: str | None) -> str:
         [
             f"{first['n']:,} parameters in {len(first['tensors']):,} tensors,"
             f" {_describe(first['settings'])}",
+            *_differences(first),
             _text(pd.DataFrame(rows).rename(columns={"change_restored_percent": "change %"})),
             wrote,
         ]
     )
+
+
+def _differences(report: dict) -> list[str]:
+    """Return a line for each way in which the models differ besides the values compared."""
+    lines = [f"{which.upper()}: compared {text}" for which, text in report["renamed"].items()]
+    texts = {
+        "only_tuned": "only TUNED has, kept as they are",
+        "only_base": "only BASE has, left out",
+        "shapes": "of other shapes, outside the region, kept as TUNED has them",
+    }
+    for way, text in texts.items():
+        if names := report["left_as_they_are"][way]:
+            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+            lines.append(f"{len(names)} tensors {text}: {', '.join(names[:3])}{more}")
+    return lines
 
 
 def _describe(settings: dict) -> str:

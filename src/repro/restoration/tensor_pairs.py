@@ -118,35 +118,58 @@ def pair(
     size: int = SIZE,
     progress: Callable[[int], object] = lambda size: None,
 ) -> Pair:
-    """Return the region of two models, after comparing names, shapes and types.
+    """Return the region of two models, after comparing names, shapes and types inside it.
+
+    What is outside the region is not compared: it is never restored.
 
     Raises:
         ConfigError: the region matches nothing, or is no regular expression.
         ModelError: a tensor is missing, differs in shape, or is not of floats.
     """
-    for name in base:
-        if name not in tuned:
-            raise ModelError(f"{name} is missing from the fine-tuned model")
-    for name in tuned:
-        if name not in base:
-            raise ModelError(f"{name} is missing from the pre-trained model")
-    inside = regions.inside(base, region, layers)
-    both = {name: (tuned[name].detach(), base[name].detach()) for name in base}
-    for name, tensors in both.items():
-        _check_shapes(name, *tensors)
-    ranked = {name: both[name] for name in inside}
+    inside = regions.inside({**dict.fromkeys(base), **dict.fromkeys(tuned)}, region, layers)
+    for name in inside:
+        for weights, model in ((tuned, "fine-tuned"), (base, "pre-trained")):
+            if name not in weights:
+                raise ModelError(
+                    f"{name} is missing from the {model} model; a --region without it leaves it"
+                    " as it is"
+                )
+    ranked = {name: (tuned[name].detach(), base[name].detach()) for name in inside}
     for name, tensors in ranked.items():
+        _check_shapes(name, *tensors)
         _check_types(name, *tensors)
     return Pair(base, tuned, ranked, threads or torch.get_num_threads(), min(size, MOST), progress)
+
+
+def left_as_they_are(both: Pair) -> dict[str, list[str]]:
+    """Return the tensors outside a region in which the models differ otherwise than in values.
+
+    Returns:
+        only_tuned and only_base, the tensors that one model has; and shapes, those of different
+        shapes, such as embeddings to which tokens were added.
+    """
+    outside = [name for name in both.tuned if name not in both.tensors]
+    shared = [name for name in outside if name in both.base]
+    return {
+        "only_tuned": [name for name in outside if name not in both.base],
+        "only_base": [name for name in both.base if name not in both.tuned],
+        "shapes": [name for name in shared if both.tuned[name].shape != both.base[name].shape],
+    }
 
 
 def _check_shapes(name: str, tuned: torch.Tensor, base: torch.Tensor) -> None:
     if base.shape != tuned.shape:
         shapes = f"{tuple(base.shape)} and {tuple(tuned.shape)}"
-        raise ModelError(f"{name} has different shapes in the two models: {shapes}")
+        raise ModelError(
+            f"{name} has different shapes in the two models: {shapes}; a --region without it"
+            " leaves it as it is"
+        )
 
 
 def _check_types(name: str, tuned: torch.Tensor, base: torch.Tensor) -> None:
     if wrong := {base.dtype, tuned.dtype} - set(DTYPES):
         kind = str(wrong.pop()).removeprefix("torch.")
-        raise ModelError(f"{name} is of {kind}: convert to float32, bfloat16 or float16 first")
+        raise ModelError(
+            f"{name} is of {kind}: convert to float32, bfloat16 or float16 first, or give a"
+            " --region without it"
+        )
