@@ -415,6 +415,8 @@ def plan(
     "compute what is missing of a study; safe to interrupt and to repeat",
     "repro run micro-m --profile full",
     "repro run micro-m --profile full --workers 2",
+    "repro run micro-m --profile full --part 2/4",
+    "repro run micro-m --profile full --missing",
     "accelerate launch --multi_gpu --num_processes 2 -m repro.cli run MODEL",
 )
 def run(
@@ -430,15 +432,37 @@ def run(
             help="Processes that share a small model's runs; by default one for each core.",
         ),
     ] = None,
+    part: Annotated[
+        str | None,
+        typer.Option(metavar="I/N", help="One of N shares, for machines with a common cache."),
+    ] = None,
+    missing: Annotated[
+        bool, typer.Option("--missing", help="Only count what is missing; status 1 if any is.")
+    ] = False,
 ) -> None:
     """Compute the missing records of a study. It may be interrupted, and goes on when repeated."""
     from repro.models.devices import processes
+    from repro.study import schedule
 
     study = _open(model, profile, data, learning_rate, dtype)
-    made = study.run(workers)
+    made = 0 if missing else study.run(workers, schedule.parse_part(part) if part else None)
+    left = study.missing(study.all_requests()) if missing or part else []
     launched = made or "WORLD_SIZE" in os.environ  # else nothing need load what knows of others
     if not launched or processes().is_main_process:
-        _say(f"{study.model.name} {study.profile.name}: {made} new records, all are there")
+        _say(f"{study.model.name} {study.profile.name}: {_progress(made, left, missing)}")
+    if missing and left:
+        raise typer.Exit(1)
+
+
+def _progress(made: int, left: list, only_counted: bool) -> str:
+    """Return what a run has done, and what is left for other parts of it."""
+    if not left:
+        return "nothing is missing" if only_counted else f"{made} new records, all are there"
+    if left[0].kind == "mastery":
+        rest = "mastery is missing, and all that depends on it"
+    else:
+        rest = f"{len(left):,} records are missing"
+    return rest if only_counted else f"{made} new records of this part; of the others, {rest}"
 
 
 @_command(

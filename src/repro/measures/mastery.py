@@ -17,7 +17,7 @@ import pandas as pd
 from repro import paper
 from repro.errors import ConfigError, DataError, StoreError
 from repro.files import read_regular, text_sha256, write_atomic
-from repro.models.devices import processes
+from repro.models.devices import in_first_process, processes
 from repro.models.tokens import encode
 from repro.paper import LEVELS
 
@@ -68,7 +68,8 @@ def measure(
     protocol: Protocol,
     *,
     partial: Path | None = None,
-    block: int = BLOCK,
+    keep: bool = False,
+    block: int | None = None,
     rows: int | None = None,
     progress: Callable[[int], object] | None = None,
     spread: Callable[[list[pd.DataFrame]], Iterable[tuple[int, pd.DataFrame]]] | None = None,
@@ -81,8 +82,9 @@ def measure(
         facts: DataFrame[fact_id, topic, split, subject, object, …].
         protocol: templates, draws, tokens, temperature, seed.
         partial: a folder that keeps finished blocks, so that an interrupted run resumes.
-        block: facts per block; rows: sequences computed at a time, by default what fits the
-            memory `repro.inference.decoding` allows itself. Neither changes a count.
+        keep: leave the finished blocks there, for the caller to delete once the result is stored.
+        block: facts per block, by default `BLOCK`; rows: sequences computed at a time, by default
+            what fits the memory `repro.inference.decoding` allows itself. Neither changes a count.
         progress: called with the number of facts of each finished block.
         spread: counts blocks elsewhere, as `count` does, and yields (number, hits) of each in
             any order.
@@ -96,10 +98,9 @@ def measure(
     """
     if facts.empty:
         raise DataError("no facts to measure: the chosen splits are empty")
-    facts = facts.sort_values("fact_id", ignore_index=True)
     sharing, progress = processes(), progress or (lambda count: None)
-    blocks = [facts.iloc[at : at + block] for at in range(0, len(facts), block)]
-    done = _finished_blocks(blocks, protocol, partial)
+    blocks = blocks_of(facts, block)
+    done = in_first_process(lambda: _finished_blocks(blocks, protocol, partial))
     for hits in done.values():
         progress(len(hits))
     open_blocks = [number for number in range(len(blocks)) if number not in done]
@@ -113,9 +114,22 @@ def measure(
     whole = [done[number] for number in range(len(blocks))]
     table = add_levels(pd.concat(whole, ignore_index=True), protocol.trials)
     sharing.wait_for_everyone()  # another may still be reading
-    if partial and sharing.is_main_process:
+    if partial and not keep and sharing.is_main_process:
         shutil.rmtree(partial, ignore_errors=True)
     return table
+
+
+def blocks_of(facts: pd.DataFrame, block: int | None = None) -> list[pd.DataFrame]:
+    """Return facts in blocks (by default of `BLOCK`) that are kept together; ordered by fact_id."""
+    block = block or BLOCK
+    facts = facts.sort_values("fact_id", ignore_index=True)
+    return [facts.iloc[at : at + block] for at in range(0, len(facts), block)]
+
+
+def missing_blocks(facts: pd.DataFrame, protocol: Protocol, partial: Path) -> int:
+    """Return how many blocks are not among the finished ones of a folder."""
+    blocks = blocks_of(facts)
+    return len(blocks) - len(_finished_blocks(blocks, protocol, partial))
 
 
 def add_levels(hits: pd.DataFrame, trials: int) -> pd.DataFrame:

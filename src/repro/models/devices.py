@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import time
 from contextlib import suppress
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from repro import files, provenance
-from repro.errors import StoreError
+from repro.errors import ReproError, StoreError
 
 if TYPE_CHECKING:  # PyTorch is loaded when a function needs it
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     import torch
     from accelerate import PartialState
@@ -34,6 +35,30 @@ def processes() -> PartialState:
 
     # Without an accelerator accelerate must be told, or launched processes ignore one another.
     return PartialState(cpu=not torch.accelerator.is_available())
+
+
+def in_first_process(function: Callable[[], Any]) -> Any:
+    """Call a function in the first of several processes, and return its value in all of them.
+
+    What is read from a folder is decided so: on another machine the folder may hold other files.
+
+    Raises:
+        ReproError: what the function raised, in all processes.
+    """
+    if int(os.environ.get("WORLD_SIZE", 1)) < 2:
+        return function()
+    from accelerate.utils import broadcast_object_list
+
+    outcome = [None, None]  # value, error
+    if processes().is_main_process:
+        try:
+            outcome[0] = function()
+        except ReproError as error:
+            outcome[1] = error
+    value, error = broadcast_object_list(outcome)
+    if error is not None:
+        raise error
+    return value
 
 
 def best_device() -> torch.device:

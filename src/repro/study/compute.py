@@ -1,31 +1,35 @@
 """Computes missing records, loading the model once (§3.3).
 
 All records of one fine-tuned model are computed while its weights are in memory. Each is on disk as
-soon as it is finished, so an interrupted study goes on where it stopped. `Computation` is the loop;
+soon as it is finished, so an interrupted study goes on where it stopped. Several processes on one
+cache share the work: each claims a run before it computes it. `Computation` is the loop;
 `FactComputation` says what each kind of record of a `Study` is, and `repro.study.task_compute` what
 those of GSM8K and XSum are.
 """
 
-import math
+import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import groupby
+from pathlib import Path
 from typing import ClassVar, NamedTuple
 
 import pandas as pd
 import torch
+from filelock import FileLock
 
 from repro import files, paper, provenance
 from repro.data import facts
 from repro.errors import ConfigError, ModelError
 from repro.inference.decoding import Prompt
 from repro.measures import accuracy, divergence, mastery
+from repro.models import devices
 from repro.restoration import restore
-from repro.study import records
+from repro.study import locks, records
 from repro.study.requests import MIXED, Request, Run
+from repro.study.schedule import Part, by_run, longest_first
 from repro.study.session import Session, TunedModel
 from repro.study.workers import Workers, how_many, started
 from repro.training.recipe import Adapter, Recipe
@@ -37,6 +41,10 @@ class Outcome(NamedTuple):
     result: dict
     table: pd.DataFrame | None
     seconds: float
+
+
+POLL = 0.5  # seconds until runs that another process computes are looked at again
+WAITING = "waiting for another process"
 
 
 class Computation:
@@ -61,6 +69,10 @@ class Computation:
         """Return what the progress bar says of a request."""
         return request.kind
 
+    def claim_name(self, group: list[Request]) -> str:
+        """Return the name of the lock under which a run's requests are computed."""
+        raise NotImplementedError
+
     def compute(self, requests: list[Request], workers: int | None = None) -> None:
         """Compute and store requests, with a progress bar.
 
@@ -71,22 +83,26 @@ class Computation:
         Raises:
             ReproError: the model, the facts or the cache folder cannot be used.
         """
-        processes = self.session.processes
-        with processes.main_process_first():  # it downloads and converts, once for all
-            self.load()  # now, so that errors come before the progress bar
-        # What is missing was looked up by each process: none may write before all have looked.
-        processes.wait_for_everyone()
-        groups = [list(group) for _, group in groupby(requests, key=lambda request: request.run)]
+        self.load_everywhere()  # now, so that errors come before the progress bar
         text = f"{self.session.model.name} {self.profile}"
+        groups = by_run(requests)
         with (
             self.sharing(groups, workers),
             self.session.bar(len(requests), text, "rec", True) as bar,
+            closing(self.outcomes(groups, bar.set_postfix_str)) as outcomes,
         ):
-            for request, outcome in self.outcomes(
-                groups, lambda request: bar.set_postfix_str(self.describe(request))
-            ):
-                self.save(request, outcome)
+            for request, outcome in outcomes:
+                if outcome:  # else another process has stored the record in the meantime
+                    self.save(request, outcome)
+                self.clean_up(request)
                 bar.update()
+
+    def load_everywhere(self) -> None:
+        """Load in all processes: the first one downloads and converts, once for all."""
+        processes = self.session.processes
+        with processes.main_process_first():
+            self.load()
+        processes.wait_for_everyone()
 
     def sharing(
         self, groups: list[list[Request]], workers: int | None
@@ -95,20 +111,54 @@ class Computation:
         return nullcontext()
 
     def outcomes(
-        self, groups: list[list[Request]], show: Callable[[Request], object]
-    ) -> Iterator[tuple[Request, Outcome]]:
-        """Compute the requests of each run; `show` is called with the request at hand."""
-        for group in groups:
-            for place, outcome in self.records(group, show):
-                yield group[place], outcome
+        self, groups: list[list[Request]], say: Callable[[str], object]
+    ) -> Iterator[tuple[Request, Outcome | None]]:
+        """Compute the requests of each run that no other process computes, then wait for theirs.
+
+        `say` is told what is being done. Yields each request once, with None where another process
+        has stored its record. A run stays claimed until its last record is stored, that is, until
+        the caller asks for more.
+        """
+        while groups:
+            elsewhere = []
+            for group in groups:
+                if (claim := self.claim(group)) is None:
+                    elsewhere.append(group)
+                    continue
+                with claim:
+                    yield from ((request, None) for request in claim.stored)
+                    for place, outcome in self.records(claim.missing, say):
+                        yield claim.missing[place], outcome
+            if len(elsewhere) == len(groups):
+                say(WAITING)
+                time.sleep(POLL)
+            groups = elsewhere
+
+    def claim(self, group: list[Request]) -> "Claim | None":
+        """Claim the requests of a run; None while another process computes them."""
+        name = self.claim_name(group)
+        lock = None
+
+        def first_process() -> list[bool] | None:
+            nonlocal lock
+            lock = locks.acquire(name)
+            return None if lock is None else [request.record() is None for request in group]
+
+        absent = devices.in_first_process(first_process)
+        return None if absent is None else Claim(group, absent, lock)
+
+    def clean_up(self, request: Request) -> None:
+        """Delete what a record no longer needs, now that it is stored, by whichever process."""
 
     def records(
-        self, group: list[Request], show: Callable[[Request], object] = lambda request: None
+        self, group: list[Request], say: Callable[[str], object] = lambda text: None
     ) -> Iterator[tuple[int, Outcome]]:
         """Compute the requests of one run; yields (place in the group, outcome)."""
+        if not group:
+            return
         state = self.prepare(group[0].run, group)
         for place, request in enumerate(group):
-            show(request)
+            say(self.describe(request))
             start = time.perf_counter()
             result, table = self.kinds[request.kind](self, state, request)
             # A fine-tuning times itself: it is done before its record's turn comes.
@@ -130,6 +180,31 @@ class Computation:
         if session.processes.is_main_process:
             records.save(record, outcome.table)
         session.processes.wait_for_everyone()  # the next step may read it
+
+
+class Claim:
+    """The requests of one run, which no other process computes until the claim is released."""
+
+    def __init__(self, group: list[Request], absent: list[bool], lock: FileLock | None):
+        """Take the requests, which of them have no record, and the lock, which one process has."""
+        pairs = list(zip(group, absent, strict=True))
+        self.missing = [request for request, is_absent in pairs if is_absent]
+        self.stored = [request for request, is_absent in pairs if not is_absent]
+        self._lock = lock
+
+    def __enter__(self) -> "Claim":
+        """Return the claim."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Release it."""
+        self.release()
+
+    def release(self) -> None:
+        """Let other processes have the run."""
+        if self._lock:
+            locks.release(self._lock)
+            self._lock = None
 
 
 @dataclass
@@ -202,24 +277,86 @@ class FactComputation(Computation):
         blocks = len(self.facts) // mastery.BLOCK
         return sum(blocks if group[0].kind == "mastery" else 1 for group in groups)
 
-    def outcomes(self, groups, show) -> Iterator[tuple[Request, Outcome]]:
+    def outcomes(self, groups, say) -> Iterator[tuple[Request, Outcome | None]]:
         """Compute the requests of each run, here or in workers.
 
         Mastery is one request, so its blocks are what workers share; of the rest, whole runs.
         """
         if not self.workers:
-            yield from super().outcomes(groups, show)
+            yield from super().outcomes(groups, say)
             return
-        yield from super().outcomes([g for g in groups if g[0].kind == "mastery"], show)
-        shared = [group for group in groups if group[0].kind != "mastery"]
-        shared.sort(key=_effort, reverse=True)  # the longest first, so that all end together
-        for number, (place, outcome) in self.workers.spread(("records", g) for g in shared):
-            show(shared[number][place])
-            yield shared[number][place], outcome
+        yield from super().outcomes([g for g in groups if g[0].kind == "mastery"], say)
+        waiting = longest_first([group for group in groups if group[0].kind != "mastery"])
+        while waiting:
+            claimed: list[Claim] = []
+            elsewhere: list[list[Request]] = []
+            with ExitStack() as claims:
+                jobs = self._jobs_of(waiting, claims, claimed, elsewhere)
+                for number, (place, outcome) in self.workers.spread(jobs):
+                    request = claimed[number].missing[place]
+                    say(self.describe(request))
+                    yield request, outcome
+                    if place + 1 == len(claimed[number].missing):
+                        claimed[number].release()
+                yield from ((request, None) for claim in claimed for request in claim.stored)
+            if elsewhere and not claimed:
+                say(WAITING)
+                time.sleep(POLL)
+            waiting = elsewhere
+
+    def _jobs_of(
+        self,
+        groups: list[list[Request]],
+        claims: ExitStack,
+        claimed: list["Claim"],
+        elsewhere: list[list[Request]],
+    ) -> Iterator[tuple]:
+        """Yield a job for each run as a worker is free for it; claim it just then.
+
+        What is claimed is entered in `claims` and appended to `claimed`, in the order of the jobs;
+        what another process has claimed is appended to `elsewhere`.
+        """
+        for group in groups:
+            if claim := self.claim(group):
+                claimed.append(claims.enter_context(claim))
+                yield ("records", claim.missing)
+            else:
+                elsewhere.append(group)
 
     def block(self, chunk: pd.DataFrame, protocol: mastery.Protocol) -> Iterator[pd.DataFrame]:
         """Count the hits of some facts."""
         yield mastery.count(self.session.reader, self.session.tokenizer, chunk, protocol)
+
+    def count_part(self, request: Request, part: Part, workers: int | None) -> bool:
+        """Count a part's blocks of mastery, and store the record where the other parts are done.
+
+        Returns whether the record is stored.
+        """
+        self.load_everywhere()
+        blocks = mastery.blocks_of(self.facts)
+        shared = pd.concat(part.share(blocks)) if part.share(blocks) else self.facts.iloc[:0]
+        if len(shared):
+            with self.sharing([[request]], workers):
+                _measure(self, request, shared)
+        protocol = mastery.Protocol(**request.params["protocol"])
+        if devices.in_first_process(
+            lambda: mastery.missing_blocks(self.facts, protocol, _partial(request))
+        ):
+            return not self.study.missing([request])
+        self.compute([request], workers)
+        return True
+
+    def clean_up(self, request: Request) -> None:
+        """Delete the finished blocks of mastery, now that their record is stored."""
+        if request.kind == "mastery" and self.session.processes.is_main_process:
+            shutil.rmtree(_partial(request), ignore_errors=True)
+
+    def claim_name(self, group: list[Request]) -> str:
+        """Return the name of the lock: by the fine-tuning, or by mastery for what follows it."""
+        run, first = group[0].run, self.study.requests.mastery().key
+        if run is not None:
+            return self.study.requests.finetune(run).key
+        return first if group[0].kind == "mastery" else f"{first}-pretrained"
 
     # --- one run after another ----------------------------------------------------------------
 
@@ -271,29 +408,34 @@ def in_worker(study, loaded: pd.DataFrame) -> FactComputation:
     return computation
 
 
-def _effort(group: list[Request]) -> tuple[int, float]:
-    run = group[0].run
-    return len(group), (run.size or math.inf) if run else 0
-
-
 # --- one function per kind of record: returns its result and the table beside it ----------------
 
 
 def _mastery(work: FactComputation, _: RunState, request: Request) -> tuple[dict, pd.DataFrame]:
     """Measure R_k of every fact (§3.1)."""
+    measured = _measure(work, request, work.facts)
+    counts = mastery.distribution(measured, paper.SPLITS).to_dict("records")
+    columns = ["fact_id", "topic", "split", *mastery.template_columns(measured)]
+    return {"counts": counts, "table": True}, measured[columns]
+
+
+def _measure(work: FactComputation, request: Request, chosen: pd.DataFrame) -> pd.DataFrame:
+    """Measure some facts, block by block, in workers where there are any."""
     protocol = mastery.Protocol(**request.params["protocol"])
-    options = {"partial": files.cache_dir() / "partial" / request.key}
+    options = {"partial": _partial(request), "keep": True}
     if work.workers:
         options["spread"] = lambda blocks: work.workers.spread(
             ("block", block, protocol) for block in blocks
         )
     reader, tokenizer = work.session.reader, work.session.tokenizer
-    with work.session.bar(len(work.facts), "mastery", "fact", True) as bar:
+    with work.session.bar(len(chosen), "mastery", "fact", True) as bar:
         options["progress"] = bar.update
-        measured = mastery.measure(reader, tokenizer, work.facts, protocol, **options)
-    counts = mastery.distribution(measured, paper.SPLITS).to_dict("records")
-    columns = ["fact_id", "topic", "split", *mastery.template_columns(measured)]
-    return {"counts": counts, "table": True}, measured[columns]
+        return mastery.measure(reader, tokenizer, chosen, protocol, **options)
+
+
+def _partial(request: Request) -> Path:
+    """Return the folder of the finished blocks of mastery."""
+    return files.cache_dir() / "partial" / request.key
 
 
 def _finetune(work: FactComputation, state: RunState, _: Request) -> tuple[dict, None]:

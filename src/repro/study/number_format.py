@@ -32,7 +32,11 @@ def choose(model: ModelEntry, kind: str, params: dict, fixed: str | None) -> tup
         params: all parameters of that record but the format.
         fixed: the format that the user asks for; None: that of the first record, else the fastest.
     """
-    if begun := recorded(kind, params, fixed):
+    return devices.in_first_process(lambda: _choose(model, kind, params, fixed))
+
+
+def _choose(model: ModelEntry, kind: str, params: dict, fixed: str | None) -> tuple[dict, str]:
+    if begun := _recorded(kind, params, fixed):
         return begun
     if fixed != "bfloat16" and architecture.parameter_count(model) <= devices.SMALL_MODEL:
         return {}, "float32"
@@ -42,6 +46,10 @@ def choose(model: ModelEntry, kind: str, params: dict, fixed: str | None) -> tup
 
 def recorded(kind: str, params: dict, fixed: str | None) -> tuple[dict, str] | None:
     """Return the same of the first record that was made, or begun, with these parameters."""
+    return devices.in_first_process(lambda: _recorded(kind, params, fixed))
+
+
+def _recorded(kind: str, params: dict, fixed: str | None) -> tuple[dict, str] | None:
     begun = []
     for named in ({}, *NAMED):
         date, name = _begun(kind, params | named)
@@ -68,8 +76,5 @@ def _begun(kind: str, params: dict) -> tuple[str, str]:
 
 
 def _fastest(model: ModelEntry) -> str:
-    """Return the format that is faster here; several processes take that of the first."""
-    from accelerate.utils import broadcast_object_list
-
     dtype = devices.inference_dtype(shapes=architecture.weight_shapes(model))
-    return broadcast_object_list([str(dtype).removeprefix("torch.")])[0]
+    return str(dtype).removeprefix("torch.")

@@ -15,7 +15,7 @@ import pandas as pd
 from repro import files, paper
 from repro.errors import ConfigError, StoreError
 from repro.measures import mastery
-from repro.models import registry
+from repro.models import devices, registry
 from repro.study import number_format, profiles, records
 from repro.study.grid import Grid
 from repro.study.pools import Pools
@@ -23,6 +23,7 @@ from repro.study.profiles import Profile
 from repro.study.records import Record
 from repro.study.requests import Request, Requests, Run, source
 from repro.study.results import Results
+from repro.study.schedule import Part, of_part
 
 _NAMES_OF_BEFORE = {
     **{name: ("results", name) for name in dir(Results) if not name.startswith("_")},
@@ -86,7 +87,7 @@ class Study:
         """The facts with their mastery. Computes mastery if it is missing."""
         request = self.requests.mastery()
         self.compute([request])
-        hits = records.load_table(request.record())
+        hits = devices.in_first_process(lambda: records.load_table(request.record()))
         trials = self.profile.protocol(self.seed).trials
         return Pools(mastery.add_levels(hits, trials), self.seed)
 
@@ -131,12 +132,14 @@ class Study:
         The others depend on mastery: until it is measured, or levels are assumed, it stands alone.
         """
         first = self.requests.mastery()
-        known = self.assumed is not None or first.record()
+        known = self.assumed is not None or not self.missing([first])
         return [first, *self.grid.requests(self.requests)] if known else [first]
 
     def missing(self, requests: Iterable[Request]) -> list[Request]:
         """Return the requests without a record."""
-        return [request for request in requests if request.record() is None]
+        requests = list(requests)
+        absent = devices.in_first_process(lambda: [r.record() is None for r in requests])
+        return [request for request, missing in zip(requests, absent, strict=True) if missing]
 
     def compute(self, requests: Iterable[Request], workers: int | None = None) -> None:
         """Compute and store what is missing of some requests; load nothing if nothing is.
@@ -146,13 +149,22 @@ class Study:
         if missing := self.missing(requests):
             self.computation.compute(missing, workers)
 
-    def run(self, workers: int | None = None) -> int:
-        """Compute all that the profile needs and return how many records were missing."""
+    def run(self, workers: int | None = None, part: Part | None = None) -> int:
+        """Compute all that the profile needs and return how many records were missing.
+
+        `part`: compute this share only: whole runs, and of mastery blocks of facts. The runs depend
+        on mastery, so they wait until all parts have counted their blocks.
+        """
         first = self.missing([self.requests.mastery()])
-        self.compute(first, workers)
-        rest = self.missing(self.all_requests())
-        self.compute(rest, workers)
-        return len(first) + len(rest)
+        if first and part:
+            if not self.computation.count_part(first[0], part, workers):
+                return 0
+        else:
+            self.compute(first, workers)
+        rest = self.all_requests()[1:]
+        missing = self.missing(of_part(rest, part) if part else rest)
+        self.compute(missing, workers)
+        return len(first) + len(missing)
 
     def records(self) -> pd.DataFrame:
         """Return what traces each record used: kind, key, seconds, date, commit, versions …"""

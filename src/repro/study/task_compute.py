@@ -47,6 +47,10 @@ class TaskComputation(Computation):
         """Return what the progress bar says of a request."""
         return TITLES[request.run]
 
+    def claim_name(self, group: list[Request]) -> str:
+        """Return the name of the lock: by the fine-tuning."""
+        return self.study.finetune_request(group[0].run).key
+
     def prepare(self, run: str, requests: list[Request]) -> TaskState:
         """Fine-tune on the task named `run`, and make prompts of its test questions."""
         examples = self.study.examples(run)

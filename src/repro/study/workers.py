@@ -70,19 +70,20 @@ class Workers:
         theirs.close()
 
     def spread(self, jobs: Iterable[tuple]) -> Iterator[tuple[int, object]]:
-        """Give each job, (method, *arguments), to a worker that is free.
+        """Give each job, (method, *arguments), to a worker as soon as one is free.
 
         Yields (number of the job, value) for each value that the method yields, as values come.
 
         Raises:
             ReproError: what a worker raised, or it has died.
         """
-        waiting, idle, busy = list(enumerate(jobs))[::-1], list(self.processes), {}
-        while waiting or busy:
-            while waiting and idle:
-                number, job = waiting.pop()
-                busy[connection := idle.pop()] = number
-                self.send(connection, job)
+        numbered, idle, busy = enumerate(jobs), list(self.processes), {}
+        while True:
+            while idle and (job := next(numbered, None)):
+                busy[connection := idle.pop()] = job[0]
+                self.send(connection, job[1])
+            if not busy:
+                return
             for connection in wait(list(busy)):
                 message = self._received(connection)
                 if message is None:  # the job is done

@@ -1,0 +1,43 @@
+"""Locks on pieces of work, so that processes that share a cache never do the same work twice.
+
+A lock is the operating system's: it ends with the process that holds it, however that process ends.
+So nobody waits for the dead, and nothing has to be cleaned up after them.
+"""
+
+from contextlib import suppress
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from repro import files
+from repro.errors import StoreError
+
+
+def acquire(name: str) -> FileLock | None:
+    """Return the lock of this name in the cache folder, or None while another process holds it.
+
+    Raises:
+        StoreError: the cache folder cannot be written.
+    """
+    path = files.cache_dir() / "locks" / f"{name}.lock"
+    lock = FileLock(path, thread_local=False)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
+    except Timeout:
+        return None
+    except OSError as error:
+        hint = "check its permissions and free space, or set REPRO_CACHE to another folder"
+        raise StoreError(f"cannot write {path} ({error.strerror or error}): {hint}") from error
+    return lock
+
+
+def release(lock: FileLock) -> None:
+    """Give a lock back and remove its file.
+
+    The file goes while the lock is still held: whoever opened it before gets a lock without a name,
+    which `FileLock` notices and gives up.
+    """
+    with suppress(OSError):  # on Windows an open file stays, and does no harm
+        Path(lock.lock_file).unlink()
+    lock.release()
