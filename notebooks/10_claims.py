@@ -13,10 +13,9 @@
 # %% [markdown]
 # # Claims: what holds
 #
-# Every claim of the paper, from its abstract to Section 6 and in Appendices C and E, checked on its own
-# tables and on the models measured here. A column of signs is a claim, a row is a model; a click opens
-# the claim: the paper's sentence, the numbers, what the verdict rests on. [The verdicts explained](the-rule).
-# With another model: `papermill notebooks/10_claims.py -p model MODEL -p profile PROFILE`.
+# Claims of the paper, Section 1 to Appendix E, checked on its own tables and on our models. A column is a
+# claim, a row is a model; [the rule](the-rule) is below. A click opens quote, numbers and comparisons.
+# Another model: `papermill notebooks/10_claims.py -p model MODEL -p profile PROFILE`
 
 # %% tags=["parameters", "hide-input"]
 model = "default"

@@ -64,56 +64,56 @@ PARTS = {
 }
 TITLES = {"paper": "the paper's tables"}
 CSS = """
-.claims-page{font-size:.9em}
-.claims-page fieldset{border:0;padding:0 0 0 6em;margin:.15em 0;min-width:0}
-.claims-page legend{float:left;width:6em;margin-left:-6em;padding:0;font-size:1em;font-weight:bold}
-.claims-page form label{margin-right:.7em;white-space:nowrap;display:inline-block}
-.claims-page .matrix{display:flex;flex-wrap:wrap;align-items:flex-start;gap:.5em 1.4em;
+.repro-claims{font-size:.9em}
+.repro-claims fieldset{border:0;padding:0 0 0 6em;margin:.15em 0;min-width:0}
+.repro-claims legend{float:left;width:6em;margin-left:-6em;padding:0;font-size:1em;font-weight:bold}
+.repro-claims form label{margin-right:.7em;white-space:nowrap;display:inline-block}
+.repro-claims .matrix{display:flex;flex-wrap:wrap;align-items:flex-start;gap:.5em 1.4em;
   margin:.8em 0}
-.claims-page .matrix table{border-collapse:separate;border-spacing:1px;margin:0;width:auto}
-.claims-page .matrix caption{caption-side:top;text-align:left;font-weight:bold;padding:0;
-  white-space:nowrap}
-.claims-page .matrix th{font-weight:normal;text-align:left;padding:0 .5em 0 0;border:0;
+.repro-claims .matrix table{border-collapse:separate;border-spacing:1px;margin:0;width:auto}
+.repro-claims .matrix caption{caption-side:top;text-align:left;font-weight:bold;padding:0;
+  color:inherit;white-space:nowrap}
+.repro-claims .matrix th{font-weight:normal;text-align:left;padding:0 .5em 0 0;border:0;
   white-space:nowrap;line-height:1.1;font-size:.9em}
-.claims-page .matrix td{padding:0;border:0;line-height:1}
-.claims-page .sign{display:inline-block;width:1.35em;text-align:center;border-radius:.25em;
+.repro-claims .matrix td{padding:0;border:0;line-height:1}
+.repro-claims .sign{display:inline-block;width:1.35em;text-align:center;border-radius:.25em;
   line-height:1.35;color:inherit;text-decoration:none;border:1px solid transparent}
-.claims-page .matrix .sign{display:block;width:1.2em;line-height:1.2;font-size:.85em}
-.claims-page .chip{padding:.05em .4em;border-radius:.3em;white-space:nowrap}
-.claims-page .counts{line-height:1.8}
-.claims-page .not-testable-here{color:inherit;opacity:.55}
-.claims-page h4{margin:.8em 0 .1em;font-size:1.05em;color:inherit}
-.claims-page details.claim{border-bottom:1px solid rgba(128,128,128,.3)}
-.claims-page details.claim>summary{display:flex;gap:.6em;align-items:baseline;
+.repro-claims .matrix .sign{display:block;width:1.2em;line-height:1.2;font-size:.85em}
+.repro-claims .chip{padding:.05em .4em;border-radius:.3em;white-space:nowrap}
+.repro-claims .counts{line-height:1.8}
+.repro-claims .not-testable-here{color:inherit;opacity:.55}
+.repro-claims h4{margin:.8em 0 .1em;font-size:1.05em;color:inherit}
+.repro-claims details.claim{border-bottom:1px solid rgba(128,128,128,.3)}
+.repro-claims details.claim>summary{display:flex;gap:.6em;align-items:baseline;
   padding:.08em 0;line-height:1.45;  cursor:pointer;list-style:none}
-.claims-page details.claim>summary::-webkit-details-marker{display:none}
-.claims-page summary:focus-visible,.claims-page a:focus-visible{outline:2px solid}
-.claims-page .signs{flex:none;white-space:nowrap}
-.claims-page .says{flex:1;min-width:0;overflow:hidden;text-overflow:ellipsis;white-space:nowrap}
-.claims-page details[open]>summary .says{white-space:normal;font-weight:bold}
-.claims-page .where{flex:none;opacity:.75;font-size:.85em}
-.claims-page .body{padding:.2em 0 .8em 1em;overflow-wrap:anywhere}
-.claims-page blockquote{margin:.2em 0;padding:.1em .8em;border-left:3px solid rgba(128,128,128,.5);
+.repro-claims details.claim>summary::-webkit-details-marker{display:none}
+.repro-claims summary:focus-visible,.repro-claims a:focus-visible{outline:2px solid}
+.repro-claims .signs{flex:none;white-space:nowrap}
+.repro-claims .says{flex:1;min-width:0;overflow:hidden;text-overflow:ellipsis;white-space:nowrap}
+.repro-claims details[open]>summary .says{white-space:normal;font-weight:bold}
+.repro-claims .where{flex:none;opacity:.75;font-size:.85em}
+.repro-claims .body{padding:.2em 0 .8em 1em;overflow-wrap:anywhere}
+.repro-claims blockquote{margin:.2em 0;padding:.1em .8em;border-left:3px solid rgba(128,128,128,.5);
   background:none;color:inherit}
-.claims-page .body ul{list-style:none;margin:.3em 0;padding:0}
-.claims-page .body li{margin:.2em 0}
-.claims-page .body p{margin:.2em 0}
-.claims-page .rows p{font-size:.85em;line-height:1.35;margin:.15em 0 .15em 1em;text-indent:-1em}
-.claims-page .body a{color:inherit}
-.claims-page :target{outline:2px solid;outline-offset:.2em}
+.repro-claims .body ul{list-style:none;margin:.3em 0;padding:0}
+.repro-claims .body li{margin:.2em 0}
+.repro-claims .body p{margin:.2em 0}
+.repro-claims .rows p{font-size:.85em;line-height:1.35;margin:.15em 0 .15em 1em;text-indent:-1em}
+.repro-claims .body a{color:inherit}
+.repro-claims :target{outline:2px solid;outline-offset:.2em}
 @media (max-width:600px){
-  .claims-page legend{float:none;width:auto;margin:0}
-  .claims-page fieldset{padding:0}
-  .claims-page .says{white-space:normal}
-  .claims-page details.claim>summary{flex-wrap:wrap}
-  .claims-page .says{flex-basis:100%;order:3}
-  .claims-page .matrix table{display:block;overflow-x:auto;max-width:100%}
-  .claims-page .matrix{display:block}
+  .repro-claims legend{float:none;width:auto;margin:0}
+  .repro-claims fieldset{padding:0}
+  .repro-claims .says{white-space:normal}
+  .repro-claims details.claim>summary{flex-wrap:wrap}
+  .repro-claims .says{flex-basis:100%;order:3}
+  .repro-claims .matrix table{display:block;overflow-x:auto;max-width:100%}
+  .repro-claims .matrix{display:block}
 }
 """
 SCRIPT = """
 (() => {
-  const page = document.querySelector(".claims-page"), form = page.querySelector("form");
+  const page = document.querySelector(".repro-claims"), form = page.querySelector("form");
   const read = text => {
     for (const [name, value] of new URLSearchParams(text))
       for (const button of form.elements)
@@ -156,7 +156,7 @@ def page(judged: pd.DataFrame, title: str) -> Html:
         for part, members in by_part.items()
     )
     form, rules = _filters(by_part, judged, sides)
-    text = f'<div class="claims-page"><style>{CSS}{_colours()}{rules}</style>'
+    text = f'<div class="repro-claims"><style>{CSS}{_colours()}{rules}</style>'
     text += f'{_counts(judged, sides)}<div class="matrix">{matrix}</div>{form}{claims}'
     text += "<p><small>What the filters leave out is not listed.</small></p>"
     text += f"<script>{SCRIPT}</script></div>"
@@ -181,7 +181,9 @@ def _counts(judged: pd.DataFrame, sides: list[str]) -> str:
     """Return a line that counts the verdicts on the paper's side, which is also the legend."""
     counts = judged.loc[judged["side"] == sides[0], "verdict"].value_counts()
     chips = [
-        f'<span class="chip {_slug(v)}">{SIGNS[v]} {counts.get(v, 0)} {v}</span>' for v in VERDICTS
+        f'<span class="chip {_slug(v)}">{SIGNS[v]} {counts[v]} {v}</span>'
+        for v in VERDICTS
+        if v in counts
     ]
     name = html.escape(TITLES.get(sides[0], sides[0]))
     return f'<p class="counts">{len(load())} claims. On {name}: {" ".join(chips)}</p>'
@@ -201,7 +203,7 @@ def _filters(by_part: dict, judged: pd.DataFrame, sides: list[str]) -> tuple[str
         rules += f"{_chosen('part', value)} section:not(:has(.part-{value})){{display:none}}\n"
     for value in verdicts:
         for side in on:
-            chosen = f".claims-page:has({_checked('on', side)}):has({_checked('verdict', value)})"
+            chosen = f".repro-claims:has({_checked('on', side)}):has({_checked('verdict', value)})"
             rules += f"{chosen} details.claim:not(.{side}-{value}){{display:none}}\n"
             rules += f"{chosen} .matrix a:not(.{side}-{value}){{opacity:.12}}\n"
             rules += f"{chosen} section:not(:has(.{side}-{value})){{display:none}}\n"
@@ -213,7 +215,7 @@ def _checked(name: str, value: str) -> str:
 
 
 def _chosen(name: str, value: str) -> str:
-    return f".claims-page:has({_checked(name, value)})"
+    return f".repro-claims:has({_checked(name, value)})"
 
 
 def _group(name: str, legend: str, options: dict, all_text: str | None) -> str:
@@ -233,7 +235,7 @@ def _colours() -> str:
     rules = ""
     for verdict, colour in COLOURS.items():
         shade = f"rgba({','.join(map(str, colour))},.32)"
-        rules += f".claims-page .{_slug(verdict)}:is(.sign,.chip){{background:{shade}}}\n"
+        rules += f".repro-claims .{_slug(verdict)}:is(.sign,.chip){{background:{shade}}}\n"
     return rules
 
 
