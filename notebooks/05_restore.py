@@ -36,7 +36,7 @@ from IPython.display import Markdown
 
 from repro import book, paper
 from repro.claims import phenomena
-from repro.report import html, layout, restoration
+from repro.report import diagrams, html, layout, restoration
 from repro.statistics import summary, verdicts
 from repro.study import open_study
 
@@ -77,6 +77,15 @@ layout.figure(
 Markdown(f"**{s.model.title}**, profile `{s.profile.name}`; `frac` is {share:g} %.")
 
 # %% [markdown]
+# ## Figure 1: which weights are set back
+#
+# The paper draws this by a sketch. Here are the weights of one run of the model: how far
+# fine-tuning moved each, and which of them the share sets back.
+
+# %%
+diagrams.shown(s.model.name, share, "5.2")
+
+# %% [markdown]
 # ## Table 3: few parameters hold most of the change
 
 # %%
@@ -87,7 +96,7 @@ restoration.concentration_tables(ours, s.model.title)
 # %%
 layout.figure(
     restoration.concentration_figure(ours, paper.table("concentration")),
-    "5.2",
+    "5.3",
     "Share of the sum of all relative changes, by the most changed share of the parameters.",
     alt="Share of the total change held by the most changed parameters, ours over the paper's",
 )
@@ -122,7 +131,7 @@ restoration.tables(means, "testood", s.model.title, "Table 4(b)", share)
 # %%
 layout.figure(
     restoration.figure(means, "testood", share, paper.table("restore")),
-    "5.3",
+    "5.4",
     "Out-of-domain Acc after restoring a share of the parameters. Rings mark the share chosen.",
     alt="Out-of-domain accuracy against the restored share, the paper's beside ours on one scale,"
     " one line per training level",
