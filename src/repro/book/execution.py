@@ -117,6 +117,11 @@ def execute(book: Book, source: Path, stamp: str) -> None:
     files.write_atomic(book.executed(source), nbformat.writes(notebook) + "\n")
 
 
+def run_date(book: Book, source: Path) -> str:
+    """Return the day on which a notebook was run, such as 2026-01-31."""
+    return nbformat.read(book.executed(source), as_version=4).metadata.papermill.end_time[:10]
+
+
 def _note(book: Book, source: Path, executed: nbformat.NotebookNode) -> nbformat.NotebookNode:
     """Return a folded cell that says how the page was run: command, model, date, commit."""
     run, commit = executed.metadata.papermill, executed.metadata.get(COMMIT)

@@ -1,7 +1,9 @@
 """The Sphinx extension: run what is missing, write what is computed, bring MathJax along."""
 
 import json
+import re
 import shutil
+from html import escape
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ from sphinx.application import Sphinx
 from sphinx.config import Config
 from sphinx.util import logging
 
+from repro import provenance
 from repro.book import dependencies, execution
 from repro.errors import ConfigError, ReproError
 from repro.files import write_atomic
@@ -17,6 +20,11 @@ from repro.models import registry
 from repro.study import profiles
 
 MATHJAX = "tex-svg-full.js"  # one file: it draws glyphs itself and needs no fonts
+
+DESCRIPTION = (
+    "Every table and figure of an EMNLP 2025 paper on fine-tuning and model knowledge, repeated"
+    " on several models, with the code that made them."
+)
 
 log = logging.getLogger(__name__)
 
@@ -67,9 +75,44 @@ def prepare(app: Sphinx, config: Config) -> None:
         book = chosen(root_of(Path(app.srcdir)))
         execution.refresh(book, lambda text: log.info(text))
         config.myst_substitutions = computed_text(book)
+        config.html_theme_options["extra_footer"] = footer(book)
     except ReproError as error:
         # Sphinx and jupyter-book would bury an exception in three traces.
         raise SystemExit(f"The book cannot be built: {error}") from None
+
+
+def footer(book: execution.Book) -> str:
+    """Return the foot of every page: what it was built from, its licence, how to cite it."""
+    commit = (provenance.git_commit() or "")[:10]
+    built = f" Built from commit <code>{commit}</code>." if commit else ""
+    run = max(execution.run_date(book, source) for source in book.sources())
+    return (
+        f"<p>Model {escape(book.name)}, profile {escape(book.profile)}, run on {run}.{built}"
+        " Text CC BY 4.0, code MIT."
+        ' <a href="https://arxiv.org/abs/2509.16596">The paper</a>: cite it for its findings.'
+        "</p>"
+    )
+
+
+def describe(app: Sphinx, page: str, template: str, context: dict, doctree: Any) -> None:
+    """Say what the site is about where another site or a messenger shows a link to it."""
+    title = escape(re.sub("<[^>]*>", "", context.get("title") or app.config.html_title or ""))
+    tags = {"og:title": title, "og:description": DESCRIPTION, "og:type": "website"}
+    lines = [f'<meta property="{name}" content="{text}" />' for name, text in tags.items()]
+    lines += [f'<meta name="description" content="{DESCRIPTION}" />']
+    context["metatags"] = context.get("metatags", "") + "\n" + "\n".join(lines)
+
+
+def drop_unused_mathjax(app: Sphinx, page: str, template: str, context: dict, doctree: Any) -> None:
+    """Load MathJax, which weighs more than all else together, only where a formula is."""
+    if 'class="math' in context.get("body", "") or "$" in context.get("body", ""):
+        return
+    scripts = context.get("script_files", [])
+    context["script_files"] = [
+        script
+        for script in scripts
+        if "mathjax" not in f"{script.filename} {script.attributes.get('body')}".lower()
+    ]
 
 
 def copy_mathjax(app: Sphinx) -> None:
@@ -97,4 +140,6 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("config-inited", prepare, priority=100)
     app.connect("builder-inited", copy_mathjax)
     app.connect("html-page-context", drop_live_code, priority=900)
+    app.connect("html-page-context", drop_unused_mathjax, priority=901)
+    app.connect("html-page-context", describe, priority=902)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -10,7 +10,7 @@ import nbformat
 import pandas as pd
 
 from repro import paper
-from repro.book import atlas_pages, demonstration, overview, substitutions
+from repro.book import atlas_pages, demonstration, front_page, overview, substitutions
 from repro.book.execution import Book
 from repro.measures import divergence
 from repro.models import registry, weights
@@ -32,6 +32,8 @@ def substitution_values(book: Book) -> dict[str, object]:
         "restore_benchmark": substitutions.of_restore_benchmark(),
         "tool": demonstration.outputs(book),
         "found": overview.findings(measured),
+        "cards": front_page.cards(measured),
+        "measured_models": front_page.models(measured),
         "overview": paper_against_ours(overview.overview(measured)),
         "atlas": {**atlas_pages.numbers(), **atlas_pages.example()},
         "atlas_splits": html_table(atlas_pages.splits()),
@@ -67,8 +69,8 @@ def html_table(frame: pd.DataFrame, code: Iterable[str] = ()) -> str:
 
 
 def paper_against_ours(frame: pd.DataFrame) -> str:
-    """Return the index page's table: paper, ours, difference, command."""
-    return html_table(frame.rename(columns=str.capitalize), code=["Command"])
+    """Return the status page's table: item, quantity, paper, ours, difference."""
+    return html_table(frame.drop(columns="command").rename(columns=str.capitalize))
 
 
 def topic(entry: paper.Topic) -> str:

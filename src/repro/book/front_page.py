@@ -1,0 +1,177 @@
+"""The front page's three cards: the paper's number beside those of every measured model."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from html import escape
+
+import pandas as pd
+
+from repro import paper
+from repro.claims import claims, phenomena
+from repro.paper.quotes import quoted
+from repro.statistics import summary, verdicts
+from repro.study import Study
+
+SHARE = 20  # the restored share (%) that improves every model of 1,920 facts in the paper (§5.2)
+WIDTH, ROW = 240, 18  # of a card's plot, in pixels; ROW for each model
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of a card: a model, the compared runs, points of accuracy, and the count."""
+
+    model: str
+    runs: str
+    estimate: float
+    low: float = float("nan")
+    high: float = float("nan")
+    count: str = ""
+
+
+@dataclass(frozen=True)
+class Card:
+    """A claim of the paper: its number first, then ours."""
+
+    title: str
+    claim: str
+    link: str
+    lines: list[Line]
+
+
+def cards(first: Study) -> str:
+    """Return the three cards as HTML, for the book's own study and all complete ones."""
+    studies = [first, *claims.others(first)]
+    return f'<div class="cards">{"".join(_html(card) for card in _cards(studies))}</div>'
+
+
+def models(first: Study) -> str:
+    """Return the titles of the measured models in a row, the book's own first."""
+    return ", ".join(study.model.title for study in [first, *claims.others(first)])
+
+
+def _cards(studies: list[Study]) -> Iterator[Card]:
+    """Yield the cards on Phenomenon 1 and 2 (§3.4) and on restoration (Finding 1 of §5.2)."""
+    said = quoted().set_index("name")["value"]
+    measured = [_rows(study) for study in studies]
+    titles = [study.model.title for study in studies]
+    for name, title, claim, link, value, runs in (
+        (
+            "falls",
+            "More data hurts",
+            "Beyond 240 training facts, accuracy falls.",
+            "notebooks/02_scale.html",
+            said["level_0"],
+            "level 0, 240 to 1,920 facts",
+        ),
+        (
+            "levels",
+            "Which facts matter",
+            "Training on facts the model did not know (level 0) leaves the lowest accuracy.",
+            "notebooks/03_levels.html",
+            said["gap"],
+            "level 0 against level 2, 1,920 facts",
+        ),
+        (
+            "helps",
+            "Undoing helps",
+            f"Setting {SHARE} % of the parameters back raises accuracy.",
+            "notebooks/05_restore.html",
+            _gain_of_paper(),
+            "level 0, 1,920 facts",
+        ),
+    ):
+        ours = [_line(model, rows[name]) for model, rows in zip(titles, measured, strict=True)]
+        lines = [Line("LLaMA-3-8B (paper)", runs, value), *filter(None, ours)]
+        yield Card(title, claim, link, lines)
+
+
+def _rows(study: Study) -> dict[str, pd.DataFrame]:
+    """Return the comparisons of a study by card."""
+    accuracy, answers = study.results.accuracy(), study.results.answers()
+    means, restored = summary.means(accuracy), summary.means(summary.restored(accuracy))
+    return {
+        "falls": phenomena.accuracy_falls(means, "test", answers),
+        "levels": phenomena.level_0_is_worst(means, "test", answers),
+        "helps": phenomena.restoring_helps(restored, SHARE, "test", summary.restored(answers)),
+    }
+
+
+def _gain_of_paper() -> float:
+    """Return what restoring a fifth gains LLaMA-3-8B after 1,920 facts of level 0 (Table 4)."""
+    run = paper.table("restore").query(
+        "split == 'test' and train_size == 1920 and train_level == 0"
+    )
+    accuracy = run.set_index("restored_percent")["accuracy"]
+    return float(accuracy[SHARE] - accuracy[0])
+
+
+def _line(model: str, rows: pd.DataFrame) -> Line | None:
+    """Return a model's line; None where it has no such run.
+
+    Its estimate is the comparison nearest to the paper's: level 0, of sampled facts, the most of
+    them, and against level 2 where two levels are compared.
+    """
+    rows = rows[rows["estimate"].notna()]
+    sampled = rows[rows["claim"].str.contains("evel 0") & ~rows["claim"].str.contains("all ")]
+    against = sampled[sampled["claim"].str.endswith("worse than level 2")]
+    chosen = against if len(against) else sampled
+    if chosen.empty:
+        return None
+    row, (held, of) = chosen.iloc[-1], verdicts.count(rows)
+    opposite = int((rows["verdict"] == verdicts.CONTRADICTED).sum())
+    count = f"holds in {held} of {of}" + (f", the opposite in {opposite}" if opposite else "")
+    return Line(model, row["claim"], row["estimate"], row["low"], row["high"], count)
+
+
+def _html(card: Card) -> str:
+    paper_line = card.lines[0]
+    rows = "".join(_row(line) for line in card.lines)
+    return (
+        f'<section class="claim-card"><h3><a href="{card.link}">{escape(card.title)}</a></h3>'
+        f"<p>{escape(card.claim)}</p>"
+        f'<p class="big">{_points(paper_line.estimate)}<span> points in the paper'
+        f" ({escape(paper_line.runs)})</span></p>"
+        f"{_plot(card)}<table>{rows}</table>"
+        f'<p><a href="{card.link}">Every comparison, with its interval</a></p></section>'
+    )
+
+
+def _row(line: Line) -> str:
+    interval = "" if pd.isna(line.low) else f" [{_points(line.low)}, {_points(line.high)}]"
+    note = f"<small>{escape(line.count)}</small>" if line.count else ""
+    return (
+        f'<tr title="{escape(line.runs, quote=True)}"><th scope="row">{escape(line.model)}</th>'
+        f"<td>{_points(line.estimate)}<small>{interval}</small>{note}</td></tr>"
+    )
+
+
+def _plot(card: Card) -> str:
+    """Draw a dot and an interval for each line on one scale, with zero marked."""
+    ends = [0.0, *(x for line in card.lines for x in (line.estimate, line.low, line.high))]
+    known = [x for x in ends if not pd.isna(x)]
+    low, high = min(known), max(known)
+
+    def at(value: float) -> float:
+        return 6 + (WIDTH - 12) * (value - low) / (high - low)
+
+    height, marks = ROW * len(card.lines), []
+    for place, line in enumerate(card.lines):
+        y = ROW * place + ROW / 2
+        if not pd.isna(line.low):
+            span = f'x1="{at(line.low):.1f}" x2="{at(line.high):.1f}" y1="{y}" y2="{y}"'
+            marks.append(f'<line {span} stroke="currentColor" stroke-width="2"/>')
+        fill = "none" if not place else "currentColor"
+        dot = f'cx="{at(line.estimate):.1f}" cy="{y}" r="4.5" fill="{fill}"'
+        marks.append(f'<circle {dot} stroke="currentColor" stroke-width="1.5"/>')
+    zero = f'x1="{at(0):.1f}" x2="{at(0):.1f}" y1="0" y2="{height}"'
+    label = f"{card.title}: the paper (ring) and our models (dots), points of accuracy"
+    return (
+        f'<svg role="img" aria-label="{escape(label, quote=True)}" width="{WIDTH}"'
+        f' height="{height}" viewBox="0 0 {WIDTH} {height}">'
+        f'<line {zero} stroke="currentColor" stroke-dasharray="2 3" opacity="0.6"/>'
+        f"{''.join(marks)}</svg>"
+    )
+
+
+def _points(value: float) -> str:
+    return f"{value:+.1f}".replace("-", "−")
