@@ -102,8 +102,8 @@ def _block(texts: list[str]) -> str:
 
 def bundled() -> pd.DataFrame:
     """Return the bundled models that are here: size, attention, text, loss (nats per token)."""
-    found = [entry for entry in registry.entries().values() if entry.bundled]
-    return pd.DataFrame([_about(entry) for entry in found if weights.available(entry)])
+    entries = [entry for entry in registry.entries().values() if entry.bundled]
+    return pd.DataFrame([_about(entry) for entry in entries if weights.available(entry)])
 
 
 def _about(entry: registry.ModelEntry) -> dict[str, str]:

@@ -25,19 +25,22 @@ COMMANDS = {
 
 def outputs(book: Book) -> dict[str, str]:
     """Return each command with its output as a block of code, run again only after a change."""
-    kept = book.root / "book" / "_executed" / "restore_tool.json"
+    stored = book.root / "book" / "_executed" / "restore_tool.json"
     command = dependencies.files_of(dependencies.PACKAGE / "cli.py")
     stamp = dependencies.content_hash([book.root / "book" / PAGE, Path(__file__), *command])
-    if kept.is_file() and (found := json.loads(kept.read_text(encoding="utf-8")))["stamp"] == stamp:
-        return found["outputs"]
+    if (
+        stored.is_file()
+        and (record := json.loads(stored.read_text(encoding="utf-8")))["stamp"] == stamp
+    ):
+        return record["outputs"]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         two_models(folder)
-        made = {key: _block(command, folder) for key, command in COMMANDS.items()}
+        outputs = {key: _block(command, folder) for key, command in COMMANDS.items()}
         files = sorted(path.relative_to(folder).as_posix() for path in folder.glob("restored/*/*"))
-    made["files"] = "```text\n" + "\n".join(files) + "\n```"
-    write_atomic(kept, json.dumps({"stamp": stamp, "outputs": made}))
-    return made
+    outputs["files"] = "```text\n" + "\n".join(files) + "\n```"
+    write_atomic(stored, json.dumps({"stamp": stamp, "outputs": outputs}))
+    return outputs
 
 
 def _block(command: str, folder: Path) -> str:

@@ -91,8 +91,8 @@ def _source(module: str) -> Path | None:
     if first != repro.__name__:
         return None
     path = PACKAGE.joinpath(*rest)
-    found = [p for p in (path / "__init__.py", path.with_suffix(".py")) if p.is_file()]
-    return found[0] if found else None
+    candidates = [p for p in (path / "__init__.py", path.with_suffix(".py")) if p.is_file()]
+    return candidates[0] if candidates else None
 
 
 def _closure(modules: set[str]) -> set[str]:

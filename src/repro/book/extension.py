@@ -43,19 +43,19 @@ def root_of(folder: Path) -> Path:
 
 def computed_text(book: execution.Book) -> dict[str, object]:
     """Return the value of every `{{ name }}` of the pages, computed again only after a change."""
-    kept = book.root / "book" / "_executed" / book.name / "substitutions.json"
+    stored = book.root / "book" / "_executed" / book.name / "substitutions.json"
     code = dependencies.files_of(Path(__file__).with_name("pages.py"))
     executed = [book.executed(source) for source in book.sources()]
     tool_page = book.root / "book" / "restore_tool.md"
     paths = [*code, *execution.result_files(), *executed, *filter(Path.is_file, [tool_page])]
     stamp = f"{book.parameters()} {dependencies.content_hash(paths)}"
-    if kept.is_file() and (read := json.loads(kept.read_text("utf-8")))["stamp"] == stamp:
-        return read["values"]
+    if stored.is_file() and (record := json.loads(stored.read_text("utf-8")))["stamp"] == stamp:
+        return record["values"]
     # Imported on use: it loads pandas and PyTorch, and a book without a change needs neither.
     from repro.book import pages
 
     values = pages.substitution_values(book)
-    write_atomic(kept, json.dumps({"stamp": stamp, "values": values}, ensure_ascii=False))
+    write_atomic(stored, json.dumps({"stamp": stamp, "values": values}, ensure_ascii=False))
     return values
 
 

@@ -61,10 +61,13 @@ def findings(measured) -> dict[str, str]:
     """
     accuracy, answers = measured.results.accuracy(), measured.results.answers()
     means, kl_sums = summary.means(accuracy), measured.results.divergence()
-    restored, kept = summary.means(summary.restored(accuracy)), summary.restored(answers)
+    restored, restored_answers = (
+        summary.means(summary.restored(accuracy)),
+        summary.restored(answers),
+    )
     kl, topics = divergence.means(kl_sums), divergence.topic_units(kl_sums)
     size, levels = phenomena.largest_common_size(means), summary.per_level(accuracy)
-    rows = {
+    statements = {
         "rises": (
             f"Up to {BEST_SIZE} facts it rises",
             phenomena.accuracy_rises(means, "test", answers),
@@ -83,19 +86,24 @@ def findings(measured) -> dict[str, str]:
         "kl_hurts": ("Accuracy falls as it rises", _hurts(kl, levels, measured.compared_level())),
         "helps": (
             f"Restoring {SHARE} % helps",
-            phenomena.restoring_helps(restored, SHARE, "test", kept),
+            phenomena.restoring_helps(restored, SHARE, "test", restored_answers),
         ),
-        "gains": ("More facts or level 0 gain more", phenomena.larger_gain(restored, kept)),
+        "gains": (
+            "More facts or level 0 gain more",
+            phenomena.larger_gain(restored, restored_answers),
+        ),
     }
-    told = {name: verdicts.sentence(*pair) for name, pair in rows.items()}
-    tried, units, _ = controls.gather(measured)
-    return told | {"which": controls.answer(controls.same_amount(tried, units), "undone_l1")}
+    sentences = {name: verdicts.sentence(*pair) for name, pair in statements.items()}
+    controlled, units, _ = controls.gather(measured)
+    return sentences | {
+        "which": controls.answer(controls.same_amount(controlled, units), "undone_l1")
+    }
 
 
 def _hurts(kl: pd.DataFrame, levels: pd.DataFrame, level: int) -> pd.DataFrame:
     run = [c for c in ("train_level", "train_size", "size_label") if c in kl]
-    own = summary.tuned(levels[(levels["test_level"] == level) & (levels["split"] == "test")])
-    return phenomena.divergence_lowers_accuracy(kl.merge(own[[*run, "accuracy"]], on=run))
+    at_level = summary.tuned(levels[(levels["test_level"] == level) & (levels["split"] == "test")])
+    return phenomena.divergence_lowers_accuracy(kl.merge(at_level[[*run, "accuracy"]], on=run))
 
 
 def _mastery(ours: pd.DataFrame) -> list[tuple]:
@@ -133,8 +141,8 @@ def _scale(means: pd.DataFrame) -> list[tuple]:
 
 
 def _change(means: pd.DataFrame, split: str, first: int, second: int) -> float:
-    found = [_value(means, split=split, train_size=size) for size in (first, second)]
-    return found[1] - found[0]
+    accuracies = [_value(means, split=split, train_size=size) for size in (first, second)]
+    return accuracies[1] - accuracies[0]
 
 
 def _table_2(means: pd.DataFrame) -> tuple:
@@ -185,28 +193,32 @@ def _concentration(measured) -> tuple:
     theirs = _value(
         paper.table("concentration"), "share_of_change_percent", train_size=LARGE_SIZE, **at
     )
-    found = _value(ours, "share_of_change_percent", train_size=size, **at)
+    share = _value(ours, "share_of_change_percent", train_size=size, **at)
     quantity = (
         f"Share of the change in the top 1% of parameters, {_instead(size)} facts of level 0, %"
     )
-    return "Table 3", quantity, theirs, found, "05_restore"
+    return "Table 3", quantity, theirs, share, "05_restore"
 
 
 def _restore(item: str, means: pd.DataFrame, split: str, published: pd.DataFrame) -> tuple:
     size = _largest(means, 0)
-    where = {"test": "in-domain Acc", "train": "accuracy on the training facts"}[split]
-    text = f"Gain in {where} from restoring {SHARE}%, {_instead(size)} facts of level 0, points"
+    measure = {"test": "in-domain Acc", "train": "accuracy on the training facts"}[split]
+    text = f"Gain in {measure} from restoring {SHARE}%, {_instead(size)} facts of level 0, points"
     return item, text, _gain(published, split, LARGE_SIZE), _gain(means, split, size), "05_restore"
 
 
 def _strategies(measured) -> tuple:
-    both = []
+    leads = []
     for frame in (strategies.published(), strategies.best(strategies.gather(measured))):
-        own = frame[(frame["split"] == "test") & frame["chosen_on"].isin(["paper", strategies.OWN])]
-        acc = own.set_index("strategy")["accuracy"]
-        both.append(acc.get(strategies.RESTORED, np.nan) - acc.get(strategies.MIXED, np.nan))
+        best = frame[
+            (frame["split"] == "test") & frame["chosen_on"].isin(["paper", strategies.OWN])
+        ]
+        accuracy = best.set_index("strategy")["accuracy"]
+        leads.append(
+            accuracy.get(strategies.RESTORED, np.nan) - accuracy.get(strategies.MIXED, np.nan)
+        )
     text = "Lead of restoration over mixed SFT, in-domain Acc, each at its best on the test, points"
-    return "Table 7", text, *both, "07_strategies"
+    return "Table 7", text, *leads, "07_strategies"
 
 
 def _where(counted: pd.DataFrame) -> list[tuple]:
@@ -225,8 +237,8 @@ def _where(counted: pd.DataFrame) -> list[tuple]:
         ("Table 10", "module", "attn.v", "module attn.v", locations.published()[1]),
     ):
         quantity = f"Lift of the {text} among the most changed parameters, ratio ({chosen})"
-        both = [_lift(frame, by, place) for frame in (theirs, ours)]
-        rows.append((item, quantity, *both, "08_where"))
+        lift_ratios = [_lift(frame, by, place) for frame in (theirs, ours)]
+        rows.append((item, quantity, *lift_ratios, "08_where"))
     return rows
 
 
@@ -266,9 +278,9 @@ def _tasks(means: pd.DataFrame) -> list[tuple]:
     published, rows = tasks.published(), []
     for metric, name in (("xsum_rouge1", "ROUGE-1 on XSum"), ("gsm8k_accuracy", "Acc on GSM8K")):
         text = f"Change of {name} from restoring {SHARE}%, points"
-        both = [_value(f, metric=metric, restored_percent=SHARE) for f in (published, means)]
+        restored = [_value(f, metric=metric, restored_percent=SHARE) for f in (published, means)]
         before = [_value(f, metric=metric) for f in (published, means)]
-        rows.append(("Table 5", text, both[0] - before[0], both[1] - before[1], "06_tasks"))
+        rows.append(("Table 5", text, restored[0] - before[0], restored[1] - before[1], "06_tasks"))
     return rows
 
 
@@ -286,8 +298,8 @@ def _value(frame: pd.DataFrame, column: str = "accuracy", **where) -> float:
 
 
 def _largest(frame: pd.DataFrame, level: int) -> int:
-    found = summary.sizes(frame[frame["train_level"] == level])
-    return found[-1] if found else 0
+    sampled = summary.sizes(frame[frame["train_level"] == level])
+    return sampled[-1] if sampled else 0
 
 
 def _instead(size: int) -> str:

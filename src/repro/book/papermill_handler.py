@@ -185,15 +185,15 @@ def values_taken(option: str) -> int:
 
 def paths_at(words: list[str]) -> list[int]:
     """Return the positions of the notebook paths among papermill's command-line words."""
-    found, skip = [], 0
+    positions, skip = [], 0
     for position, word in enumerate(words):
         if skip:
             skip -= 1
         elif word.startswith("-") and word != "-":
             skip = values_taken(word)
         else:
-            found.append(position)
-    return found
+            positions.append(position)
+    return positions
 
 
 def option_values(words: list[str], short: str, long: str) -> list[str]:

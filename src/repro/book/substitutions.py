@@ -160,9 +160,9 @@ def _our_concentration(rows: pd.DataFrame) -> dict[str, str]:
         return dict.fromkeys(names, ABSENT)
     top = rows.query("top_percent == 1")
     shares = ("share_of_change_percent", "without_zero_base_percent")
-    told = [_range(top[name]) if len(top) else ABSENT for name in shares]
+    ranges = [_range(top[name]) if len(top) else ABSENT for name in shares]
     zeros = _range(100 * rows["zero_base"] / rows["n"], 2)
-    return dict(zip(names, [*told, zeros], strict=True))
+    return dict(zip(names, [*ranges, zeros], strict=True))
 
 
 def _best_restoration(measured: Study) -> dict[str, str]:
