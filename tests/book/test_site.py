@@ -139,6 +139,18 @@ def test_a_book_is_built_for_the_models_own_profile(monkeypatch):
     assert extension.chosen(ROOT) == execution.Book(ROOT, "smollm2-135m", "smoke")
 
 
+@pytest.mark.parametrize("folder", ["book", "book/notebooks"])
+def test_the_repository_is_found_from_a_book_and_from_a_page(book, folder):
+    (book.root / folder).mkdir(parents=True)
+    assert extension.root_of(book.root / folder) == book.root
+
+
+def test_the_repository_itself_is_no_book(book):
+    (book.root / "book").mkdir()
+    with pytest.raises(ReproError, match="the pages are in the folder book/"):
+        extension.root_of(book.root)
+
+
 def test_the_page_on_atlas_counts_its_world():
     world = atlas.world()
     splits, exposures = atlas_pages.splits(), atlas_pages.exposures().set_index("Statements")
@@ -234,11 +246,28 @@ def test_no_page_names_a_remote_file(site):
     assert not [s for s in styles if re.search(r"""(?:url\(|@import )["']?(?:https?:)?//""", s)]
 
 
-def test_index_compares_with_the_paper(site):
-    text = (site / "index.html").read_text()
-    for word in ("Paper", "Ours", "Difference", "Command"):
+def test_the_status_page_compares_with_the_paper(site):
+    text = (site / "status.html").read_text()
+    for word in ("Paper", "Ours", "Difference"):
         assert f"<th>{word}</th>" in text
     assert text.count("<code>papermill notebooks/") >= 5
+
+
+def test_the_front_page_has_three_cards_with_every_model(site):
+    text = (site / "index.html").read_text()
+    assert text.count('class="claim-card"') == 3
+    assert text.count("(paper)") == 3 and "micro-m" in text
+    assert "https://arxiv.org/abs/2509.16596" in text and "@inproceedings" in text
+    assert "og:description" in text and "favicon.svg" in text and "Model micro-m" in text
+
+
+def test_the_front_page_is_light(site):
+    """Counted are the page and what it loads: scripts, styles, images."""
+    text = (site / "index.html").read_text()
+    named = set(re.findall(r"""(?:src|href)=["']([^"'#?]+\.(?:js|css|svg|png))""", text))
+    sizes = {name: (site / name).stat().st_size for name in named if (site / name).is_file()}
+    assert len(sizes) > 5 and not [name for name in sizes if "mathjax" in name]
+    assert len(text.encode()) + sum(sizes.values()) < 700_000, sizes
 
 
 def test_status_names_every_notebook(site):

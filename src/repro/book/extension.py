@@ -13,7 +13,7 @@ from sphinx.config import Config
 from sphinx.util import logging
 
 from repro import provenance
-from repro.book import dependencies, execution
+from repro.book import dependencies, execution, icons
 from repro.errors import ConfigError, ReproError
 from repro.files import write_atomic
 from repro.models import registry
@@ -32,13 +32,15 @@ log = logging.getLogger(__name__)
 def root_of(folder: Path) -> Path:
     """Return the repository's folder: the nearest one above that holds notebooks and the book.
 
+    A page that is built alone, such as book/notebooks/05_restore.ipynb, lies deeper than the book.
+
     Raises:
-        ConfigError: there is none.
+        ConfigError: there is none, or it is the folder that is built.
     """
-    for place in (folder, *folder.parents):
-        if (place / "notebooks").is_dir() and (place / "book").is_dir() and place.name != "book":
+    for place in folder.parents:
+        if (place / "notebooks").is_dir() and (place / "book").is_dir():
             return place
-    raise ConfigError(f"{folder} is not inside this repository: build its folder book/")
+    raise ConfigError(f"the pages are in the folder book/: jupyter-book build {folder / 'book'}")
 
 
 def computed_text(book: execution.Book) -> dict[str, object]:
@@ -124,6 +126,14 @@ def copy_mathjax(app: Sphinx) -> None:
             shutil.copyfile(file, folder / MATHJAX)
 
 
+def drop_unused_icons(app: Sphinx, exception: Exception | None) -> None:
+    """Shrink the theme's icon library to what the finished site shows."""
+    library = Path(app.outdir) / icons.LIBRARY
+    if exception is None and library.is_file():
+        names = icons.names_in(Path(app.outdir))
+        write_atomic(library, icons.subset(library.read_text(encoding="utf-8"), names))
+
+
 def drop_live_code(app: Sphinx, page: str, template: str, context: dict, doctree: Any) -> None:
     """Leave out jupyter-book's script for live code, which is off and names a remote host."""
     scripts = context.get("script_files", [])
@@ -139,6 +149,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     """Connect to Sphinx, before the table of contents and MyST are read."""
     app.connect("config-inited", prepare, priority=100)
     app.connect("builder-inited", copy_mathjax)
+    app.connect("build-finished", drop_unused_icons)
     app.connect("html-page-context", drop_live_code, priority=900)
     app.connect("html-page-context", drop_unused_mathjax, priority=901)
     app.connect("html-page-context", describe, priority=902)

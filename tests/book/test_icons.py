@@ -1,0 +1,33 @@
+"""The site's icon library holds what the site shows, and little else."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+from repro.book import icons
+
+
+@pytest.fixture(scope="module")
+def library():
+    theme = Path(importlib.util.find_spec("pydata_sphinx_theme").origin).parent
+    found = theme / "theme/pydata_sphinx_theme/static/scripts/fontawesome.js"
+    return found.read_text(encoding="utf-8")
+
+
+def test_what_is_named_is_kept_by_name_or_alias(library):
+    kept = icons.subset(library, {"search", "github", "bars"})
+    names = {icon["quoted"] or icon["plain"] for icon in icons.ICON.finditer(kept)}
+    assert {"magnifying-glass", "github", "bars"} <= names
+    assert len(names) == 3
+    assert len(kept) < len(library) / 5
+    # The code around the icons is as it was.
+    assert icons.ICON.sub("", kept) == icons.ICON.sub("", library)
+
+
+def test_names_are_those_of_the_pages(tmp_path):
+    (tmp_path / "index.html").write_text('<i class="fa-solid fa-circle-half-stroke"></i>')
+    (tmp_path / "_static/scripts").mkdir(parents=True)
+    (tmp_path / icons.LIBRARY).write_text('"fa-not-shown"')
+    (tmp_path / "_static/a.js").write_text('e.classList.add("fa-spinner")')
+    assert icons.names_in(tmp_path) == {"solid", "circle-half-stroke", "spinner"}
