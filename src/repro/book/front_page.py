@@ -7,12 +7,12 @@ from html import escape
 import pandas as pd
 
 from repro import paper
-from repro.claims import claims, phenomena
+from repro.claims import by_model, claims
+from repro.claims.sources import SHARE
 from repro.paper.quotes import quoted
-from repro.statistics import summary, verdicts
+from repro.statistics import verdicts
 from repro.study import Study
 
-SHARE = 20  # the restored share (%) that improves every model of 1,920 facts in the paper (§5.2)
 WIDTH, ROW = 240, 18  # of a card's plot, in pixels; ROW for each model
 
 
@@ -52,7 +52,7 @@ def models(first: Study) -> str:
 def _cards(studies: list[Study]) -> Iterator[Card]:
     """Yield the cards on Phenomenon 1 and 2 (§3.4) and on restoration (Finding 1 of §5.2)."""
     said = quoted().set_index("name")["value"]
-    measured = [_rows(study) for study in studies]
+    measured = [by_model.of_study(study) for study in studies]
     titles = [study.model.title for study in studies]
     for name, title, claim, link, value, runs in (
         (
@@ -64,7 +64,7 @@ def _cards(studies: list[Study]) -> Iterator[Card]:
             "level 0, 240 to 1,920 facts",
         ),
         (
-            "levels",
+            "level",
             "Which facts matter",
             "Training on facts the model did not know (level 0) leaves the lowest accuracy.",
             "notebooks/03_levels.html",
@@ -83,17 +83,6 @@ def _cards(studies: list[Study]) -> Iterator[Card]:
         ours = [_line(model, rows[name]) for model, rows in zip(titles, measured, strict=True)]
         lines = [Line("LLaMA-3-8B (paper)", runs, value), *filter(None, ours)]
         yield Card(title, claim, link, lines)
-
-
-def _rows(study: Study) -> dict[str, pd.DataFrame]:
-    """Return the comparisons of a study by card."""
-    accuracy, answers = study.results.accuracy(), study.results.answers()
-    means, restored = summary.means(accuracy), summary.means(summary.restored(accuracy))
-    return {
-        "falls": phenomena.accuracy_falls(means, "test", answers),
-        "levels": phenomena.level_0_is_worst(means, "test", answers),
-        "helps": phenomena.restoring_helps(restored, SHARE, "test", summary.restored(answers)),
-    }
 
 
 def _gain_of_paper() -> float:

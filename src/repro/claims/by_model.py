@@ -7,7 +7,7 @@ import pandas as pd
 from repro.claims import phenomena
 from repro.claims.sources import LLM, SHARE, of_paper
 from repro.report import divergence
-from repro.statistics import bootstrap, summary
+from repro.statistics import summary
 from repro.study import Study
 
 TITLES = {
@@ -28,7 +28,7 @@ def of_study(study: Study) -> Rows:
     accuracy, answers = study.results.accuracy(), study.results.answers()
     means, kl_sums = summary.means(accuracy), study.results.divergence()
     restored, kept = summary.means(summary.restored(accuracy)), summary.restored(answers)
-    kl, topics = divergence.means(kl_sums), bootstrap.of_topics(kl_sums)
+    kl, topics = divergence.means(kl_sums), divergence.topic_units(kl_sums)
     return {
         "rises": phenomena.accuracy_rises(means, "test", answers),
         "falls": phenomena.accuracy_falls(means, "test", answers),
