@@ -532,7 +532,7 @@ def check(
     if results:
         damage = integrity.check_results()
     else:
-        study = _open(model, profile, data, learning_rate, dtype)
+        study = _open(str(model), profile, data, learning_rate, dtype)
         found = [*integrity.check_study(study), *integrity.check_tasks()]
         damage = {(study.model.name, study.profile.name): found} if found else {}
     for each in (each for found in damage.values() for each in found):

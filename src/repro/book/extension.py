@@ -45,18 +45,27 @@ def root_of(folder: Path) -> Path:
 
 def computed_text(book: execution.Book) -> dict[str, object]:
     """Return the value of every `{{ name }}` of the pages, computed again only after a change."""
-    stored = book.root / "book" / "_executed" / book.name / "substitutions.json"
     code = dependencies.files_of(Path(__file__).with_name("pages.py"))
-    executed = [book.executed(source) for source in book.sources()]
     tool_page = book.root / "book" / "restore_tool.md"
-    paths = [*code, *execution.result_files(), *executed, *filter(Path.is_file, [tool_page])]
-    stamp = f"{book.parameters()} {dependencies.content_hash(paths)}"
-    if stored.is_file() and (record := json.loads(stored.read_text("utf-8")))["stamp"] == stamp:
+    from_records = [*code, *execution.result_files(), *filter(Path.is_file, [tool_page])]
+    executed = [book.executed(source) for source in book.sources()]
+    return {
+        **_stored_or_computed(book, "values_from_records", from_records),
+        **_stored_or_computed(book, "values_from_runs", [*code, *executed]),
+    }
+
+
+def _stored_or_computed(book: execution.Book, name: str, inputs: list[Path]) -> dict[str, object]:
+    """Return what the function `name` of `pages` gives, from disk where its inputs are the same."""
+    stored = book.root / "book" / "_executed" / book.name / f"{name}.json"
+    stamp = f"{book.parameters()} {dependencies.content_hash(inputs)}"
+    record = json.loads(stored.read_text(encoding="utf-8")) if stored.is_file() else {}
+    if record.get("stamp") == stamp:
         return record["values"]
     # Imported on use: it loads pandas and PyTorch, and a book without a change needs neither.
     from repro.book import pages
 
-    values = pages.substitution_values(book)
+    values = getattr(pages, name)(book)
     write_atomic(stored, json.dumps({"stamp": stamp, "values": values}, ensure_ascii=False))
     return values
 

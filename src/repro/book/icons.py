@@ -16,8 +16,11 @@ NAMED = re.compile(r"\bfa-([a-z0-9]+(?:-[a-z0-9]+)*)")
 
 
 def names_in(site: Path) -> set[str]:
-    """Return the names of the icons that pages, scripts and styles of a site mention."""
-    texts = [path for path in site.rglob("*") if path.suffix in {".html", ".js", ".css"}]
+    """Return the names of the icons that the pages and scripts of a site mention.
+
+    Not the styles: the theme's name every icon.
+    """
+    texts = [path for path in site.rglob("*") if path.suffix in {".html", ".js"}]
     own = site / LIBRARY
     return {
         name

@@ -19,8 +19,13 @@ from repro.study import open_study, pools, task_study
 LONG = 30  # characters from which a cell of a table may wrap
 
 
-def substitution_values(book: Book) -> dict[str, object]:
-    """Return the value of every `{{ name }}` in the book's Markdown, by name."""
+def values_from_runs(book: Book) -> dict[str, object]:
+    """Return what the Markdown says of the executed notebooks, by name."""
+    return {"status_notebooks": status_notebooks(book)}
+
+
+def values_from_records(book: Book) -> dict[str, object]:
+    """Return the value of every other `{{ name }}` in the book's Markdown, by name."""
     measured = open_study(book.model, book.profile)
     return {
         "paper": substitutions.of_paper(),
@@ -44,7 +49,6 @@ def substitution_values(book: Book) -> dict[str, object]:
         "build_command": build_command(book),
         "profile": book.profile,
         "status_model": status_model(book, measured.records()),
-        "status_notebooks": status_notebooks(book),
         "status_records": status_records(
             pd.concat(
                 [
