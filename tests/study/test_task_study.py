@@ -15,7 +15,7 @@ import torch
 
 from repro import cli, provenance
 from repro.claims import claims
-from repro.claims.sources import Evidence
+from repro.claims.sources import Side
 from repro.data import task_examples
 from repro.errors import ConfigError, DataError
 from repro.inference.decoding import Prompt
@@ -355,7 +355,7 @@ def test_table_5_is_shaded_by_the_difference_from_no_restoration():
     assert page.count("ROUGE-") == 3
 
 
-def made_up(gain: float) -> Evidence:
+def made_up(gain: float) -> Side:
     """Return measures of 60 questions, of which restoring 20 % improves most by `gain`."""
     generator, rows = np.random.default_rng(0), []
     for metric in (m for group in METRICS.values() for m in group):
@@ -367,16 +367,16 @@ def made_up(gain: float) -> Evidence:
         accuracy=[100 * v.mean() for v in units["values"]]
     )
     means = means.assign(low=means["accuracy"] - 5, high=means["accuracy"] + 5)
-    return Evidence("ours", {"tasks": means}, {"tasks": units})
+    return Side("ours", {"tasks": means}, {"tasks": units})
 
 
 def test_the_claims_judge_our_runs_of_table_5():
     claim = claims.load()["other-tasks"]
     assert claim.notebook == "06_tasks"
     found = claims.judge(claim, made_up(0.05))
-    assert (found.verdict, set(found.rows["interval"])) == (claims.SUPPORTED, {"paired"})
+    assert (found.verdict, set(found.rows["interval"])) == (claims.HOLDS, {"paired"})
     assert claims.judge(claim, made_up(-0.05)).verdict == claims.UNDECIDED  # best is 0
-    assert claims.judge(claim, Evidence("ours", {})).verdict == claims.NOT_TESTED
+    assert claims.judge(claim, Side("ours", {})).verdict == claims.NOT_TESTABLE
 
 
 def test_the_command_runs_exports_and_refuses_in_one_line(place, folder, tiny_model, capsys):
