@@ -23,7 +23,7 @@ from repro.inference import packing
 from repro.inference.cpu.cpu_engine import CpuEngine
 from repro.restoration import restore
 from repro.training import sft
-from repro.training.batches import packed_batch, padded_batch, prefix_tree_batch
+from repro.training.batches import batch_of_process, packed_batch, padded_batch, prefix_tree_batch
 from repro.training.prompts import IGNORED, encode_examples, encode_prompts
 from repro.training.recipe import Recipe
 from repro.training.sft import finetune
@@ -254,10 +254,9 @@ def test_packed_and_padded_give_one_gradient(family):
     assert packing.fits(network, 13) == (family == "untied")  # longer than Gemma's window
     found = {}
     for join in (padded_batch, packed_batch):
-        accelerator = sft.Accelerator()
-        with sft._sparse_lookup(accelerator, network) as table:
+        with sft._sparse_lookup(network) as table:
             assert (table is None) == (family == "untied")
-            loss = sft._backward(accelerator, network, join(examples), table)
+            loss = sft._backward(None, network, batch_of_process(examples, join), table)
         found[join] = loss, gradients(network)
     assert found[packed_batch][0] == pytest.approx(found[padded_batch][0], rel=1e-6)
     assert found[packed_batch][0] == pytest.approx(plain_loss(network, examples), rel=1e-5)
@@ -276,7 +275,7 @@ def test_network_that_is_not_packed_trains_padded(model, pool):
     network = random_network(RUNS_ON)
     examples = [([2, 3, 4, 5], [-100, -100, 4, 5]), ([6, 7, 8, 9], [-100, 7, 8, 9])]
     prepared = sft._prepare(network, examples, Recipe())
-    with sft._sparse_lookup(prepared.accelerator, network) as table:
+    with sft._sparse_lookup(network) as table:
         losses = [
             sft._backward(prepared.accelerator, network, batch, table) for batch in prepared.loader
         ]
@@ -361,7 +360,7 @@ def test_clipping_is_torch_own(model, limit):
     for one, other in zip(network.parameters(), plain.parameters(), strict=True):
         one.grad = torch.randn_like(one)
         other.grad = one.grad.clone()
-    sft._clip(sft.Accelerator(), list(network.parameters()), limit)
+    sft._clip(list(network.parameters()), limit)
     torch.nn.utils.clip_grad_norm_(plain.parameters(), limit)
     wanted = gradients(plain)
     for name, found in gradients(network).items():

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from repro import files, provenance
 from repro.errors import ReproError, StoreError
+from repro.models.launch import check_launch
 
 if TYPE_CHECKING:  # PyTorch is loaded when a function needs it
     from collections.abc import Callable, Iterable
@@ -29,10 +30,15 @@ ROUNDS = 5  # the fastest counts, so that other work on the machine does not
 
 
 def processes() -> PartialState:
-    """Return accelerate's view of the processes that share the work: one, unless launched so."""
+    """Return accelerate's view of the processes that share the work: one, unless launched so.
+
+    Raises:
+        ConfigError: the launcher was told what would not be done (`launch.check_launch`).
+    """
     import torch
     from accelerate import PartialState
 
+    check_launch()
     # Without an accelerator accelerate must be told, or launched processes ignore one another.
     return PartialState(cpu=not torch.accelerator.is_available())
 
@@ -45,6 +51,7 @@ def in_first_process(function: Callable[[], Any]) -> Any:
     Raises:
         ReproError: what the function raised, in all processes.
     """
+    check_launch()  # `WORLD_SIZE` may be no number
     if int(os.environ.get("WORLD_SIZE", 1)) < 2:
         return function()
     from accelerate.utils import broadcast_object_list

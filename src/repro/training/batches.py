@@ -31,6 +31,23 @@ def batch_function(
     return packed_batch if packing.fits(network, longest) else padded_batch
 
 
+def batch_of_process(
+    examples: Sequence[Example],
+    join: Callable[[Sequence[Example]], Batch],
+    rank: int = 0,
+    number: int = 1,
+) -> Batch:
+    """Return the part of a batch that one of several processes computes, and `answers`.
+
+    `answers` is the number of answer tokens in the whole batch, by which every process divides. A
+    process for which no example is left takes the first one without labels: it adds nothing, and
+    all processes take equally many steps.
+    """
+    answers = sum(label != IGNORED for _, labels in examples for label in labels)
+    part = examples[rank::number] or [(examples[0][0], [IGNORED] * len(examples[0][0]))]
+    return join(part) | {"answers": torch.tensor(float(answers))}
+
+
 def padded_batch(examples: Sequence[Example]) -> Batch:
     """Return a batch padded on the left, so that all answers end in the last column.
 
@@ -47,6 +64,7 @@ def padded_batch(examples: Sequence[Example]) -> Batch:
     labels = [[IGNORED] * gap + row for (_, row), gap in zip(examples, gaps, strict=True)]
     next_labels = torch.tensor(labels)[:, 1:]
     columns = (next_labels != IGNORED).any(0).nonzero().flatten()
+    columns = columns if len(columns) else torch.tensor([0])  # a batch that is masked in full
     return {
         "input_ids": torch.tensor(rows),
         "position_ids": torch.tensor([[0] * gap + [*range(width - gap)] for gap in gaps]),
@@ -88,5 +106,5 @@ def _answer_positions(examples: Sequence[Example], nodes: np.ndarray) -> Batch:
         for place, label in enumerate(labels)
         if label != IGNORED
     ]
-    keep, targets = zip(*answers, strict=True)
+    keep, targets = zip(*answers or [(0, IGNORED)], strict=True)  # or it is masked in full
     return {"logits_to_keep": torch.tensor(keep), "targets": torch.tensor(targets)}

@@ -4,6 +4,10 @@ One general path: padded batches, and the processes and devices that `accelerate
 Where a network allows it, a batch is packed into one row instead, or becomes a prefix tree for
 `repro.inference.cpu.cpu_engine`: see `repro.training.batches`. `benchmarks/finetuning.py` times
 it against TRL.
+
+Several processes take each a part of every batch, and any number of them gives the losses of one
+within the rounding of sums. The recipe decides all that changes numbers; what the environment or
+accelerate's configuration says of gradient accumulation, precision or compilation does not count.
 """
 
 import math
@@ -11,11 +15,12 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import pandas as pd
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DataLoaderConfiguration, DistributedType, set_seed
+from accelerate.utils import GradientAccumulationPlugin, set_seed
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, get_cosine_schedule_with_warmup
@@ -23,8 +28,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, get_cosine_sc
 from repro.errors import TrainingError
 from repro.inference.allocator import keep_pages
 from repro.inference.cpu.cpu_engine import CpuEngine
-from repro.models.devices import inference_dtype
-from repro.training.batches import Batch, batch_function
+from repro.models.devices import inference_dtype, processes
+from repro.training.batches import Batch, batch_function, batch_of_process
 from repro.training.prompts import IGNORED, Example, encode_examples
 from repro.training.recipe import Recipe
 
@@ -52,7 +57,8 @@ def finetune(
         dict(loss=[one number per step], steps, tokens, seconds).
 
     Raises:
-        TrainingError: no facts, an example without an answer token, or a loss that is not finite.
+        TrainingError: no facts, an example without an answer token, a loss that is not finite, or
+            several processes and a network with dropout.
     """
     examples = encode_examples(tokenizer, facts["question"], facts["object"])
     start = time.perf_counter()
@@ -74,10 +80,11 @@ class Training:
     """What the steps of one fine-tuning share.
 
     `model` computes: the network as accelerate wraps it, or a `CpuEngine`, which is not wrapped
-    because it runs alone on a CPU, where the wrapping would take a tenth of the time.
+    because it runs alone on a CPU, where the wrapping would take a tenth of the time; then there
+    is no accelerator.
     """
 
-    accelerator: Accelerator
+    accelerator: Accelerator | None
     network: PreTrainedModel
     model: torch.nn.Module | CpuEngine
     optimizer: torch.optim.Optimizer
@@ -91,13 +98,13 @@ def _train(model, examples, recipe, progress, dtype) -> list[float]:
     attributes = set(vars(network))
     training = _prepare(model, examples, recipe, dtype)
     try:
-        with _sparse_lookup(training.accelerator, network) as table:
+        with _sparse_lookup(network, _processes(training.accelerator)) as table:
             return _steps(training, table, recipe, progress)
     finally:
         # The network is the caller's and is used again, also after an error or an interrupt.
         # accelerate replaces its `forward` and marks it as prepared, which would keep the next
         # run from autocast, and unwrapping leaves both.
-        if model is network:
+        if training.accelerator:
             training.accelerator.unwrap_model(training.model, keep_fp32_wrapper=False)
             training.accelerator.free_memory()
         training.optimizer.state.clear()  # the schedule refers back to it, so it is not freed
@@ -125,24 +132,49 @@ def _prepare(
     network = _network(model)
     _check_examples(examples, getattr(network.config, "max_position_embeddings", math.inf))
     set_seed(recipe.seed)
-    precision = "bf16" if dtype is torch.bfloat16 else "no"
-    accelerator = (
-        Accelerator(  # `CpuEngine` rounds by itself, whatever autocast the process began with
-            mixed_precision=precision if model is network else None,
-            dataloader_config=DataLoaderConfiguration(split_batches=True),
+    accelerator = None if isinstance(model, CpuEngine) else _accelerator(dtype)
+    rank, number = accelerator.process_index if accelerator else 0, _processes(accelerator)
+    if number > 1 and _has_dropout(network):
+        raise TrainingError(
+            "this model has dropout, whose random numbers depend on the number of processes:"
+            " fine-tune it in one process"
         )
-    )
     order = torch.Generator().manual_seed(recipe.seed)
     join = batch_function(model, max(len(ids) for ids, _ in examples))
-    loader = DataLoader(examples, recipe.batch_size, shuffle=True, generator=order, collate_fn=join)
+    part = partial(batch_of_process, join=join, rank=rank, number=number)
+    loader = DataLoader(examples, recipe.batch_size, shuffle=True, generator=order, collate_fn=part)
     steps = math.ceil(len(examples) / recipe.batch_size) * recipe.epochs
     optimizer = torch.optim.AdamW(
         network.parameters(), recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True
     )
     schedule = get_cosine_schedule_with_warmup(optimizer, int(recipe.warmup * steps), steps)
-    parts = (model, optimizer, loader, schedule)
-    return Training(
-        accelerator, network, *(accelerator.prepare(*parts) if model is network else parts)
+    model = accelerator.prepare_model(network) if accelerator else model
+    return Training(accelerator, network, model, optimizer, loader, schedule)
+
+
+def _accelerator(dtype: torch.dtype) -> Accelerator:
+    """Return an accelerator that computes in `dtype`, whatever the environment says."""
+    processes()  # refuses a launch that would not do what it was told
+    return Accelerator(
+        mixed_precision="bf16" if dtype is torch.bfloat16 else "no",
+        # The number alone would give way to a variable of the environment.
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
+        dynamo_backend="no",
+    )
+
+
+def _processes(accelerator: Accelerator | None) -> int:
+    return accelerator.num_processes if accelerator else 1
+
+
+def _has_dropout(network: PreTrainedModel) -> bool:
+    """Tell whether a network drops states, attention weights or layers at random in training."""
+    return any(
+        value > 0
+        for module in network.modules()
+        for name, value in vars(module).items()
+        if isinstance(value, int | float)
+        and ("drop" in name or (name == "p" and isinstance(module, torch.nn.Dropout)))
     )
 
 
@@ -160,11 +192,13 @@ def _check_examples(examples: Sequence[Example], longest: float) -> None:
 def _steps(training: Training, table, recipe: Recipe, progress) -> list[float]:
     """Take all steps of AdamW and return the loss of each."""
     losses, parameters = [], list(training.network.parameters())
+    device = training.network.device
     training.network.train()
     for _ in range(recipe.epochs):
         for batch in training.loader:
+            batch = {name: value.to(device) for name, value in batch.items()}
             loss = _backward(training.accelerator, training.model, batch, table)
-            _clip(training.accelerator, parameters, recipe.clip)
+            _clip(parameters, recipe.clip)
             training.optimizer.step()
             training.schedule.step()
             training.optimizer.zero_grad(set_to_none=True)
@@ -174,12 +208,14 @@ def _steps(training: Training, table, recipe: Recipe, progress) -> list[float]:
     return losses
 
 
-def _backward(accelerator: Accelerator, model, batch: Batch, table) -> float:
+def _backward(accelerator: Accelerator | None, model, batch: Batch, table) -> float:
     """Add the gradient of the mean loss per answer token; return that loss.
 
-    The mean is over the whole batch, however many processes share it.
+    The mean is over the whole batch, however many processes share it. Gradients become their
+    mean over the processes, so each process divides its sum by the mean number of answers.
     """
-    answers = accelerator.reduce((batch["targets"] != IGNORED).sum().float(), "mean")
+    number = _processes(accelerator)
+    answers = batch.pop("answers") / number
     packed = "parents" in batch or batch["attention_mask"].dim() == 4
     # A packed row can be given as embeddings, whose gradient goes to the table by itself.
     looked_up = packed and table is not None
@@ -187,13 +223,11 @@ def _backward(accelerator: Accelerator, model, batch: Batch, table) -> float:
         rows = table(batch.pop("input_ids"))
         batch["inputs_embeds"] = rows.detach().requires_grad_()
     loss = _loss(model, batch) / answers
-    if isinstance(model, CpuEngine):
-        loss.backward()
-    else:
-        accelerator.backward(loss)
+    loss.backward()
     if looked_up:
         rows.backward(batch["inputs_embeds"].grad)
-    return accelerator.reduce(loss.detach(), "mean").item()
+    loss = loss.detach()
+    return (accelerator.reduce(loss, "mean") if number > 1 else loss).item()
 
 
 def _loss(model, batch: Batch) -> torch.Tensor:
@@ -210,7 +244,7 @@ def _loss(model, batch: Batch) -> torch.Tensor:
 
 @contextmanager
 def _sparse_lookup(
-    accelerator: Accelerator, network: PreTrainedModel
+    network: PreTrainedModel, processes: int = 1
 ) -> Iterator[torch.nn.Embedding | None]:
     """Yield the embedding table with sparse gradients where its weight is the output head's too.
 
@@ -220,9 +254,8 @@ def _sparse_lookup(
     where the table is not trained, and across processes, where gradients must be dense.
     """
     table, head = network.get_input_embeddings(), network.get_output_embeddings()
-    alone = accelerator.distributed_type == DistributedType.NO
     trained = table.weight.requires_grad  # not where adapters are
-    if not (alone and trained) or head is None or table.weight is not head.weight:
+    if processes > 1 or not trained or head is None or table.weight is not head.weight:
         yield None
         return
     before, table.sparse = table.sparse, True
@@ -232,14 +265,14 @@ def _sparse_lookup(
         table.sparse = before
 
 
-def _clip(accelerator: Accelerator, parameters: list[torch.nn.Parameter], limit: float) -> None:
+def _clip(parameters: list[torch.nn.Parameter], limit: float) -> None:
     """Scale all gradients so that their norm is at most `limit`.
 
     On a CPU this is bound by memory, and dot products read it at twice the pace of PyTorch's
-    norm. On other devices, and across processes, accelerate does it.
+    norm. Every process holds the gradients of all.
     """
-    if accelerator.distributed_type != DistributedType.NO or parameters[0].device.type != "cpu":
-        accelerator.clip_grad_norm_(parameters, limit)
+    if parameters[0].device.type != "cpu":
+        torch.nn.utils.clip_grad_norm_(parameters, limit)
         return
     gradients = [p.grad for p in parameters if p.grad is not None]
     norm = sum(g.flatten().dot(g.flatten()) for g in gradients).sqrt()
