@@ -100,7 +100,7 @@ def atlas_scored():
     known = facts.load(world="atlas")
     network, tokenizer = loading.load_model("micro-m", device="cpu")
     protocol = scores.ScoreProtocol((0, 3))
-    engine = cpu_engine.Lean(network)
+    engine = cpu_engine.CpuEngine(network)
     table = scores.measure(engine, tokenizer, known[known["split"] == "test"], protocol)
     table = scores.add_score(table)[["fact_id", "score"]]
     return measured.merge(table, on="fact_id", validate="1:1")

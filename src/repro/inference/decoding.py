@@ -24,7 +24,7 @@ from repro.inference.cpu.cpu_engine import CpuEngine
 from repro.inference.cpu.tree_decoding import TreeNodes
 from repro.inference.sampling import Pick, greedy, sampler
 from repro.inference.threads import map_in_threads, thread_count
-from repro.inference.transformers_engine import CachedRows, prefill
+from repro.inference.transformers_engine import CachedRows, WholeTexts, caches, start_logits
 from repro.models.devices import processes
 from repro.models.tokens import stop_ids
 
@@ -118,7 +118,7 @@ def complete(
         P lists of `draws` completions, in the order of the prompts.
 
     Raises:
-        ModelError: the model's logits are NaN.
+        ModelError: the model's logits are NaN, or it cannot be computed.
     """
     if not prompts:
         return []
@@ -146,14 +146,20 @@ def complete(
 def _complete_batch(network, texts, prompts, decoding: Decoding, batch: list[int]):
     """Return the completions of each prompt of a batch, [(index, completions)], and the work."""
     draws, limit = decoding.draws, decoding.max_new_tokens
-    if isinstance(network, CpuEngine):
-        engine: Engine = TreeNodes(network, draws)
-    else:
-        engine = CachedRows(network, draws, decoding.in_place)
+    engine = _engine(network, decoding, max(len(prompts[i].ids) for i in batch))
     order = [batch[at] for at in engine.start([prompts[i].ids for i in batch], limit)]
     ordered = [prompts[i] for i in order]
     samples = _Samples(engine, texts, ordered, decoding).grow(_pick(ordered, decoding))
     return [(i, samples[at * draws : (at + 1) * draws]) for at, i in enumerate(order)], engine.work
+
+
+def _engine(network: PreTrainedModel | CpuEngine, decoding: Decoding, longest: int) -> Engine:
+    """Return what computes a batch of prompts of at most `longest` tokens."""
+    if isinstance(network, CpuEngine):
+        return TreeNodes(network, decoding.draws)
+    if caches(network, longest + decoding.max_new_tokens):
+        return CachedRows(network, decoding.draws, decoding.in_place)
+    return WholeTexts(network)
 
 
 def room(
@@ -290,6 +296,6 @@ def first_logits(
             nodes.start(ids, 0)
             logits = nodes.prefill()
         else:
-            logits, _ = prefill(network, ids)
+            logits = start_logits(network, ids)
         out[batch] = logits.float().cpu()
     return out

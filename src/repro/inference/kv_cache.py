@@ -119,8 +119,9 @@ def rows_within(network: PreTrainedModel, width: int, length: int, budget: int =
     `width` is the length of the longest prompt, all of which is computed at once.
     """
     config = network.config.get_text_config()
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    all_heads = getattr(config, "num_attention_heads", None) or 1  # none: a recurrent model
+    heads = getattr(config, "num_key_value_heads", None) or all_heads
+    size = getattr(config, "head_dim", None) or config.hidden_size // all_heads
     item = network.dtype.itemsize
     kept = 2 * config.num_hidden_layers * heads * size * length * item
     # What a layer has in memory at a time: its three widest states, and ten of the usual size.

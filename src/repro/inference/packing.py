@@ -52,9 +52,12 @@ def groups(texts: Sequence[list[int]], most: int) -> list[list[int]]:
 def fits(network: PreTrainedModel, longest: int) -> bool:
     """Tell whether a network keeps packed texts of at most `longest` tokens apart.
 
-    A sliding window is not in the mask, so it must not be shorter.
+    A sliding window and the chunks of chunked attention are not in the mask, so they must not be
+    shorter.
     """
-    if (getattr(network.config.get_text_config(), "sliding_window", None) or longest) < longest:
+    config = network.config.get_text_config()
+    limits = (getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size"))
+    if any(limit and limit < longest for limit in limits):
         return False
     if network not in _FITTING and _keeps_apart(network):  # a network that fits is tried once
         _FITTING.add(network)

@@ -1,16 +1,37 @@
-"""Decoding by transformers' own layers, of any network: a cache row for each distinct sample."""
+"""Decoding by transformers' own layers, of any network.
+
+`CachedRows` keeps keys and values in a cache, a row for each distinct sample. Some networks it
+would compute wrongly: those whose state runs on over padding, as RWKV's, or whose cache has no rows
+to select, as Mamba's. These are computed by `WholeTexts`: every text from its start, without
+padding or a cache.
+"""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 from transformers import PreTrainedModel
 
+from repro.errors import ModelError, one_line
 from repro.inference import kv_cache, packing
 from repro.inference.sampling import check_logits
 
+# What a cache that a network has no use for makes transformers raise.
+UNSUPPORTED = (
+    *(AttributeError, IndexError, KeyError, NotImplementedError),
+    *(RuntimeError, TypeError, ValueError),
+)
+# Short texts that show whether a network keeps texts apart: each token is the vocabulary's size by
+# one of these. The first tokens of a vocabulary may be special, with states so large that rounding
+# to bfloat16 changes much. The lengths differ by much, so that an effect of padding shows.
+TRIED = (2, 3, 5, 7, 11, 13, 4, 9, 6), (5, 3, 4)
+TOLERANCE = {torch.float32: 1e-3}  # of the norm of the logits; else, for rounding:
+ROUNDING = 0.1
+_PADS: WeakKeyDictionary[PreTrainedModel, bool] = WeakKeyDictionary()
+_CACHES: WeakKeyDictionary[PreTrainedModel, bool] = WeakKeyDictionary()
 PACKED_TOKENS = 512  # of a row of prompts: a token attends to few of them, but products go over all
 
 
@@ -108,3 +129,145 @@ def prefill(network, prompts: Sequence[list[int]], cache=None):
     logits = network(torch.tensor(ids, device=device), **options).logits[:, -1]
     check_logits(logits)
     return logits, mask
+
+
+class WholeTexts:
+    """Computes every distinct text from its start at each step, beside texts of its own length.
+
+    It is an `Engine` (`repro.inference.decoding`): slow, and right for any causal model.
+    """
+
+    def __init__(self, network: PreTrainedModel):
+        """Take a network."""
+        self.network, self.work = network, Counter()
+
+    def start(self, ids: list[list[int]], limit: int) -> list[int]:
+        """Take the prompts of a batch; return their order."""
+        self.texts = ids
+        self.work["prompt_tokens"] += sum(map(len, ids))
+        return list(range(len(ids)))
+
+    def prefill(self) -> torch.Tensor:
+        """Return the logits after each prompt: (prompts, vocabulary)."""
+        self.work["prompt_computed"] += sum(map(len, self.texts))
+        logits = last_logits(self.network, self.texts)
+        check_logits(logits)
+        return logits
+
+    def step(self, row_of: np.ndarray, tokens: np.ndarray) -> tuple[torch.Tensor, np.ndarray]:
+        """Continue samples by a token each; see `Engine`."""
+        rows, next_tokens, row_of = kv_cache.distinct(row_of, tokens)
+        pairs = zip(rows.tolist(), next_tokens.tolist(), strict=True)
+        self.texts = [[*self.texts[row], token] for row, token in pairs]
+        self.work["computed"] += sum(map(len, self.texts))
+        return last_logits(self.network, self.texts), row_of
+
+
+def last_logits(network, texts: Sequence[list[int]]) -> torch.Tensor:
+    """Return the logits after each text, computed without padding or a cache."""
+    by_length: dict[int, list[int]] = {}
+    for place, ids in enumerate(texts):
+        by_length.setdefault(len(ids), []).append(place)
+    logits: list[torch.Tensor | None] = [None] * len(texts)
+    for places in by_length.values():
+        ids = torch.tensor([texts[place] for place in places], device=network.device)
+        for place, row in zip(places, network(ids, use_cache=False).logits[:, -1], strict=True):
+            logits[place] = row
+    return torch.stack(logits)
+
+
+def start_logits(network, prompts: Sequence[list[int]]) -> torch.Tensor:
+    """Return the logits after each prompt: padded together where the network keeps them apart."""
+    if pads(network, max(map(len, prompts))):
+        return prefill(network, prompts)[0]
+    logits = last_logits(network, prompts)
+    check_logits(logits)
+    return logits
+
+
+def pads(network: PreTrainedModel, longest: int) -> bool:
+    """Tell whether texts of at most `longest` tokens, padded on the left, have their own logits.
+
+    Two short texts are tried, once for each network: no attribute of a model says it.
+
+    Raises:
+        ModelError: the network cannot be computed at all, or not for texts this long.
+    """
+    return not _depends_on_neighbours(network, longest) and _tried(network, _PADS, _padded)
+
+
+def caches(network: PreTrainedModel, longest: int) -> bool:
+    """Tell whether `CachedRows` computes texts of at most `longest` tokens rightly.
+
+    Raises:
+        ModelError: as `pads` does.
+    """
+    return pads(network, longest) and _tried(network, _CACHES, _cached)
+
+
+def _depends_on_neighbours(network, longest: int) -> bool:
+    """Tell whether texts this long change how the texts beside them are computed.
+
+    A longrope embedding has other angles for all rows where one is long. Chunked attention counts
+    its chunks from the start of the padded row.
+
+    Raises:
+        ModelError: dynamic NTK, whose angles depend on the texts computed before, too.
+    """
+    config = network.config.get_text_config()
+    rope = getattr(config, "rope_parameters", None) or {}
+    settings = [rope, *(part for part in rope.values() if isinstance(part, dict))]
+    kinds = {part.get("rope_type") for part in settings}
+    names = "original_max_position_embeddings", "max_position_embeddings"
+    lengths = [part.get(names[0]) for part in settings]
+    lengths += [getattr(config, name, None) for name in names]
+    trained = min((length for length in lengths if length), default=longest)
+    if "dynamic" in kinds and longest > trained:
+        raise ModelError(
+            f"{type(network).__name__} stretches its rotary embedding beyond {trained} tokens for"
+            f" all texts after a long one (dynamic NTK): give texts of at most {trained} tokens,"
+            f" their completions included, not {longest}"
+        )
+    chunk = getattr(config, "attention_chunk_size", None) or longest
+    return longest > chunk or ("longrope" in kinds and longest > trained)
+
+
+@torch.no_grad()
+def _tried(network, known: WeakKeyDictionary, way: Callable) -> bool:
+    """Return whether a way to compute the texts `TRIED` gives the logits of each alone."""
+    if network not in known:
+        size = network.config.get_text_config().vocab_size
+        texts = [[size // part for part in parts] for parts in TRIED]
+        try:
+            alone = [last_logits(network, [ids])[0].float() for ids in texts]
+        except UNSUPPORTED as error:
+            raise ModelError(
+                f"{type(network).__name__} cannot be computed here: {one_line(error)}"
+            ) from error
+        if not all(logits.isfinite().all() for logits in alone):
+            return True  # damaged weights, of which whoever computes with them tells
+        try:
+            together = way(network, texts).float()
+        except UNSUPPORTED:
+            known[network] = False
+            return False
+        wanted = torch.stack(alone)
+        allowed = TOLERANCE.get(network.dtype, ROUNDING) * wanted.norm()
+        known[network] = bool((together - wanted).norm() <= allowed)
+    return known[network]
+
+
+def _padded(network, texts: list[list[int]]) -> torch.Tensor:
+    return prefill(network, texts)[0]
+
+
+def _cached(network, texts: list[list[int]]) -> torch.Tensor:
+    """Return the logits after all texts, whose last tokens are steps; rows change their places."""
+    rows = CachedRows(network, 2, in_place=False)
+    order = rows.start([ids[:-1] for ids in texts], 2)
+    rows.prefill()
+    # Three samples: both of the first text, so that its row is doubled, and one of the second.
+    row_of = np.array([order.index(0), order.index(0), order.index(1)])
+    last = [texts[0][-1], texts[0][-2], texts[1][-1]]
+    logits, row_of = rows.step(row_of, np.array(last))
+    return logits[torch.from_numpy(row_of[[0, 2]])]

@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from repro.inference import packing
+from repro.errors import TrainingError
+from repro.inference import packing, transformers_engine
 from repro.inference.cpu.cpu_engine import CpuEngine
 from repro.inference.cpu.prefix_tree import merge_prefixes
 from repro.training.prompts import IGNORED, Example
@@ -25,10 +26,21 @@ Batch = dict[str, torch.Tensor]
 def batch_function(
     network: PreTrainedModel | CpuEngine, longest: int
 ) -> Callable[[Sequence[Example]], Batch]:
-    """Return the function that joins examples of at most `longest` tokens for a network."""
+    """Return the function that joins examples of at most `longest` tokens for a network.
+
+    Raises:
+        TrainingError: a network such as RWKV, whose state runs on over padding.
+    """
     if isinstance(network, CpuEngine):
         return prefix_tree_batch
-    return packed_batch if packing.fits(network, longest) else padded_batch
+    if packing.fits(network, longest):
+        return packed_batch
+    if transformers_engine.pads(network, longest):
+        return padded_batch
+    raise TrainingError(
+        f"{type(network).__name__} does not keep texts of a batch apart, neither packed nor padded,"
+        " so it cannot be fine-tuned here"
+    )
 
 
 def batch_of_process(
