@@ -106,14 +106,14 @@ def _forest(axis: Axes, own: pd.DataFrame, pooled: pd.DataFrame) -> None:
 
 def results(effects: pd.DataFrame, titles: Mapping[str, str]) -> dict[str, str]:
     """Say of each phenomenon on how many of our models it holds; by title."""
-    found = {}
+    sentences = {}
     for name, title in titles.items():
         own = effects[(effects["phenomenon"] == name) & effects["ours"].astype(bool)]
         if len(own):
             holds = int((own["verdict"] == HOLDS).sum())
             toward, away = (own["low"] > 0).sum(), (own["high"] < 0).sum()
-            found[title] = (
+            sentences[title] = (
                 f"in every comparison on {holds} of {len(own)} models; on average on {toward},"
                 f" the opposite on {away}"
             )
-    return found
+    return sentences

@@ -104,11 +104,13 @@ def by_model(studies: Iterable[Study]) -> pd.DataFrame:
     for one in studies:
         own, units, _ = gather(one)
         share = same_share(own, units)
-        found = {f"as many, {name}": share[share["strategy"] == name] for name in STRATEGIES[1:]}
+        by_choice = {
+            f"as many, {name}": share[share["strategy"] == name] for name in STRATEGIES[1:]
+        }
         for amount, name in AMOUNTS.items():
             same = same_amount(own, units, amount)
-            found[f"as much of {name}, interpolate"] = same[same["strategy"] == TOP]
-        for text, compared in found.items():
+            by_choice[f"as much of {name}, interpolate"] = same[same["strategy"] == TOP]
+        for text, compared in by_choice.items():
             if len(compared):
                 rows.append((one.model.title, one.profile.name, text, *_decided(compared)))
     columns = ["model", "profile", "against", "comparisons", "better", "worse", "undecided"]
@@ -189,9 +191,9 @@ def figure(means: pd.DataFrame, x: str) -> Figure:
     `means` comes from `controls.gather`; `x` is restored_percent, or undone_l1 or undone_l2. Rows
     are training levels, columns data sizes. The dotted line is the model without restoration.
     """
-    levels, found = (sorted(means[name].unique()) for name in ("train_level", "train_size"))
-    figure, axes = panel_grid(max(len(levels), 1), max(len(found), 1))
-    for (row, level), (column, size) in product(enumerate(levels), enumerate(found)):
+    levels, sizes = (sorted(means[name].unique()) for name in ("train_level", "train_size"))
+    figure, axes = panel_grid(max(len(levels), 1), max(len(sizes), 1))
+    for (row, level), (column, size) in product(enumerate(levels), enumerate(sizes)):
         own = means[(means["train_level"] == level) & (means["train_size"] == size)]
         axes[row, column].set_title(f"level {level}, {size:,} facts", fontsize=10)
         _strategy_curves(axes[row, column], own, x)
@@ -212,6 +214,7 @@ def figure(means: pd.DataFrame, x: str) -> Figure:
 
 
 def _strategy_curves(axis: Axes, rows: pd.DataFrame, x: str) -> None:
+    """Draw one line per way of choosing, from the model with nothing restored on."""
     before = rows[rows["strategy"] == "none"]
     if before.empty:
         say_if_empty(axis, before)
@@ -250,12 +253,12 @@ def findings(share: pd.DataFrame, amount: pd.DataFrame) -> list[Finding]:
     claim = "The most changed parameters are the ones to set back."
     source = "what follows if their choice matters"
     against = {"random": "as many at random", "bottom": "as many of the least changed"}
-    found = []
+    compared = []
     for name, text in against.items():
         rows = share[share["strategy"] == name]
         words = f"top is better than {name}", f"top is worse than {name}"
-        found.append(Finding(f"Against {text}", claim, rows, *words, source))
+        compared.append(Finding(f"Against {text}", claim, rows, *words, source))
     words = "top is better than interpolation", "top is worse than interpolation"
     rows = amount[amount["strategy"] == TOP]
     name = "Against as much undone of every change"
-    return [*found, Finding(name, claim, rows, *words, source)]
+    return [*compared, Finding(name, claim, rows, *words, source)]

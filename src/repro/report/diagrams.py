@@ -58,6 +58,7 @@ def _ten(axis, weights: list[dict]) -> None:
 
 
 def _sizes(axis, data: dict) -> None:
+    """Draw how many parameters changed by how much, and which of them are set back."""
     edges, every = 10 ** np.array(data["edges"]), np.array(data["parameters"])
     back = np.array(data["restored"])
     axis.stairs(every, edges, fill=True, color=KEPT, alpha=0.55, label="kept as fine-tuned")

@@ -107,6 +107,7 @@ def means(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _kl(runs: pd.DataFrame) -> dict:
+    """Return mean, interval over topics, spread over data samples and counts of one run."""
     samples = runs.groupby("sample")[["kl_sum", "facts"]].sum()
     topics = runs.groupby("topic")[["kl_sum", "facts"]].sum()
     facts, count = topics["facts"].sum(), len(topics)

@@ -111,7 +111,7 @@ def topics(facts: pd.DataFrame, model: str) -> pd.DataFrame:
 def steps(facts: pd.DataFrame) -> pd.DataFrame:
     """Return how much the mean R rises from each exposure to the next one.
 
-    Columns: model, fewer, more, rise, low, high; topic by topic, as both have the same topics.
+    Columns: model, fewer, more, rise, low, high; topic by topic, as pair have the same topics.
     """
     rows = []
     for model, own in facts.groupby("model", sort=False):
@@ -119,9 +119,9 @@ def steps(facts: pd.DataFrame) -> pd.DataFrame:
             index="topic", columns="exposure", values="rate", aggfunc=["mean", "size"]
         )
         for fewer, more in zip(table["mean"].columns, table["mean"].columns[1:], strict=False):
-            both = table[[("mean", fewer), ("mean", more), ("size", more)]].dropna().to_numpy()
-            rise = (both[:, 1] - both[:, 0]) * both[:, 2]
-            numbers = bootstrap.interval([rise[None]], both[:, 2], np.zeros(len(both)))
+            pair = table[[("mean", fewer), ("mean", more), ("size", more)]].dropna().to_numpy()
+            rise = (pair[:, 1] - pair[:, 0]) * pair[:, 2]
+            numbers = bootstrap.interval([rise[None]], pair[:, 2], np.zeros(len(pair)))
             rows.append((model, fewer, more, *numbers))
     return pd.DataFrame(rows, columns=["model", "fewer", "more", "rise", "low", "high"])
 

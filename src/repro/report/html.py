@@ -119,6 +119,19 @@ def differences(
     return grid(rows, dict.fromkeys(frame["column"]), corner, title, source)
 
 
+def beside_paper(
+    ours: pd.DataFrame, theirs: pd.DataFrame, keys: list[str], value: str
+) -> pd.DataFrame:
+    """Return keys, ours, paper and difference of `value`, for the cells that both frames have.
+
+    Keys that the paper's frame lacks, such as the training level, are not compared.
+    """
+    shared = [key for key in keys if key in theirs]
+    joined = ours[[*keys, value]].merge(theirs[[*shared, value]], on=shared)
+    joined = joined.rename(columns={f"{value}_x": "ours", f"{value}_y": "paper"})
+    return joined.assign(difference=joined["ours"] - joined["paper"])
+
+
 def csv_link(frame: pd.DataFrame, name: str) -> Html:
     """Return a link that downloads `frame` as CSV; the data is in the link, so it works offline."""
     data = base64.b64encode(frame.to_csv(index=False).encode()).decode()

@@ -87,10 +87,10 @@ def by_model(studies: Iterable["Study"]) -> pd.DataFrame:
     rows = []
     for one in studies:
         answers = one.results.answers(layer_requests(one))
-        found = costs(means(one.results.layers()), answers)
-        found = found[found["split"] == "test"]
-        for name in block_names(found["layers"]):
-            own = found[found["layers"] == name]
+        changes = costs(means(one.results.layers()), answers)
+        changes = changes[changes["split"] == "test"]
+        for name in block_names(changes["layers"]):
+            own = changes[changes["layers"] == name]
             lose, gain = ((own["verdict"] == v).sum() for v in (SUPPORTED, CONTRADICTED))
             counts = len(own), lose, gain, len(own) - lose - gain, own["estimate"].mean()
             rows.append((one.model.title, one.profile.name, name, *counts))

@@ -9,6 +9,7 @@ from repro import paper
 from repro.paper import LEVELS, SPLIT_TITLES
 from repro.report.html import (
     Html,
+    beside_paper,
     cell_texts,
     differences,
     grid,
@@ -53,22 +54,22 @@ def frame(accuracy: pd.DataFrame) -> pd.DataFrame:
 def tables(ours: pd.DataFrame, size: int) -> Html:
     """Return Table 2 as tabs: ours after `size` facts, the paper's after 1,920, the difference."""
     published = paper.table("accuracy_1920")
-    both = differences_of(ours, published)
+    compared = differences_of(ours, published)
     parts = {
         "Ours": table(ours, f"Ours: {size:,} training facts"),
         "Paper": table(published, "Table 2 of the paper: 1,920 training facts"),
     }
-    if len(both):
-        cells = both.assign(
+    if len(compared):
+        cells = compared.assign(
             group=LLM,
-            row=both["train_level"].map(trained_on),
+            row=compared["train_level"].map(trained_on),
             column=[
                 (SPLIT_TITLES[split], tested_on(level))
-                for split, level in zip(both["split"], both["test_level"], strict=True)
+                for split, level in zip(compared["split"], compared["test_level"], strict=True)
             ],
         )
         title = f"Table 2: ours less {LLM}'s, points"
-        parts["Difference"] = differences(cells, ("", "Trained on"), title, both)
+        parts["Difference"] = differences(cells, ("", "Trained on"), title, compared)
     return tabs(parts, "Table 2")
 
 
@@ -76,10 +77,8 @@ def differences_of(ours: pd.DataFrame, published: pd.DataFrame) -> pd.DataFrame:
     """Return train_level, split, test_level, ours, paper, difference of the cells both have."""
     keys = ["train_level", "split", "test_level"]
     theirs = published[published["model"] == LLM]
-    both = ours[[*keys, "accuracy"]].merge(theirs[[*keys, "accuracy"]], on=keys)
-    both = both.rename(columns={"accuracy_x": "ours", "accuracy_y": "paper"})
-    both = both.assign(difference=both["ours"] - both["paper"])
-    return both.sort_values(keys, kind="stable", ignore_index=True)
+    compared = beside_paper(ours, theirs, keys, "accuracy")
+    return compared.sort_values(keys, kind="stable", ignore_index=True)
 
 
 def findings(inside: pd.DataFrame, outside: pd.DataFrame, size: int) -> list[Finding]:

@@ -22,6 +22,7 @@ from repro.report import speed
 from repro.report.html import (
     FULL_SHADE,
     Html,
+    beside_paper,
     cell_texts,
     differences,
     grid,
@@ -262,13 +263,11 @@ def tables(places: pd.DataFrame, by: str, model: str, percent: float) -> Html:
     }
     if by == "module" and len(ours):
         keys = [*RUN, by]
-        both = ours[[*keys, "lift"]].merge(theirs[[by, "lift"]], on=by)
-        both = both.rename(columns={"lift_x": "ours", "lift_y": "paper"})
-        both = both.assign(difference=both["ours"] - both["paper"])
-        cells = in_size_order(both, []).assign(row=lambda rows: rows[by])
+        compared = beside_paper(ours, theirs, keys, "lift")
+        cells = in_size_order(compared, []).assign(row=lambda rows: rows[by])
         cells = cells.assign(column=cells["train_level"].map(trained_on))
         title = "Table 10: lift, ours less the paper's"
-        parts["Difference"] = differences(cells, ("Training facts", "Module"), title, both)
+        parts["Difference"] = differences(cells, ("Training facts", "Module"), title, compared)
     return tabs(parts, f"Table {number}")
 
 

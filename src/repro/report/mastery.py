@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from repro import paper
 from repro.measures.mastery import template_columns
 from repro.paper import LEVELS, SPLIT_TITLES
-from repro.report.html import Html, differences, grid, in_model_order
+from repro.report.html import Html, beside_paper, differences, grid, in_model_order
 from repro.report.layout import tabs
 from repro.report.style import COLOURS, STYLE, finish, heat_map, level_bars, panels
 from repro.statistics.intervals import wilson
@@ -149,19 +149,17 @@ def tables(ours: pd.DataFrame, model: str) -> Html:
         level_shares(frame)[["split", "level", "share"]]
         for frame in (ours, published[published["model"] == LLM])
     ]
-    both = shares[0].merge(shares[1], on=["split", "level"])
-    both = both.rename(columns={"share_x": "ours", "share_y": "paper"})
-    both = both.assign(difference=both["ours"] - both["paper"])
-    cells = both.assign(
+    compared = beside_paper(*shares, ["split", "level"], "share")
+    cells = compared.assign(
         group="",
-        row=both["split"].map(SPLIT_TITLES),
-        column=both["level"].map(lambda level: f"level {level}"),
+        row=compared["split"].map(SPLIT_TITLES),
+        column=compared["level"].map(lambda level: f"level {level}"),
     )
     title = f"Shares: ours less {LLM}'s, points"
     parts = {
         "Ours": table(ours, f"Ours: {model}"),
         "Paper": table(published, "Tables 1 and 8 of the paper"),
-        "Difference": differences(cells, ("", "Facts"), title, both),
+        "Difference": differences(cells, ("", "Facts"), title, compared),
     }
     return tabs(parts, "Tables 1 and 8")
 

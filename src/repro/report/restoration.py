@@ -10,6 +10,7 @@ from repro.paper import LEVELS, SPLIT_TITLES
 from repro.report.html import (
     MARK,
     Html,
+    beside_paper,
     cell_texts,
     change_from_unrestored,
     differences,
@@ -99,17 +100,15 @@ def concentration_tables(means: pd.DataFrame, model: str) -> Html:
             published, "Table 3 of the paper: LLaMA-3-8B; share of the total change (%)"
         ),
     }
-    both = means[[*keys, share]].merge(published[[*keys, share]], on=keys)
-    both = both.rename(columns={f"{share}_x": "ours", f"{share}_y": "paper"})
-    both = both.assign(difference=both["ours"] - both["paper"]).sort_values(keys)
-    cells = both.assign(
-        group=both["train_size"].map("{:,}".format),
-        row=both["train_level"].map(trained_on),
-        column=both["top_percent"].map(lambda top: f"top {top:g}%"),
+    compared = beside_paper(means, published, keys, share).sort_values(keys)
+    cells = compared.assign(
+        group=compared["train_size"].map("{:,}".format),
+        row=compared["train_level"].map(trained_on),
+        column=compared["top_percent"].map(lambda top: f"top {top:g}%"),
     )
-    if len(both):
+    if len(compared):
         title = "Table 3: ours less the paper's, points"
-        parts["Difference"] = differences(cells, ("Training facts", "Trained on"), title, both)
+        parts["Difference"] = differences(cells, ("Training facts", "Trained on"), title, compared)
     return tabs(parts, "Table 3")
 
 
@@ -166,9 +165,7 @@ def gain_differences(means: pd.DataFrame, published: pd.DataFrame, split: str) -
             rows = rows[rows["size_label"] != "All"]
         rows, gain = change_from_unrestored(rows, keys[:2])
         gains.append(rows[keys].assign(gain=gain).dropna())
-    both = gains[0].merge(gains[1], on=keys).sort_values(keys, kind="stable", ignore_index=True)
-    both = both.rename(columns={"gain_x": "ours", "gain_y": "paper"})
-    return both.assign(difference=both["ours"] - both["paper"])
+    return beside_paper(*gains, keys, "gain").sort_values(keys, kind="stable", ignore_index=True)
 
 
 def tables(

@@ -244,6 +244,7 @@ def projection(question: float, answer: float, avoided: float) -> pd.DataFrame:
 
 
 def _tokens(question: float, answer: float) -> dict[str, float]:
+    """Return the tokens of the paper's whole grid on one model, by stage."""
     full, protocol = profiles.profile("full"), mastery.Protocol()
     published = paper.table("distribution").query("model == 'LLaMA-3-8B'")
     counts = published.groupby("split")["count"].sum()

@@ -79,6 +79,7 @@ def best(means: pd.DataFrame) -> pd.DataFrame:
 
 
 def _best(own: pd.DataFrame, split: str, chosen_on: str) -> dict:
+    """Return the best setting of one strategy by one choice, and its accuracy on the split."""
     judged = own[own["split"] == (split if chosen_on == OWN else chosen_on)]
     setting = judged.loc[judged["accuracy"].idxmax(), SETTING]
     there = (own[SETTING] == setting).all(axis=1) & (own["split"] == split)

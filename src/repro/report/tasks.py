@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 from repro import paper
 from repro.report.html import (
     Html,
+    beside_paper,
     cell_texts,
     change_from_unrestored,
     differences,
@@ -51,21 +52,20 @@ def tables(means: pd.DataFrame, model: str) -> Html:
     for frame in (means, published()):
         rows, gain = change_from_unrestored(frame, ["metric"])
         gains.append(rows[keys].assign(gain=gain).dropna())
-    both = gains[0].merge(gains[1], on=keys).rename(columns={"gain_x": "ours", "gain_y": "paper"})
-    both = both.assign(difference=both["ours"] - both["paper"])
-    cells = both.assign(
+    compared = beside_paper(*gains, keys, "gain")
+    cells = compared.assign(
         group="",
-        row=[restored_label(share, None) for share in both["restored_percent"]],
-        column=both["metric"].map(COLUMNS),
+        row=[restored_label(share, None) for share in compared["restored_percent"]],
+        column=compared["metric"].map(COLUMNS),
     )
     name = model if len(means) else "not measured"
     parts = {
         "Ours": table(means, f"Table 5, ours: {name} (%)"),
         "Paper": table(published(), "Table 5 of the paper: LLaMA-3-8B (%)"),
     }
-    if len(both):
+    if len(compared):
         title = "Table 5: gain from restoring, ours less the paper's, points"
-        parts["Difference"] = differences(cells, ("", "Restored"), title, both)
+        parts["Difference"] = differences(cells, ("", "Restored"), title, compared)
     return tabs(parts, "Table 5")
 
 
