@@ -77,7 +77,7 @@ WAYS = {"ours": ours, "in_memory": in_memory, "floor": floor}
 
 def memory(field: str) -> int:
     """Return bytes of this process, from the kernel: RssAnon is without mapped files."""
-    lines = Path("/proc/self/status").read_text().splitlines()
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     return next(int(line.split()[1]) << 10 for line in lines if line.startswith(field + ":"))
 
 
