@@ -137,10 +137,8 @@ def copy_mathjax(app: Sphinx) -> None:
 
 def drop_unused_icons(app: Sphinx, exception: Exception | None) -> None:
     """Shrink the theme's icon library to what the finished site shows."""
-    library = Path(app.outdir) / icons.LIBRARY
-    if exception is None and library.is_file():
-        names = icons.names_in(Path(app.outdir))
-        write_atomic(library, icons.subset(library.read_text(encoding="utf-8"), names))
+    if exception is None and app.builder.format == "html":
+        icons.shrink(Path(app.outdir))
 
 
 def drop_live_code(app: Sphinx, page: str, template: str, context: dict, doctree: Any) -> None:

@@ -6,13 +6,28 @@ The theme ships every Font Awesome icon, 1.5 MB of a page's first load, and show
 import re
 from pathlib import Path
 
+from repro.files import write_atomic
+
 LIBRARY = Path("_static/scripts/fontawesome.js")
+STYLES = Path("_static/styles/pydata-sphinx-theme.css")
+# The letter of an icon in the icon font. A script draws the icons, and no such font is loaded.
+LETTER = re.compile(r'(?:\.fa-[\w-]+:before,?)+\{content:"\\[0-9a-f]+"\}')
 # An icon is `name: [width, height, [aliases], "code point", "path"]`; one in two tones has two.
 ICON = re.compile(
     r'(?:"(?P<quoted>[\w-]+)"|(?P<plain>[\w$]+)):\[\d+,\d+,\[(?P<aliases>[^\]]*)\],"[0-9a-f]+",'
     r'(?:"[^"]*"|\["[^"]*","[^"]*"\])\],?'
 )
 NAMED = re.compile(r"\bfa-([a-z0-9]+(?:-[a-z0-9]+)*)")
+
+
+def shrink(site: Path) -> None:
+    """Rewrite the icon library and the theme's styles of a finished site."""
+    library, styles = site / LIBRARY, site / STYLES
+    if library.is_file():
+        code = subset(library.read_text(encoding="utf-8"), names_in(site))
+        write_atomic(library, code)
+    if styles.is_file():
+        write_atomic(styles, LETTER.sub("", styles.read_text(encoding="utf-8")))
 
 
 def names_in(site: Path) -> set[str]:
