@@ -14,14 +14,14 @@ from repro.models.launch import check_launch
 from repro.training.batches import batch_of_process, packed_batch, padded_batch, prefix_tree_batch
 
 # Trains three times: packed with a last batch of three examples, packed with one of a single
-# example, and padded, by a network whose state runs on. Then an adapter.
+# example, and padded, by a network with a short window. Then an adapter.
 TRAIN = """
 import copy, json, sys
 from pathlib import Path
 import pandas as pd
 import torch
 from safetensors.torch import save_file
-from transformers import AutoModelForCausalLM, MambaConfig
+from transformers import AutoModelForCausalLM, Gemma3TextConfig
 from repro.errors import ReproError
 from repro.models.devices import processes
 from repro.models.loading import load_model
@@ -34,10 +34,12 @@ try:
     first = processes().is_main_process
     network, tokenizer = load_model(folder, device="cpu")
     torch.manual_seed(0)
-    state = {"hidden_size": 32, "state_size": 4, "num_hidden_layers": 1}
-    mamba = AutoModelForCausalLM.from_config(MambaConfig(vocab_size=len(tokenizer), **state))
+    sizes = {"hidden_size": 32, "head_dim": 8, "num_attention_heads": 4, "num_hidden_layers": 1}
+    sizes |= {"num_key_value_heads": 2, "intermediate_size": 48, "vocab_size": len(tokenizer)}
+    window = {"sliding_window": 12, "layer_types": ["sliding_attention"], "pad_token_id": 0}
+    windowed = AutoModelForCausalLM.from_config(Gemma3TextConfig(**sizes, **window))
     losses, options = {}, {"dtype": torch.float32}
-    for name, model, size in (("3", network, 4), ("1", network, 5), ("padded", mamba, 5)):
+    for name, model, size in (("3", network, 4), ("1", network, 5), ("padded", windowed, 5)):
         model = copy.deepcopy(model)
         recipe = Recipe(learning_rate=3e-3, batch_size=size, epochs=2, clip=0.5)
         losses[name] = sft.finetune(model, tokenizer, facts, recipe, **options)["loss"]
