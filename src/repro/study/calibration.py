@@ -57,7 +57,10 @@ def calibrate(study: Study) -> Speed:
 def _calibrate(study: Study, computation: FactComputation) -> Speed:
     """Time mastery, then fine-tuning, ranking, restoration and answering on a fine-tuned model."""
     session = computation.session
-    pool = computation.facts[computation.facts["split"] == "train"]
+    known = computation.facts
+    if known is None:  # which facts are measured is not known before the candidates are scored
+        known, _ = study.choice.to_score()
+    pool = known[known["split"] == "train"]
     protocol = study.profile.protocol(study.seed)
     tokens = protocol.trials * protocol.max_new_tokens
     few = facts.sample(pool, min(max(1, MASTERY_TOKENS // tokens), len(pool)), 0)

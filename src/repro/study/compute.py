@@ -21,10 +21,9 @@ import torch
 from filelock import FileLock
 
 from repro import files, paper, provenance
-from repro.data import facts
 from repro.errors import ConfigError, ModelError
 from repro.inference.decoding import Prompt
-from repro.measures import accuracy, divergence, mastery
+from repro.measures import accuracy, divergence, mastery, scores
 from repro.models import devices
 from repro.restoration import restore
 from repro.study import locks, records
@@ -232,11 +231,13 @@ class FactComputation(Computation):
         self._reference: divergence.Reference | None = None
 
     def load(self) -> None:
-        """Load the model and the profile's facts, unless they are in memory."""
-        if self.facts is None:
-            loaded = facts.load(self.study.data, world=self.study.model.facts)
-            wanted = self.study.requests.source["facts"]
-            self.facts = facts.select(loaded, wanted, self.study.seed)
+        """Load the model and the profile's facts, unless they are in memory.
+
+        Facts that are chosen by score are known once the scores are there.
+        """
+        scores = self.study.scores()
+        if self.facts is None and (scores is None or scores.record()):
+            self.facts = self.study.selected_facts()
         super().load()
 
     def describe(self, request: Request) -> str:
@@ -274,7 +275,7 @@ class FactComputation(Computation):
             torch.set_num_threads(threads)
 
     def _jobs(self, groups: list[list[Request]]) -> int:
-        blocks = len(self.facts) // mastery.BLOCK
+        blocks = 0 if self.facts is None else len(self.facts) // mastery.BLOCK
         return sum(blocks if group[0].kind == "mastery" else 1 for group in groups)
 
     def outcomes(self, groups, say) -> Iterator[tuple[Request, Outcome | None]]:
@@ -411,6 +412,16 @@ def in_worker(study, loaded: pd.DataFrame) -> FactComputation:
 # --- one function per kind of record: returns its result and the table beside it ----------------
 
 
+def _score(work: FactComputation, _: RunState, request: Request) -> tuple[dict, pd.DataFrame]:
+    """Score the candidates from which facts are chosen."""
+    candidates, population = work.study.choice.to_score()
+    given = work.session.reader, work.session.tokenizer, candidates, work.study.choice.protocol
+    folder = files.cache_dir() / "partial" / request.key
+    with work.session.bar(len(candidates), "scores", "fact", True) as bar:
+        table = scores.measure(*given, partial_folder=folder, progress=bar.update)
+    return {"population": population, "table": True}, table
+
+
 def _mastery(work: FactComputation, _: RunState, request: Request) -> tuple[dict, pd.DataFrame]:
     """Measure R_k of every fact (§3.1)."""
     measured = _measure(work, request, work.facts)
@@ -538,6 +549,7 @@ def _locations(_: FactComputation, state: RunState, request: Request) -> tuple[d
 
 
 FactComputation.kinds = {
+    "score": _score,
     "mastery": _mastery,
     "finetune": _finetune,
     "accuracy": _accuracy,

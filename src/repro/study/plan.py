@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from repro import paper
-from repro.data import facts
 from repro.measures import mastery
 from repro.models import gguf
 from repro.study import workers
@@ -64,7 +63,7 @@ class _Cost:
     def __init__(self, study: Study, speed: Speed | None):
         """Take a study and a speed; mastery that is not measured is assumed."""
         self.study, self.speed = study, speed
-        if study.requests.mastery().record() is None:
+        if not _is_measured(study):
             shares = speed.levels if speed else dict.fromkeys(paper.LEVELS, 1.0)
             train = self.split_sizes["train"]
             assumed = {level: round(share * train) for level, share in shares.items()}
@@ -73,9 +72,9 @@ class _Cost:
     @cached_property
     def split_sizes(self) -> dict[str, int]:
         """The number of facts of each split."""
-        loaded = facts.load(self.study.data, world=self.study.model.facts)
-        wanted = self.study.requests.source["facts"]
-        chosen = facts.select(loaded, wanted, self.study.seed)
+        if self.study.choice:
+            return self.study.choice.split_sizes()
+        chosen = self.study.selected_facts()
         return chosen["split"].value_counts().reindex(paper.SPLITS, fill_value=0).to_dict()
 
     def row(self, request: Request, missing: bool, computed: bool) -> dict:
@@ -91,6 +90,9 @@ class _Cost:
 
     def _work(self, request: Request) -> dict:
         """Return how often each kind of timed work occurs in a record, and the tokens."""
+        if request.kind == "score":  # two facts after one template take about a question's time
+            statements = self._candidates() * len(request.params["protocol"]["templates"])
+            return {"question": statements / 2, "tokens": EXAMPLE_TOKENS * statements}
         if request.kind == "mastery":
             protocol = self.study.profile.protocol(self.study.seed)
             number = sum(self.split_sizes.values())
@@ -104,6 +106,10 @@ class _Cost:
             return {"ranking": 1}
         return {"question": 1}
 
+    def _candidates(self) -> int:
+        candidates, _ = self.study.choice.to_score()
+        return len(candidates)
+
     def _answers(self, request: Request) -> dict:
         split, limit = request.params["split"], request.params["max_new_tokens"]
         own = split == "train"  # asked are the facts that the run was trained on
@@ -112,6 +118,12 @@ class _Cost:
         restored = {"restoring": 1 / 4} if request.params.get("restore") else {}
         length = {"answer": limit} if request.run else {"token": number * limit}
         return {"question": number, "tokens": number * limit, **length, **restored}
+
+
+def _is_measured(study: Study) -> bool:
+    """Tell whether mastery is there, and the scores by which facts are chosen before it."""
+    scored = study.choice is None or study.scores().record()
+    return bool(scored and study.requests.mastery().record())
 
 
 def memory(study: Study) -> int:

@@ -41,6 +41,7 @@ class Profile:
     mixed_samples: int
     lora_samples: int
     lora_rank: int
+    choose: dict | None = None
 
     def protocol(self, seed: int) -> Protocol:
         """Return the mastery protocol of this profile."""

@@ -34,6 +34,20 @@ class Results:
         table = mastery.distribution(self.study.mastery(), paper.SPLITS)
         return table.assign(model=self.study.model.title)[["model", "split", "level", "count"]]
 
+    def natural_distribution(self) -> pd.DataFrame:
+        """Return the estimated distribution of levels over all facts (Tables 1, 8).
+
+        For a study whose facts were chosen by score: [model, split, level, drawn, share, low,
+        high], drawn counts beside shares of all facts in percent with their 95 % interval. For any
+        other study it is empty: its counts are drawn at random.
+        """
+        columns = ["model", "split", "level", "drawn", "share", "low", "high"]
+        if not self.study.choice:
+            return pd.DataFrame(columns=columns)
+        record, levels = self.study.scores().record(), self.study.mastery()
+        table = self.study.choice.estimate(levels, record)
+        return table.assign(model=self.study.model.title)[columns]
+
     def accuracy(self, requests: Iterable[Request] | None = None) -> pd.DataFrame:
         """Return answers by topic and level, by default of every run, restored or not (Table 4).
 

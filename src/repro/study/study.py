@@ -13,10 +13,12 @@ from pathlib import Path
 import pandas as pd
 
 from repro import files, paper
+from repro.data import facts
 from repro.errors import ConfigError, StoreError
 from repro.measures import mastery
 from repro.models import devices, registry
 from repro.study import number_format, profiles, records
+from repro.study.choice import Choice
 from repro.study.grid import Grid
 from repro.study.pools import Pools
 from repro.study.profiles import Profile
@@ -42,6 +44,7 @@ _NAMES_OF_BEFORE = {
     "restore_runs": ("grid", "restored_runs"),
     "asked": ("pools", "facts"),
 }
+BEFORE_RUNS = ("score", "mastery")  # kinds of records that all runs depend on
 IN_MEMORY = ("computation", "results")  # parts of a study that no other process is sent
 
 
@@ -75,12 +78,38 @@ class Study:
 
     @cached_property
     def _number_format(self) -> tuple[dict, str]:
-        first = Requests(self.model, self.profile, self._source, self.compared_level).mastery()
+        if self.choice:
+            first = self.choice.request()
+        else:
+            first = Requests(self.model, self.profile, self._source, self.compared_level).mastery()
         return number_format.choose(self.model, first.kind, first.params, self.dtype)
 
     @cached_property
     def _source(self) -> dict:
-        return source(self.model, self.profile, self.data, self.seed)
+        shared = source(self.model, self.profile, self.data, self.seed)
+        if not self.choice:
+            return shared
+        if self.assumed is None:
+            self.compute([self.scores()])
+        return shared | self.choice.parameters(self.scores().record())
+
+    @cached_property
+    def choice(self) -> Choice | None:
+        """The choice of facts by score, where the profile has one."""
+        given = self.model, self.profile, self.data, self.seed
+        return Choice(*given) if self.profile.choose else None
+
+    def scores(self) -> Request | None:
+        """Request the scores by which facts are chosen; None where they are not."""
+        return self.choice.request(self._number_format[0]) if self.choice else None
+
+    def selected_facts(self) -> pd.DataFrame:
+        """Return the facts that are measured. Computes the scores if facts are chosen by them."""
+        if self.choice:
+            self.compute([self.scores()])
+            return self.choice.selected(self.scores().record())
+        loaded = facts.load(self.data, world=self.model.facts)
+        return facts.select(loaded, self.requests.source["facts"], self.seed)
 
     @cached_property
     def pools(self) -> Pools:
@@ -130,10 +159,15 @@ class Study:
         """Return the request for mastery, and every other of the profile as far as it is known.
 
         The others depend on mastery: until it is measured, or levels are assumed, it stands alone.
+        Where facts are chosen by score, mastery depends on the scores in the same way.
         """
+        scores = [self.scores()] if self.choice else []
+        if self.assumed is None and self.missing(scores):
+            return scores
         first = self.requests.mastery()
         known = self.assumed is not None or not self.missing([first])
-        return [first, *self.grid.requests(self.requests)] if known else [first]
+        rest = self.grid.requests(self.requests) if known else []
+        return [*scores, first, *rest]
 
     def missing(self, requests: Iterable[Request]) -> list[Request]:
         """Return the requests without a record."""
@@ -155,16 +189,18 @@ class Study:
         `part`: compute this share only: whole runs, and of mastery blocks of facts. The runs depend
         on mastery, so they wait until all parts have counted their blocks.
         """
+        scores = self.missing([self.scores()] if self.choice else [])
+        self.compute(scores, workers)
         first = self.missing([self.requests.mastery()])
         if first and part:
             if not self.computation.count_part(first[0], part, workers):
-                return 0
+                return len(scores)
         else:
             self.compute(first, workers)
-        rest = self.all_requests()[1:]
+        rest = [request for request in self.all_requests() if request.kind not in BEFORE_RUNS]
         missing = self.missing(of_part(rest, part) if part else rest)
         self.compute(missing, workers)
-        return len(first) + len(missing)
+        return len(scores) + len(first) + len(missing)
 
     def records(self) -> pd.DataFrame:
         """Return what traces each record used: kind, key, seconds, date, commit, versions …"""

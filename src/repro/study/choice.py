@@ -1,0 +1,117 @@
+"""Which facts a study measures where its profile chooses them by score (`choose` in profiles.yaml).
+
+Candidates are scored by the pre-trained model, which is a record of its own. From each score band
+a number of facts is drawn (`repro.data.stratified`); mastery and all that follows is measured on
+these. So the keys of a study name the score record and a digest of the facts that were drawn.
+"""
+
+import hashlib
+from functools import cached_property
+from pathlib import Path
+
+import pandas as pd
+
+from repro import paper
+from repro.data import facts, stratified
+from repro.measures import scores
+from repro.models.registry import ModelEntry
+from repro.study import records
+from repro.study.profiles import Profile
+from repro.study.requests import Request, source
+
+KIND = "score"
+
+
+class Choice:
+    """The choice of facts of one study, before and after the scores are there."""
+
+    def __init__(self, model: ModelEntry, profile: Profile, data: Path | None, seed: int):
+        """Take what a study is of; the profile has `choose`."""
+        self.model, self.profile, self.data, self.seed = model, profile, data, seed
+        self.candidates: dict = profile.choose["candidates"]  # facts scored, by split
+        self.edges = profile.choose["edges"]
+        self.protocol = scores.ScoreProtocol(tuple(profile.choose["templates"]))
+
+    def request(self, named_format: dict | None = None) -> Request:
+        """Request the scores; `named_format` is what parameters say of the number format."""
+        shared = source(self.model, self.profile, self.data, self.seed)
+        del shared["facts"]
+        protocol = {"templates": list(self.protocol.templates)}
+        params = {**shared, "candidates": self.candidates, "protocol": protocol}
+        return Request(KIND, {**params, **(named_format or {})})
+
+    def to_score(self) -> tuple[pd.DataFrame, dict[str, dict[str, int]]]:
+        """Return the candidates, and the facts of each split and topic that they stand for."""
+        loaded = self._loaded
+        counts = loaded.groupby(["split", "topic"]).size()
+        population = {split: counts[split].to_dict() for split in self.candidates}
+        return facts.select(loaded, self.candidates, self.seed), population
+
+    def drawn(self, record: records.Record) -> pd.DataFrame:
+        """Return the facts that were drawn from the scored ones: fact_id, topic, split, band."""
+        scored = self.scored(record)
+        parts = [
+            stratified.draw(scored[scored["split"] == split], self.profile.facts[split], self.seed)
+            for split in self.candidates
+        ]
+        return pd.concat(parts, ignore_index=True)
+
+    def scored(self, record: records.Record) -> pd.DataFrame:
+        """Return the candidates with their scores: fact_id, topic, split, score, band."""
+        table = scores.add_score(records.load_table(record))
+        table["band"] = stratified.bands(table["score"], self.edges)
+        return table[["fact_id", "topic", "split", "score", "band"]]
+
+    def parameters(self, record: records.Record | None) -> dict:
+        """Return what the parameters of all later records say of the choice.
+
+        Without a score record (to plan a study) the drawn facts are not known: no record has such
+        parameters.
+        """
+        chosen = {"choose": {**self.profile.choose}}
+        if record is None:
+            return chosen | {"score": None}
+        ids = "\n".join(self.drawn(record)["fact_id"])
+        digest = hashlib.sha256(ids.encode()).hexdigest()[:16]
+        return chosen | {"score": record.key, "drawn": digest}
+
+    def selected(self, record: records.Record) -> pd.DataFrame:
+        """Return the facts that are measured, in the form of `repro.data.facts.load`.
+
+        Splits without candidates are drawn at random, as in any other study.
+        """
+        plain = [split for split in paper.SPLITS if split not in self.candidates]
+        counts = {split: self.profile.facts[split] for split in plain}
+        at_random = facts.select(self._loaded, counts, self.seed)
+        known = self._loaded.set_index("fact_id", drop=False)
+        by_score = known.loc[self.drawn(record)["fact_id"]]
+        return pd.concat([by_score, at_random], ignore_index=True)
+
+    def split_sizes(self) -> dict[str, int]:
+        """Return the number of facts of each split, at most: known before anything is scored."""
+        sizes = {}
+        for split in paper.SPLITS:
+            count = self.profile.facts[split]
+            sizes[split] = sum(count) if split in self.candidates else count
+        return sizes
+
+    def estimate(self, mastery: pd.DataFrame, record: records.Record) -> pd.DataFrame:
+        """Estimate how the levels are distributed over all facts of each split (Tables 1 and 8).
+
+        `mastery` is DataFrame[fact_id, split, level, …]. Returns DataFrame[split, level, drawn,
+        share, low, high]: shares in percent with their 95 % interval. A split whose facts were not
+        chosen by score has no row.
+        """
+        scored, parts = self.scored(record), []
+        for split in self.candidates:
+            candidates = scored[scored["split"] == split]
+            levels = mastery.loc[mastery["split"] == split, ["fact_id", "level"]]
+            drawn = candidates.merge(levels, on="fact_id", validate="1:1")
+            table = stratified.estimate(drawn, candidates, record.result["population"][split])
+            parts.append(table.assign(split=split))
+        columns = ["split", "level", "drawn", "share", "low", "high"]
+        return pd.concat(parts, ignore_index=True)[columns]
+
+    @cached_property
+    def _loaded(self) -> pd.DataFrame:
+        return facts.load(self.data, world=self.model.facts)
