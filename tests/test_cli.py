@@ -271,7 +271,7 @@ WRONG = {
     "unknown model": (lambda p: arguments(p, "nonsense"), "ConfigError: unknown model 'nonsense'"),
     "unknown profile": (
         lambda p: arguments(p, profile="huge"),
-        "ConfigError: unknown profile 'huge': use one of smoke, quick, medium, full",
+        "ConfigError: unknown profile 'huge': use one of smoke, quick, medium, full, real",
     ),
     "impossible rate": (
         lambda p: [*arguments(p), "--learning-rate", "-1"],

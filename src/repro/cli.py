@@ -305,7 +305,7 @@ ProfileName = Annotated[
     str,
     typer.Option(
         metavar="NAME",
-        help="smoke, quick, medium or full; else REPRO_PROFILE, else the model's own.",
+        help="smoke, quick, medium, full or real; else REPRO_PROFILE, else the model's own.",
         show_default=False,
     ),
 ]

@@ -10,7 +10,7 @@ import torch
 
 from repro import paper
 from repro.errors import ConfigError, DataError
-from repro.measures import mastery
+from repro.measures import blocks, mastery
 from repro.measures.mastery import Protocol, add_levels, distribution, level, measure
 
 PROTOCOL = Protocol(templates=4, draws=2, max_new_tokens=6)
@@ -143,12 +143,12 @@ def interrupt(loaded, facts, folder, after: int, protocol=PROTOCOL) -> None:
 def test_interrupted_run_goes_on_where_it_stopped(tiny_loaded, facts, table, tmp_path):
     folder = tmp_path / "partial"
     interrupt(tiny_loaded, facts, folder, after=2)
-    blocks = {path: mastery._read_block(path) for path in folder.glob("*.csv")}
-    assert sorted(len(block) for block in blocks.values()) == [8, 8]
+    kept = {path: blocks.read(path) for path in folder.glob("*.csv")}
+    assert sorted(len(block) for block in kept.values()) == [8, 8]
     # Counts that no model gives: if they come out at the end, the block was not done again.
-    path, block = next(iter(blocks.items()))
+    path, block = next(iter(kept.items()))
     block[["t00", "t01", "t02", "t03"]] = 1000
-    mastery._write_block(path, block)
+    blocks.write(path, block)
     counted = []
     resumed = measure(
         *tiny_loaded, facts, PROTOCOL, partial=folder, block=8, progress=counted.append

@@ -153,3 +153,21 @@ def test_names_treat_apostrophes_alike():
     )
     assert paper.names("L'Aquila") == ("L'Aquila", "L’Aquila")
     assert set(paper.names("L’Aquila")) == set(paper.names("L'Aquila"))
+
+
+@pytest.mark.parametrize(
+    ("name", "plain"),
+    [
+        ("Washington University in St.\u00a0Louis", "Washington University in St. Louis"),
+        ("Friuli–Venezia Giulia", "Friuli-Venezia Giulia"),
+        ("Sorel‐Tracy", "Sorel-Tracy"),
+        ("Molokaʻi", "Moloka'i"),
+    ],
+)
+def test_a_name_is_accepted_in_its_plain_spelling_too(name, plain):
+    assert paper.names(name)[:2] == (name, plain)
+
+
+def test_a_name_in_plain_letters_has_no_other_spelling():
+    for name in ("Port-au-Prince", "St. Louis", "Zürich"):
+        assert paper.names(name) == (name,)

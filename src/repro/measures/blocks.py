@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict
+from io import BytesIO
 from pathlib import Path
 
 import pandas as pd
 
-from repro.files import write_atomic
+from repro.errors import StoreError
+from repro.files import read_regular, text_sha256, write_atomic
 
 
 def path(folder: Path, facts: pd.DataFrame, protocol: object) -> Path:
@@ -18,16 +20,18 @@ def path(folder: Path, facts: pd.DataFrame, protocol: object) -> Path:
     return folder / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.csv"
 
 
-def read(file: Path, facts: pd.DataFrame) -> pd.DataFrame | None:
-    """Return a finished block, or None where it is absent, damaged or lacks a row."""
-    try:
-        table = pd.read_csv(file)
-    except (OSError, ValueError):  # absent, empty, not UTF-8 or not a table
-        return None
-    known = "fact_id" in table and table["fact_id"].tolist() == facts["fact_id"].tolist()
-    return table if known and not table.isna().any(axis=None) else None
-
-
 def write(file: Path, table: pd.DataFrame) -> None:
-    """Keep a finished block."""
-    write_atomic(file, table.to_csv(index=False))
+    """Keep the table of a block; the first line is the SHA-256 of the lines that follow."""
+    text = table.to_csv(index=False, lineterminator="\n").encode()
+    write_atomic(file, f"# {text_sha256(text)}\n".encode() + text)
+
+
+def read(file: Path) -> pd.DataFrame | None:
+    """Return the table of a block, or None where there is no file or it is not as written."""
+    try:
+        first, _, text = read_regular(file).partition(b"\n")
+    except (OSError, StoreError):
+        return None
+    if first != f"# {text_sha256(text)}".encode():
+        return None
+    return pd.read_csv(BytesIO(text))

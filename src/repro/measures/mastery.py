@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
-from io import BytesIO
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,8 +12,8 @@ import numpy as np
 import pandas as pd
 
 from repro import paper
-from repro.errors import ConfigError, DataError, StoreError
-from repro.files import read_regular, text_sha256, write_atomic
+from repro.errors import ConfigError, DataError
+from repro.measures import blocks
 from repro.models.devices import in_first_process, processes
 from repro.models.tokens import encode
 from repro.paper import LEVELS
@@ -99,19 +96,19 @@ def measure(
     if facts.empty:
         raise DataError("no facts to measure: the chosen splits are empty")
     sharing, progress = processes(), progress or (lambda count: None)
-    blocks = blocks_of(facts, block)
-    done = in_first_process(lambda: _finished_blocks(blocks, protocol, partial))
+    parts = blocks_of(facts, block)
+    done = in_first_process(lambda: _finished_blocks(parts, protocol, partial))
     for hits in done.values():
         progress(len(hits))
-    open_blocks = [number for number in range(len(blocks)) if number not in done]
+    open_blocks = [number for number in range(len(parts)) if number not in done]
     spread = spread or (lambda some: _in_turn(network, tokenizer, some, protocol, rows))
-    for place, hits in spread([blocks[number] for number in open_blocks]):
+    for place, hits in spread([parts[number] for number in open_blocks]):
         number = open_blocks[place]
         done[number] = hits
         if partial and sharing.is_main_process:
-            _write_block(_block_path(partial, blocks[number], protocol), hits)
+            blocks.write(blocks.path(partial, parts[number], protocol), hits)
         progress(len(hits))
-    whole = [done[number] for number in range(len(blocks))]
+    whole = [done[number] for number in range(len(parts))]
     table = add_levels(pd.concat(whole, ignore_index=True), protocol.trials)
     sharing.wait_for_everyone()  # another may still be reading
     if partial and not keep and sharing.is_main_process:
@@ -128,8 +125,8 @@ def blocks_of(facts: pd.DataFrame, block: int | None = None) -> list[pd.DataFram
 
 def missing_blocks(facts: pd.DataFrame, protocol: Protocol, partial: Path) -> int:
     """Return how many blocks are not among the finished ones of a folder."""
-    blocks = blocks_of(facts)
-    return len(blocks) - len(_finished_blocks(blocks, protocol, partial))
+    parts = blocks_of(facts)
+    return len(parts) - len(_finished_blocks(parts, protocol, partial))
 
 
 def add_levels(hits: pd.DataFrame, trials: int) -> pd.DataFrame:
@@ -162,39 +159,17 @@ def prompts(
 
 
 def _finished_blocks(
-    blocks: list[pd.DataFrame], protocol: Protocol, partial: Path | None
+    parts: list[pd.DataFrame], protocol: Protocol, partial: Path | None
 ) -> dict[int, pd.DataFrame]:
     """Return the blocks that an interrupted run has finished, by number; a damaged one is not."""
     if partial is None:
         return {}
-    read = {n: _read_block(_block_path(partial, b, protocol)) for n, b in enumerate(blocks)}
+    read = {n: blocks.read(blocks.path(partial, p, protocol)) for n, p in enumerate(parts)}
     return {number: hits for number, hits in read.items() if hits is not None}
 
 
-def _block_path(partial: Path, facts: pd.DataFrame, protocol: Protocol) -> Path:
-    key = json.dumps([asdict(protocol), facts.fact_id.tolist()])
-    return partial / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.csv"
-
-
-def _write_block(path: Path, hits: pd.DataFrame) -> None:
-    """Write the hits of a block; the first line is the SHA-256 of the lines that follow."""
-    text = hits.to_csv(index=False, lineterminator="\n").encode()
-    write_atomic(path, f"# {text_sha256(text)}\n".encode() + text)
-
-
-def _read_block(path: Path) -> pd.DataFrame | None:
-    """Return the hits of a block, or None where there is no file or it is not as it was written."""
-    try:
-        first, _, text = read_regular(path).partition(b"\n")
-    except (OSError, StoreError):
-        return None
-    if first != f"# {text_sha256(text)}".encode():
-        return None
-    return pd.read_csv(BytesIO(text))
-
-
-def _in_turn(network, tokenizer, blocks, protocol, rows) -> Iterator[tuple[int, pd.DataFrame]]:
-    for number, block in enumerate(blocks):
+def _in_turn(network, tokenizer, parts, protocol, rows) -> Iterator[tuple[int, pd.DataFrame]]:
+    for number, block in enumerate(parts):
         yield number, count(network, tokenizer, block, protocol, rows)
 
 

@@ -110,7 +110,7 @@ def measure(
     scored = []
     for part in parts:
         path = blocks.path(partial_folder, part, protocol) if partial_folder else None
-        table = blocks.read(path, part) if path else None
+        table = blocks.read(path) if path else None
         if table is None:
             table = score(network, tokenizer, part, protocol)
             if path and sharing.is_main_process:

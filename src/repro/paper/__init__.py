@@ -53,8 +53,17 @@ def _read(name: str) -> dict:
     return json.loads((resources.files(__name__) / name).read_text(encoding="utf-8"))
 
 
-def _straight(text: str) -> str:
-    return text.replace("’", "'")
+# Spellings that the dataset and the paper use where others type the plain character.
+_PLAIN = str.maketrans(
+    dict.fromkeys("’‘ʻʼ′", "'")
+    | dict.fromkeys("\u00a0\u2007\u2009\u202f", " ")
+    | dict.fromkeys("\u2010\u2011\u2012\u2013\u2014\u2212", "-")
+)
+
+
+def _plain(text: str) -> str:
+    """Return a text with plain apostrophes, spaces and hyphens."""
+    return text.translate(_PLAIN)
 
 
 TOPICS: dict[str, Topic] = {
@@ -66,17 +75,18 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
     key: tuple(names) for key, names in _read("synonyms.json").items()
 }
 
-_BY_STRAIGHT_NAME = {_straight(key): names for key, names in SYNONYMS.items()}
+_BY_PLAIN_NAME = {_plain(key): names for key, names in SYNONYMS.items()}
 
 
 def names(obj: str) -> tuple[str, ...]:
     """Every accepted name of an object: its synonyms of Table 12, else the object itself.
 
     The paper prints ’ where the dataset has ', so both find an entry; and a name that holds an
-    apostrophe is followed by its other spelling, so a substring match accepts either.
+    apostrophe is followed by its other spelling, so a substring match accepts either. A name with a
+    no-break space, a dash or an ʻokina is followed by its plain spelling.
     """
-    listed = _BY_STRAIGHT_NAME.get(_straight(obj), (obj,))
-    spellings = (s for n in listed for s in (n, _straight(n), n.replace("'", "’")))
+    listed = _BY_PLAIN_NAME.get(_plain(obj), (obj,))
+    spellings = (s for n in listed for s in (n, _plain(n), n.replace("'", "’")))
     return tuple(dict.fromkeys(spellings))
 
 

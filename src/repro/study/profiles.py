@@ -1,4 +1,4 @@
-"""How large a study is: the sizes of `smoke`, `quick`, `medium` and `full` (`profiles.yaml`)."""
+"""How large a study is: the sizes of `smoke`, `quick`, `medium`, `full`, `real` (`profiles.yaml`)."""
 
 import os
 from dataclasses import dataclass

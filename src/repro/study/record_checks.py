@@ -59,11 +59,37 @@ def read_mastery_table(content: bytes, params: dict, result: dict) -> pd.DataFra
     _require(bool(((hits >= 0) & (hits <= draws)).all(axis=None)), f"a count is not 0 to {draws}")
     _require(not table[FACT_COLUMNS].isna().any(axis=None), "a fact has no id, topic or split")
     _require(not table["fact_id"].duplicated().any(), "it holds a fact twice")
-    _check_splits(table["split"].value_counts().to_dict(), params)
+    _check_splits(table["split"].value_counts().to_dict(), params["facts"])
     levels = mastery.add_levels(table, templates * draws)
     counted = mastery.distribution(levels, paper.SPLITS).to_dict("records")
     _require(counted == result["counts"], "its facts by level are not those of its record")
     return table
+
+
+def read_score_table(content: bytes, params: dict, result: dict) -> pd.DataFrame:
+    """Return a table of scores from the bytes of its CSV, every fact and number checked.
+
+    Raises:
+        ValueError: columns, numbers of facts, or scores are not what the record says.
+    """
+    table = pd.read_csv(BytesIO(content))
+    columns = [f"t{place:02d}" for place in params["protocol"]["templates"]]
+    _require(list(table) == FACT_COLUMNS + columns, "it has other columns than its record")
+    _require(not table.isna().any(axis=None), "a fact lacks its id, topic, split or score")
+    _require(not table["fact_id"].duplicated().any(), "it holds a fact twice")
+    _require(bool((table[columns] <= 0).all(axis=None)), "a log-probability is above 0")
+    _check_splits(table["split"].value_counts().to_dict(), params["candidates"])
+    for (split, topic), number in table.groupby(["split", "topic"]).size().items():
+        known = result["population"][split].get(topic, 0)
+        _require(number <= known, f"it scores {number} facts of {topic}, where there are {known}")
+    return table
+
+
+# kind of record → function of (bytes of the CSV, parameters, result) → its table, checked
+TABLES: dict[str, Callable[[bytes, dict, dict], pd.DataFrame]] = {
+    "mastery": read_mastery_table,
+    "score": read_score_table,
+}
 
 
 def _require(holds: bool, otherwise: str) -> None:
@@ -75,12 +101,18 @@ def _is_count(value: Any, most: float = float("inf")) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= most
 
 
-def _check_splits(numbers: dict[str, int], params: dict) -> None:
-    """Check the number of facts of each split; `all` facts of a split can be any number."""
+def _check_splits(numbers: dict[str, int], facts: dict[str, int | str | list[int]]) -> None:
+    """Check the number of facts of each split.
+
+    `all` facts of a split can be any number; of a list, one number for each score band, a band can
+    have fewer.
+    """
     _require(set(numbers) <= set(paper.SPLITS), "it names a split that does not exist")
-    for split, wanted in params["facts"].items():
+    for split, wanted in facts.items():
         held = numbers.get(split, 0)
         fits = held == wanted if _is_count(wanted) else held > 0
+        if isinstance(wanted, list):
+            fits = 0 < held <= sum(wanted)
         _require(fits, f"it holds {held} facts of split {split}, not {wanted}")
 
 
@@ -111,7 +143,13 @@ def _check_mastery(params: dict, result: dict) -> None:
     for row in result["counts"]:
         _require(_is_count(row["count"]), "a number of facts is not a count")
         numbers[row["split"]] += row["count"]
-    _check_splits(numbers, params)
+    _check_splits(numbers, params["facts"])
+
+
+def _check_score(params: dict, result: dict) -> None:
+    for split in params["candidates"]:
+        counts = list(result["population"][split].values())
+        _require(sum(counts) > 0 and all(map(_is_count, counts)), "a number of facts is impossible")
 
 
 def _check_losses(losses: Sequence[float], steps: int) -> None:
@@ -173,6 +211,7 @@ CHECKS: dict[str, Callable[[dict, dict], None]] = {
     "finetune": _check_finetune,
     "instruct": _check_answers,
     "mastery": _check_mastery,
+    "score": _check_score,
     "task_finetune": _check_task_finetune,
     "task_score": _check_task_score,
     "where": _check_where,

@@ -122,7 +122,7 @@ def read_table(stored: Stored) -> pd.DataFrame:
     record, wanted = parse(stored)
     text = table_text(stored, wanted)
     try:
-        return record_checks.read_mastery_table(text, record.params, record.result)
+        return record_checks.TABLES[record.kind](text, record.params, record.result)
     except (ValueError, KeyError, TypeError) as error:
         cause = f"is not a table of {record.name} ({one_line(error)})"
         raise damaged(stored.table, cause) from error

@@ -248,7 +248,7 @@ def open_study(
 
     Args:
         model: a registry name, a folder of safetensors, or `default`.
-        profile: `smoke`, `quick`, `medium`, `full`, or `default`: `REPRO_PROFILE`, else the
+        profile: `smoke`, `quick`, `medium`, `full`, `real`, or `default`: `REPRO_PROFILE`, else the
             model's own.
         data: a folder of EntityQuestions; by default `REPRO_DATA`, else a download. A model that
             is studied on `atlas` needs none and refuses one.

@@ -274,7 +274,7 @@ def open_task_study(
 
     Args:
         model: a registry name, a folder of safetensors, or `default`.
-        profile: `smoke`, `quick`, `medium`, `full`, or `default`.
+        profile: `smoke`, `quick`, `medium`, `full`, `real`, or `default`.
         data: a folder, or `hub`; by default `REPRO_TASKS`. Without either, records are read and
             nothing is computed.
         dtype: number format, as for `open_study`.
