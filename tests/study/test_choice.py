@@ -4,8 +4,9 @@ from dataclasses import replace
 
 import pytest
 
+from repro.data import stratified
 from repro.errors import ConfigError
-from repro.study import open_study, plan
+from repro.study import open_study, plan, profiles
 
 CHOOSE = {
     "templates": [0, 3],
@@ -46,7 +47,8 @@ def test_scores_come_first_then_mastery_then_the_rest(opened):
         "testood": 8,
     }
     assert set(kinds(study.all_requests())) > {"score", "mastery"}
-    assert study.computation.facts["fact_id"].is_unique
+    study.computation.load()
+    assert sorted(study.computation.facts["fact_id"]) == sorted(measured["fact_id"])
 
 
 def test_later_records_name_the_scores_and_the_facts_that_were_drawn(opened):
@@ -109,3 +111,12 @@ def test_counts_that_do_not_fit_the_bands_are_refused(opened):
     profile = replace(opened.profile, facts={**FACTS, "train": [8]})
     with pytest.raises(ConfigError, match="score bands"):
         replace(opened, profile=profile).mastery()
+
+
+def test_every_profile_draws_from_each_band_of_each_split():
+    for name in profiles.PROFILES:
+        profile = profiles.profile(name)
+        for split in profile.choose["candidates"] if profile.choose else ():
+            counts, topics = profile.facts[split], 14 if split == "testood" else 10
+            assert len(counts) == len(profile.choose["edges"]) + 1
+            assert min(counts) >= stratified.CELL * topics

@@ -1,4 +1,4 @@
-"""How large a study is: the sizes of `smoke`, `quick`, `medium`, `full`, `real` (`profiles.yaml`)."""
+"""How large a study is: `smoke`, `quick`, `medium`, `full` or `real` (`profiles.yaml`)."""
 
 import os
 from dataclasses import dataclass
