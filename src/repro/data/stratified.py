@@ -171,4 +171,4 @@ def _interval(share: float, variance: float, weights: np.ndarray) -> tuple[float
     else:  # nothing or everything is a hit: the facts are worth as many unweighted ones
         size = weights.sum() ** 2 / (weights**2).sum()
     low, high = wilson(share * size, size)
-    return float(low), float(high)
+    return min(float(low), share), max(float(high), share)  # rounding can pass a share of 0 or 1

@@ -78,6 +78,7 @@ def measure(
     protocol: ScoreProtocol,
     *,
     partial_folder: Path | None = None,
+    keep: bool = False,
     block: int = BLOCK,
     progress: Callable[[int], object] | None = None,
 ) -> pd.DataFrame:
@@ -93,6 +94,7 @@ def measure(
         facts: DataFrame[fact_id, topic, split, subject, object, …].
         protocol: the templates.
         partial_folder: keeps finished blocks, so that an interrupted run resumes.
+        keep: leave the finished blocks there, for the caller to delete once the result is stored.
         block: facts per block.
         progress: called with the number of facts of each finished block.
 
@@ -119,7 +121,7 @@ def measure(
         if progress:
             progress(len(table))
     sharing.wait_for_everyone()  # another process may still read the blocks
-    if partial_folder and sharing.is_main_process:
+    if partial_folder and not keep and sharing.is_main_process:
         shutil.rmtree(partial_folder, ignore_errors=True)
     return pd.concat(scored, ignore_index=True)
 

@@ -348,12 +348,14 @@ class FactComputation(Computation):
         return True
 
     def clean_up(self, request: Request) -> None:
-        """Delete the finished blocks of mastery, now that their record is stored."""
-        if request.kind == "mastery" and self.session.processes.is_main_process:
+        """Delete the finished blocks of scores or mastery, now that their record is stored."""
+        if request.kind in ("score", "mastery") and self.session.processes.is_main_process:
             shutil.rmtree(_partial(request), ignore_errors=True)
 
     def claim_name(self, group: list[Request]) -> str:
         """Return the name of the lock: by the fine-tuning, or by mastery for what follows it."""
+        if group[0].kind == "score":  # mastery is of the facts that the scores will choose
+            return group[0].key
         run, first = group[0].run, self.study.requests.mastery().key
         if run is not None:
             return self.study.requests.finetune(run).key
@@ -416,9 +418,9 @@ def _score(work: FactComputation, _: RunState, request: Request) -> tuple[dict, 
     """Score the candidates from which facts are chosen."""
     candidates, population = work.study.choice.to_score()
     given = work.session.reader, work.session.tokenizer, candidates, work.study.choice.protocol
-    folder = files.cache_dir() / "partial" / request.key
+    options = {"partial_folder": _partial(request), "keep": True}
     with work.session.bar(len(candidates), "scores", "fact", True) as bar:
-        table = scores.measure(*given, partial_folder=folder, progress=bar.update)
+        table = scores.measure(*given, **options, progress=bar.update)
     return {"population": population, "table": True}, table
 
 
@@ -445,7 +447,7 @@ def _measure(work: FactComputation, request: Request, chosen: pd.DataFrame) -> p
 
 
 def _partial(request: Request) -> Path:
-    """Return the folder of the finished blocks of mastery."""
+    """Return the folder of the finished blocks of scores or mastery."""
     return files.cache_dir() / "partial" / request.key
 
 
