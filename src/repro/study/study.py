@@ -27,23 +27,6 @@ from repro.study.requests import Request, Requests, Run, source
 from repro.study.results import Results
 from repro.study.schedule import Part, of_part
 
-_NAMES_OF_BEFORE = {
-    **{name: ("results", name) for name in dir(Results) if not name.startswith("_")},
-    "where": ("results", "locations"),
-    "restore": ("results", "restored"),
-    "mastery_task": ("requests", "mastery"),
-    "finetune_task": ("requests", "finetune"),
-    "accuracy_task": ("requests", "accuracy"),
-    "layer_blocks": ("requests", "layer_groups"),
-    "restore_tasks": ("requests", "restoration"),
-    "control_tasks": ("requests", "controls"),
-    "layer_tasks": ("requests", "layers"),
-    "runs": ("grid", "runs"),
-    "control_runs": ("grid", "control_runs"),
-    "layer_runs": ("grid", "layer_runs"),
-    "restore_runs": ("grid", "restored_runs"),
-    "asked": ("pools", "facts"),
-}
 BEFORE_RUNS = ("score", "mastery")  # kinds of records that all runs depend on
 IN_MEMORY = ("computation", "results")  # parts of a study that no other process is sent
 
@@ -225,13 +208,6 @@ class Study:
     def _finished(self) -> list[Record]:
         return [r for r in (request.record() for request in self.all_requests()) if r]
 
-    def __getattr__(self, name: str):
-        """Return what had another name before, until all callers are moved."""
-        part, new = _NAMES_OF_BEFORE.get(name, ("", ""))
-        if not part:
-            raise AttributeError(name)
-        return getattr(getattr(self, part), new)
-
     def __getstate__(self) -> dict:
         """Return what another process is sent: not the model, which it loads itself."""
         return {name: part for name, part in vars(self).items() if name not in IN_MEMORY}
@@ -274,6 +250,3 @@ def _start(study: Study):
     from repro.study.compute import FactComputation
 
     return FactComputation(study)
-
-
-open = open_study  # the name of before, until all callers are moved
