@@ -6,8 +6,9 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from repro.restoration import regions
-from repro.restoration.ranking import how_many, rank, selected
+from repro.restoration.ranking import how_many, rank
 from repro.restoration.tensor_pairs import pair
+from repro.restoration.thresholds import selected
 
 SIZES = {"vocab_size": 40, "hidden_size": 16, "num_hidden_layers": 12, "num_attention_heads": 2}
 WIDE = {**SIZES, "intermediate_size": 24}

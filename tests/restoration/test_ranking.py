@@ -12,20 +12,12 @@ from hypothesis import strategies as st
 from repro.errors import ConfigError, ModelError
 from repro.restoration import ranking as ranking_module
 from repro.restoration import tensor_pairs
-from repro.restoration.ranking import (
-    STRATEGIES,
-    Measure,
-    by_tensor,
-    concentration,
-    how_many,
-    rank,
-    selected,
-    selection,
-    thresholds,
-)
+from repro.restoration.concentration import by_tensor, concentration
+from repro.restoration.ranking import STRATEGIES, Measure, how_many, rank
 from repro.restoration.regions import REGIONS, inside, layer, module, place
 from repro.restoration.score_kernels import Histogram, units
 from repro.restoration.tensor_pairs import Block, pair
+from repro.restoration.thresholds import selected, selection, thresholds
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 NAMES = ["model.layers.0.self_attn.q_proj.weight", "model.layers.1.mlp.up_proj.weight",

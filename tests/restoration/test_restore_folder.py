@@ -19,7 +19,7 @@ from repro import cli
 from repro.errors import ConfigError, ModelError, StoreError
 from repro.models.hub import INDEX
 from repro.restoration import checkpoints, restore, restore_folder
-from repro.restoration.restore_folder import Models, Settings, Work
+from repro.restoration.checkpoint_pair import Models, Settings, Work
 
 UP = "model.layers.1.mlp.up_proj.weight"
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"

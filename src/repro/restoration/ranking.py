@@ -1,22 +1,22 @@
 """Ranks all parameters of two models exactly, a block at a time (§5, App. B.2).
 
-A first pass counts the upper halves of all scores, a second the lower halves of those that share
-theirs with a threshold; this gives the exact thresholds and sums of any number of shares. Counts
-and sums are whole numbers, so nothing depends on the size of a block or the order of threads.
+The first pass, here, counts the upper halves of all scores; the second, in `thresholds`, the lower
+halves of those that share theirs with a threshold. This gives the exact thresholds and sums of any
+number of shares. Counts and sums are whole numbers, so nothing depends on the size of a block or
+the order of threads.
 """
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache
 
 import numpy as np
-import pandas as pd
 import torch
 
 from repro.errors import ConfigError, ModelError
-from repro.restoration import regions, score_kernels, tensor_pairs
+from repro.restoration import score_kernels, tensor_pairs
 from repro.restoration.score_kernels import BINS, LOWS, MOST, TABLES, Histogram
 from repro.restoration.tensor_pairs import Block, Pair, Weights
 
@@ -214,10 +214,12 @@ def rank(
     measure = Measure(strategy, score_dtype, seed)
     worth = likely and both.parameters >= WORTH
     bins = _likely_bins(both, measure, likely) if worth else []
-    return Ranking(both, _spread(both, [Counts(measure, bins) for _ in range(both.threads)]))
+    return Ranking(
+        both, count_in_threads(both, [Counts(measure, bins) for _ in range(both.threads)])
+    )
 
 
-def _spread(both: Pair, lanes: list):
+def count_in_threads(both: Pair, lanes: list):
     """Let each thread count what it is given, and return the sum."""
     both.spread(lanes)
     for other in lanes[1:]:
@@ -236,7 +238,7 @@ def _likely_bins(both: Pair, measure: Measure, percents: Sequence[float]) -> lis
         # Three standard errors, twice, since neighbours in a tensor are alike.
         margin = 6 * int((k * (sample.size - k) / max(sample.size, 1)) ** 0.5)
         ends = (min(max(x, 1), sample.size) for x in (k + margin, k - margin))
-        first, last = (_last(sample.counts, x) for x in ends)
+        first, last = (bin_of_rank(sample.counts, x) for x in ends)
         # Where all lower halves are zero, there is nothing to count.
         bins |= {b for b in range(first, last + 1) if sample.lows[b] or not sample.counts[b]}
     return sorted(bins) if len(bins) * both.threads <= LIKELY else []
@@ -254,221 +256,7 @@ def how_many(size: int, percent: float) -> int:
     return int(Fraction(str(percent)) * size / 100)
 
 
-@dataclass(frozen=True)
-class Cut:
-    """A share: the `k` parameters above `key`, of which the first `ties` of `equal` on it.
-
-    `held` is the sum of their keys as floats and `held_zero` that of those with p = 0, both in
-    units of 2⁻¹⁴⁹.
-    """
-
-    k: int
-    key: int = BINS * LOWS  # above every key
-    ties: int = 0
-    equal: int = 0
-    held: int = 0
-    held_zero: int = 0
-
-    @property
-    def threshold(self) -> float | None:
-        """The smallest key that is chosen, as a float; None where nothing is."""
-        return float(np.uint32(self.key).view(np.float32)) if self.k else None
-
-
-def thresholds(ranking: Ranking, percents: Sequence[float]) -> dict[float, Cut]:
-    """Return the cut of each percentage, all found in one reading of the two models.
-
-    Raises:
-        ConfigError: a percentage is not between 0 and 100.
-    """
-    counts = {x: how_many(ranking.size, x) for x in percents}
-    bins = {k: _last(ranking.counts.keys.counts, k) for k in counts.values() if k}
-    lows = _refined(ranking, set(bins.values()) - set(ranking.counts.lows.bins))
-    cuts = {
-        k: _cut(ranking, k, upper, lows if upper in lows.bins else ranking.counts.lows)
-        for k, upper in bins.items()
-    }
-    return {x: cuts.get(k, Cut(0)) for x, k in counts.items()}
-
-
-def _last(counts: np.ndarray, k: int) -> int:
+def bin_of_rank(counts: np.ndarray, k: int) -> int:
     """Return the highest place such that it and those above hold `k`."""
     beyond = counts[::-1].cumsum()
     return len(counts) - 1 - int(np.searchsorted(beyond, k))
-
-
-def _refined(ranking: Ranking, bins: set[int]) -> Lows:
-    """Count lower halves in the second pass, of the bins that the first did not count them in."""
-    both, keys, zero = ranking.pair, ranking.counts.keys, ranking.counts.zero
-    found = Lows(sorted(bins))
-    if keys.lows[list(found.bins)].any():
-        others = [Lows(found.bins) for _ in range(both.threads - 1)]
-        _spread(both, [Second(ranking.measure, lows) for lows in (found, *others)])
-    else:  # all lower halves are zero, as they are for scores in bfloat16
-        found.table[:, 0] = keys.counts[list(found.bins)]
-        found.zero[:, 0] = zero.counts[list(found.bins)]
-    return found
-
-
-@dataclass(frozen=True, eq=False)
-class Second:
-    """What the second pass counts in one thread."""
-
-    measure: Measure
-    lows: Lows
-
-    def __call__(self, block: Block) -> None:
-        """Count a block."""
-        score_kernels.refine(*self.measure.arguments(block), *self.lows.arguments)
-
-    def merge(self, other: "Second") -> None:
-        """Add another thread's counts."""
-        self.lows.merge(other.lows)
-
-
-def _cut(ranking: Ranking, k: int, upper: int, lows: Lows) -> Cut:
-    """Return the cut that chooses exactly `k`, whose threshold is in the bin `upper`."""
-    keys, zeros, (table, zero) = ranking.counts.keys, ranking.counts.zero, lows[upper]
-    inside = k - int(keys.counts[upper + 1 :].sum())
-    low = _last(table, inside)
-    equal, key = int(table[low]), upper << 16 | low
-    ties = inside - int(table[low + 1 :].sum())
-    zero_ties = _zero_ties(ranking, Cut(k, key, ties, equal), int(zero[low]))
-    return Cut(
-        k, key, ties, equal,
-        keys.total(upper) + _beyond(table, upper, low) + ties * score_kernels.units(key),
-        zeros.total(upper) + _beyond(zero, upper, low) + zero_ties * score_kernels.units(key),
-    )  # fmt: skip
-
-
-def _zero_ties(ranking: Ranking, cut: Cut, zero_equal: int) -> int:
-    """Return how many of the chosen on the threshold have p = 0."""
-    if cut.ties == cut.equal or zero_equal == 0 or cut.key == 0:
-        return zero_equal
-    if zero_equal == cut.equal:
-        return cut.ties
-    # Position decides which of the two kinds are chosen.
-    return sum(
-        int(((block.base == 0).cpu().numpy() & masks[0] & (keys == cut.key)).sum())
-        for block, keys, masks in selection(ranking, [cut])
-    )
-
-
-def _beyond(table: np.ndarray, upper: int, low: int) -> int:
-    """Return the sum of the keys of one bin whose lower half is above `low`, as floats."""
-    rest = table[low + 1 :]
-    first = score_kernels.units(upper << 16)
-    step = 1 << max((upper >> 7) - 1, 0)
-    return int(rest.sum()) * first + int((rest * np.arange(low + 1, LOWS)).sum()) * step
-
-
-def selection(
-    ranking: Ranking, cuts: Sequence[Cut], size: int | None = None
-) -> Iterator[tuple[Block, np.ndarray, list[np.ndarray]]]:
-    """Yield each block with its keys and, per cut, a mask of the parameters chosen.
-
-    In order, since of those that tie at a threshold the first are chosen. `size` 0 yields whole
-    tensors.
-    """
-    left = [cut.ties for cut in cuts]
-    for block in ranking.pair.blocks(size):
-        keys = ranking.measure.keys(block)
-        masks = [np.empty(len(keys), bool) for _ in cuts]
-        for i, (cut, mask) in enumerate(zip(cuts, masks, strict=True)):
-            left[i] = score_kernels.pick(keys, cut.key, left[i], mask)
-        yield block, keys, masks
-
-
-def selected(ranking: Ranking, percent: float) -> np.ndarray:
-    """Return a flat boolean mask of exactly floor(percent · n / 100) parameters.
-
-    The highest are chosen; where they tie at the threshold, those that come first in the order of
-    tensors and positions.
-    """
-    cut = thresholds(ranking, [percent])[percent]
-    return np.concatenate([masks[0] for _, _, masks in selection(ranking, [cut])])
-
-
-def concentration(ranking: Ranking, percents: Sequence[float]) -> pd.DataFrame:
-    """Return the share of the total change that the most changed parameters hold (Table 3).
-
-    Returns:
-        DataFrame[top_percent, share_of_change_percent, without_zero_base_percent, k, n,
-        threshold, moved, zero_base, unchanged]. Sums are exact, rounded once. `moved` counts the
-        k that differ at all; `zero_base` and `unchanged` count the parameters with p = 0 and
-        s = p in the whole region. One with p = 0 that moved has a score of |s| / 1e-8 and
-        outweighs thousands, so `without_zero_base_percent` is the same share with those left out
-        of the chosen and of the total.
-
-    Raises:
-        ConfigError: the ranking is not by size, or a percentage is not between 0 and 100.
-    """
-    if ranking.measure.strategy not in ("top", "absolute"):
-        raise ConfigError("concentration is of the largest changes: rank by top or absolute")
-    total, zero = ranking.counts.keys.total(), ranking.counts.zero.total()
-    rows = [
-        {
-            "top_percent": percent,
-            "share_of_change_percent": percentage(cut.held, total),
-            "without_zero_base_percent": percentage(cut.held - cut.held_zero, total - zero),
-            "k": cut.k,
-            "n": ranking.size,
-            "threshold": cut.threshold,
-            "moved": cut.k if cut.key else cut.k - cut.ties,
-            "zero_base": ranking.zero_base,
-            "unchanged": ranking.unchanged,
-        }
-        for percent, cut in thresholds(ranking, percents).items()
-    ]
-    return pd.DataFrame(rows)
-
-
-def percentage(part: int, whole: int) -> float:
-    """Return 100 · part / whole, rounded once; 0 where there is nothing."""
-    return float(Fraction(100 * part, whole)) if whole else 0.0
-
-
-def by_tensor(ranking: Ranking, percents: Sequence[float]) -> pd.DataFrame:
-    """Return where the chosen parameters are, tensor by tensor (Table 10 by layer and module).
-
-    Returns:
-        DataFrame[tensor, layer, module, n, change_percent, one column per percentage]: the
-        tensor's share of the sum of all keys, NaN where keys are no sizes, and how many of its
-        parameters are among the chosen.
-    """
-    cuts = thresholds(ranking, percents)
-    chosen = _chosen(ranking, list(cuts.values()))
-    sizes, total = ranking.measure.strategy in ("top", "absolute"), ranking.counts.keys.total()
-    rows = [
-        {
-            "tensor": name,
-            "layer": regions.layer(name),
-            "module": regions.module(name),
-            "n": shape.numel(),
-            "change_percent": percentage(ranking.counts.change.get(name, 0), total)
-            if sizes
-            else np.nan,
-            **dict(zip(cuts, (int(k) for k in chosen[place]), strict=True)),
-        }
-        for place, (name, shape) in enumerate(ranking.shapes.items())
-    ]
-    return pd.DataFrame(rows)
-
-
-def _chosen(ranking: Ranking, cuts: list[Cut]) -> np.ndarray:
-    """Return how many parameters of each tensor (rows) each cut (columns) chooses."""
-    place = {name: i for i, name in enumerate(ranking.shapes)}
-    keys = np.array([cut.key for cut in cuts], np.uint32)
-    found = np.zeros((ranking.pair.threads, 2, len(place), len(cuts)), np.int64)
-
-    def worker(above: np.ndarray, equal: np.ndarray) -> Callable[[Block], None]:
-        def count(block: Block) -> None:
-            row = place[block.name]
-            score_kernels.exceed(ranking.measure.keys(block), keys, above[row], equal[row])
-
-        return count
-
-    ranking.pair.spread([worker(*tables) for tables in found])
-    above, equal = found.sum(0)
-    before = equal.cumsum(0) - equal
-    return above + np.clip(np.array([cut.ties for cut in cuts]) - before, 0, equal)

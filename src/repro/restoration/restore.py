@@ -9,20 +9,13 @@ from dataclasses import dataclass
 
 import torch
 
-from repro.restoration.ranking import (
-    Cut,
-    Ranking,
-    by_tensor,
-    concentration,
-    how_many,
-    rank,
-    selected,
-    selection,
-    thresholds,
-)
-from repro.restoration.restore_folder import INTERPOLATE, Models, Settings, Work, mixed
+from repro.restoration.checkpoint_pair import INTERPOLATE, Models, Settings, Work
+from repro.restoration.concentration import by_tensor, concentration
+from repro.restoration.ranking import Ranking, how_many, rank
 from repro.restoration.restore_folder import restore as restore_folder
+from repro.restoration.restored_share import mixed
 from repro.restoration.tensor_pairs import Block, Pair, Weights, pair
+from repro.restoration.thresholds import Cut, selected, selection, thresholds
 
 __all__ = [
     "INTERPOLATE", "Change", "Cut", "Models", "Pair", "Ranking", "Settings", "Work", "by_tensor",

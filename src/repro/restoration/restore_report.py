@@ -10,7 +10,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from repro.errors import ConfigError
-from repro.restoration import ranking, restore_folder, tensor_pairs
+from repro.restoration import checkpoint_pair, concentration, restore_folder, tensor_pairs
 
 HEADINGS = {
     "top_percent": "top %",
@@ -26,11 +26,11 @@ PASSES = 2  # over the region in both models: to find the thresholds, and to use
 def rank(options: Namespace) -> str:
     """Rank two models and return the report, as text or JSON."""
     settings = _settings(options)
-    both = restore_folder.Models(options.base, options.tuned)
+    both = checkpoint_pair.Models(options.base, options.tuned)
     with _work(options, both, settings) as work:
         ranked = both.rank(settings, work, options.percent)
-        table = ranking.concentration(ranked, options.percent)
-        tensors = ranking.by_tensor(ranked, options.percent)
+        table = concentration.concentration(ranked, options.percent)
+        tensors = concentration.by_tensor(ranked, options.percent)
     report = {
         **both.names,
         "settings": asdict(settings),
@@ -51,7 +51,7 @@ def restore(options: Namespace) -> str:
     if options.out is None and not options.dry_run:
         raise ConfigError("give OUT, the folder to write, or --dry-run")
     settings, out = _settings(options), None if options.dry_run else options.out
-    both = restore_folder.Models(options.base, options.tuned)
+    both = checkpoint_pair.Models(options.base, options.tuned)
     with _work(options, both, settings) as work:
         reports = restore_folder.restore(
             both, out, options.percent, settings, work, options.overwrite
@@ -59,22 +59,22 @@ def restore(options: Namespace) -> str:
     return json.dumps(reports, indent=1) if options.json else _restore_text(reports, out)
 
 
-def _settings(options: Namespace) -> restore_folder.Settings:
+def _settings(options: Namespace) -> checkpoint_pair.Settings:
     seed = getattr(options, "seed", 0)
-    return restore_folder.Settings(
+    return checkpoint_pair.Settings(
         options.strategy, options.region, options.layers, options.score_dtype, seed
     )
 
 
 @contextmanager
-def _work(options: Namespace, both: restore_folder.Models, settings: restore_folder.Settings):
+def _work(options: Namespace, both: checkpoint_pair.Models, settings: checkpoint_pair.Settings):
     if options.threads is not None and options.threads < 1:
         raise ConfigError(f"{options.threads} threads: give 1 or more")
     region = both.region(settings)
     size = sum(w[n].nbytes for n in region.shapes for w in (both.base, both.tuned))
     bytes_of = {"total": PASSES * size, "unit": "B", "unit_scale": True, "delay": 1}
     with tqdm(**bytes_of, desc="reading", disable=not sys.stderr.isatty()) as bar:
-        yield restore_folder.Work(options.threads, progress=bar.update)
+        yield checkpoint_pair.Work(options.threads, progress=bar.update)
 
 
 def shares(tensors: pd.DataFrame, by: str) -> pd.DataFrame:

@@ -3,7 +3,7 @@
 import numpy as np
 
 from repro.restoration import restore
-from repro.restoration.ranking import selection
+from repro.restoration.thresholds import selection
 
 LOWEST, HIGHEST, STEP = -7.0, 3.0, 0.25  # bins of log10 r; what lies outside is in the end bins
 SHOWN = (0.999, 0.99, 0.95, 0.9, 0.85, 0.75, 0.5, 0.25, 0.1, 0.05)  # quantiles of r of ten weights

@@ -1,0 +1,98 @@
+"""Where the change is: in how few parameters (Table 3), and in which tensors (Table 10)."""
+
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+
+import numpy as np
+import pandas as pd
+
+from repro.errors import ConfigError
+from repro.restoration import regions, score_kernels
+from repro.restoration.ranking import Ranking
+from repro.restoration.tensor_pairs import Block
+from repro.restoration.thresholds import Cut, thresholds
+
+
+def concentration(ranking: Ranking, percents: Sequence[float]) -> pd.DataFrame:
+    """Return the share of the total change that the most changed parameters hold (Table 3).
+
+    Returns:
+        DataFrame[top_percent, share_of_change_percent, without_zero_base_percent, k, n,
+        threshold, moved, zero_base, unchanged]. Sums are exact, rounded once. `moved` counts the
+        k that differ at all; `zero_base` and `unchanged` count the parameters with p = 0 and
+        s = p in the whole region. One with p = 0 that moved has a score of |s| / 1e-8 and
+        outweighs thousands, so `without_zero_base_percent` is the same share with those left out
+        of the chosen and of the total.
+
+    Raises:
+        ConfigError: the ranking is not by size, or a percentage is not between 0 and 100.
+    """
+    if ranking.measure.strategy not in ("top", "absolute"):
+        raise ConfigError("concentration is of the largest changes: rank by top or absolute")
+    total, zero = ranking.counts.keys.total(), ranking.counts.zero.total()
+    rows = [
+        {
+            "top_percent": percent,
+            "share_of_change_percent": percentage(cut.held, total),
+            "without_zero_base_percent": percentage(cut.held - cut.held_zero, total - zero),
+            "k": cut.k,
+            "n": ranking.size,
+            "threshold": cut.threshold,
+            "moved": cut.k if cut.key else cut.k - cut.ties,
+            "zero_base": ranking.zero_base,
+            "unchanged": ranking.unchanged,
+        }
+        for percent, cut in thresholds(ranking, percents).items()
+    ]
+    return pd.DataFrame(rows)
+
+
+def percentage(part: int, whole: int) -> float:
+    """Return 100 · part / whole, rounded once; 0 where there is nothing."""
+    return float(Fraction(100 * part, whole)) if whole else 0.0
+
+
+def by_tensor(ranking: Ranking, percents: Sequence[float]) -> pd.DataFrame:
+    """Return where the chosen parameters are, tensor by tensor (Table 10 by layer and module).
+
+    Returns:
+        DataFrame[tensor, layer, module, n, change_percent, one column per percentage]: the
+        tensor's share of the sum of all keys, NaN where keys are no sizes, and how many of its
+        parameters are among the chosen.
+    """
+    cuts = thresholds(ranking, percents)
+    chosen = _chosen_by_tensor(ranking, list(cuts.values()))
+    sizes, total = ranking.measure.strategy in ("top", "absolute"), ranking.counts.keys.total()
+    rows = [
+        {
+            "tensor": name,
+            "layer": regions.layer(name),
+            "module": regions.module(name),
+            "n": shape.numel(),
+            "change_percent": percentage(ranking.counts.change.get(name, 0), total)
+            if sizes
+            else np.nan,
+            **dict(zip(cuts, (int(k) for k in chosen[place]), strict=True)),
+        }
+        for place, (name, shape) in enumerate(ranking.shapes.items())
+    ]
+    return pd.DataFrame(rows)
+
+
+def _chosen_by_tensor(ranking: Ranking, cuts: list[Cut]) -> np.ndarray:
+    """Return how many parameters of each tensor (rows) each cut (columns) chooses."""
+    place = {name: i for i, name in enumerate(ranking.shapes)}
+    keys = np.array([cut.key for cut in cuts], np.uint32)
+    found = np.zeros((ranking.pair.threads, 2, len(place), len(cuts)), np.int64)
+
+    def worker(above: np.ndarray, equal: np.ndarray) -> Callable[[Block], None]:
+        def count(block: Block) -> None:
+            row = place[block.name]
+            score_kernels.exceed(ranking.measure.keys(block), keys, above[row], equal[row])
+
+        return count
+
+    ranking.pair.spread([worker(*tables) for tables in found])
+    above, equal = found.sum(0)
+    before = equal.cumsum(0) - equal
+    return above + np.clip(np.array([cut.ties for cut in cuts]) - before, 0, equal)

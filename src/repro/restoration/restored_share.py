@@ -1,0 +1,72 @@
+"""One restored share: the new weights of each block, and the counts of what was changed."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from repro.errors import ModelError
+from repro.restoration import thresholds
+from repro.restoration.score_kernels import Histogram
+from repro.restoration.tensor_pairs import Block
+
+
+@dataclass
+class Share:
+    """One restored share: its settings and, once all blocks have passed, what it did.
+
+    `differ` counts the chosen parameters that the two models hold different values of, `rounded`
+    those whose pre-trained value TUNED's type cannot hold exactly. `change` is of the relative
+    changes of the chosen.
+    """
+
+    percent: float
+    k: int
+    cut: thresholds.Cut | None = None
+    differ: int = 0
+    rounded: int = 0
+    change: Histogram = field(default_factory=Histogram, repr=False)
+    tensors: dict[str, int] = field(default_factory=dict)
+
+    def mix(self, block: Block, mask: np.ndarray | None, change: np.ndarray) -> torch.Tensor:
+        """Return a block with the chosen restored, in TUNED's type, and count what was done."""
+        s, p = block.tuned, block.base
+        new = mixed(s, p, mask, self.percent)
+        _check_range(block.name, new, p)
+        if mask is None:
+            self._count(block, new != s, len(change))
+            return new
+        chosen = torch.from_numpy(mask)
+        self._count(block, chosen & (s != p), int(np.count_nonzero(mask)))
+        self.change.add(change[mask])
+        if p.dtype != s.dtype:
+            self.rounded += int((chosen & (p.to(s.dtype).to(p.dtype) != p)).sum())
+        return new
+
+    def _count(self, block: Block, differ: torch.Tensor, chosen: int) -> None:
+        self.differ += int(differ.sum())
+        self.tensors[block.name] = self.tensors.get(block.name, 0) + chosen
+
+
+def _check_range(name: str, new: torch.Tensor, base: torch.Tensor) -> None:
+    """Raise ModelError where a value of BASE is beyond the range of TUNED's type."""
+    narrower = torch.finfo(new.dtype).max < torch.finfo(base.dtype).max
+    if narrower and not torch.isfinite(new).all():
+        kind = str(new.dtype).removeprefix("torch.")
+        raise ModelError(
+            f"a value of {name} in BASE, {base.abs().max():g}, is too large for {kind}, the type of"
+            " TUNED: convert TUNED to float32 or bfloat16 first"
+        )
+
+
+def mixed(
+    tuned: torch.Tensor, base: torch.Tensor, mask: np.ndarray | None, percent: float
+) -> torch.Tensor:
+    """Return weights with the chosen ones at their pre-trained values, in the type of `tuned`.
+
+    Without a mask all are moved `percent` of their way back: interpolation.
+    """
+    if mask is None:
+        return torch.lerp(tuned.float(), base.float(), percent / 100).to(tuned.dtype)
+    chosen = torch.from_numpy(mask).to(tuned.device)
+    return torch.where(chosen, base.to(tuned.dtype), tuned)
