@@ -533,17 +533,17 @@ def check(
         damage = integrity.check_results()
     else:
         study = _open(str(model), profile, data, learning_rate, dtype)
-        found = [*integrity.check_study(study), *integrity.check_tasks()]
-        damage = {(study.model.name, study.profile.name): found} if found else {}
-    for each in (each for found in damage.values() for each in found):
+        damages = [*integrity.check_study(study), *integrity.check_tasks()]
+        damage = {(study.model.name, study.profile.name): damages} if damages else {}
+    for each in (each for damages in damage.values() for each in damages):
         _say(each.error)
     if not damage:
         _say("every record is as it was written")
     elif not repair:
         raise typer.Exit(1)
-    for names, found in damage.items() if repair else ():
+    for names, damages in damage.items() if repair else ():
         study = _open(*names, None, None, None) if results else study
-        repaired = integrity.repair(study, found, workers)
+        repaired = integrity.repair(study, damages, workers)
         _say(f"{' '.join(names)}: {repaired} records computed again")
 
 

@@ -36,11 +36,11 @@ def names_in(site: Path) -> set[str]:
     Not the styles: the theme's name every icon.
     """
     texts = [path for path in site.rglob("*") if path.suffix in {".html", ".js"}]
-    own = site / LIBRARY
+    library_folder = site / LIBRARY
     return {
         name
         for path in texts
-        if path != own and "fontawesome" not in path.parts
+        if path != library_folder and "fontawesome" not in path.parts
         for name in NAMED.findall(path.read_text(encoding="utf-8", errors="replace"))
     }
 

@@ -50,7 +50,7 @@ def of_papers_models() -> dict[str, Rows]:
     accuracies = frames["acc"]
     large = accuracies[accuracies["llm"] != LLM]
     small = accuracies[(accuracies["llm"] == LLM) & (accuracies["source"] == "Table 4")]
-    found = {
+    comparisons_by_model = {
         LLM: {
             "falls": phenomena.accuracy_falls(small),
             "level": phenomena.level_0_is_worst(small),
@@ -58,8 +58,8 @@ def of_papers_models() -> dict[str, Rows]:
         }
     }
     for name, rows in large.groupby("llm", sort=False):
-        found[name] = {"level": phenomena.level_0_is_worst(rows)}
-    return found
+        comparisons_by_model[name] = {"level": phenomena.level_0_is_worst(rows)}
+    return comparisons_by_model
 
 
 def of_models(studies: Iterable[Study]) -> dict[str, Rows]:

@@ -43,8 +43,8 @@ def _digest(path: Path, mtime_ns: int, size: int) -> str:
 def file_sum(path: Path) -> str:
     """Return a file's SHA-256; an unchanged file (path, time, size) is not read again."""
     try:
-        found = path.stat()
-        return _digest(path.resolve(), found.st_mtime_ns, found.st_size)
+        status = path.stat()
+        return _digest(path.resolve(), status.st_mtime_ns, status.st_size)
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror}") from None
 

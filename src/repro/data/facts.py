@@ -49,9 +49,9 @@ def _files(folder: Path) -> Iterator[tuple[str, str, str, Path]]:
     for split, (raw, domain) in _SOURCES.items():
         for topic in paper.TOPICS.values():
             paths = (folder / raw / f"{topic.id}.{raw}.json", folder / raw / f"{topic.id}.json")
-            found = next((p for p in paths if p.is_file()), None)
-            if topic.domain == domain and found:
-                yield split, raw, topic.id, found
+            existing = next((p for p in paths if p.is_file()), None)
+            if topic.domain == domain and existing:
+                yield split, raw, topic.id, existing
 
 
 def _existing_files(folder: Path) -> list[tuple[str, str, str, Path]]:
@@ -208,9 +208,9 @@ def balanced(sizes: Mapping[str, int], n: int) -> dict[str, int]:
         open_topics = sorted(t for t in sizes if taken[t] < sizes[t])
         each = max(left // len(open_topics), 1)
         for topic in open_topics:
-            more = min(each, sizes[topic] - taken[topic], left)
-            taken[topic] += more
-            left -= more
+            added = min(each, sizes[topic] - taken[topic], left)
+            taken[topic] += added
+            left -= added
     return taken
 
 

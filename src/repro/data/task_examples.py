@@ -89,20 +89,20 @@ def draw(task: str, place: Path | str, sizes: dict, seed: int) -> Examples:
     divided = any(pool.empty for pool in pools.values())
     if divided and "all" in (sizes["train"], sizes["test"]):
         raise DataError(f"{task} from {place} has one split only, so that a size cannot be all")
-    told = f"{task} from {place}" + (f" ({_counted(skipped)} skipped)" if skipped else "")
-    test = _sample(frame if divided else pools["test"], sizes["test"], seed, f"{told}, test")
+    origin = f"{task} from {place}" + (f" ({_counted(skipped)} skipped)" if skipped else "")
+    test = _sample(frame if divided else pools["test"], sizes["test"], seed, f"{origin}, test")
     rest = frame[~frame["fact_id"].isin(test["fact_id"])] if divided else pools["train"]
-    train = _sample(rest, sizes["train"], seed, f"{told}, train")
+    train = _sample(rest, sizes["train"], seed, f"{origin}, train")
     return Examples(train, test, skipped, divided)
 
 
-def _sample(pool: pd.DataFrame, size, seed: int, told: str) -> pd.DataFrame:
+def _sample(pool: pd.DataFrame, size, seed: int, origin: str) -> pd.DataFrame:
     try:
         drawn = facts.sample(pool, size, seed)
     except ConfigError as error:
-        raise DataError(f"{told}: too few usable examples: {error}") from None
+        raise DataError(f"{origin}: too few usable examples: {error}") from None
     if drawn.empty:
-        raise DataError(f"{told}: there is no usable example")
+        raise DataError(f"{origin}: there is no usable example")
     return drawn
 
 

@@ -97,8 +97,8 @@ def packed(network: PreTrainedModel) -> Cache:
 
 def take(cache: Cache, first: int, nodes: torch.Tensor, row: Cache) -> None:
     """Fill rows of an in-place cache from a `packed` one, layer by layer."""
-    for layer, own in zip(cache.layers, row.layers, strict=True):
-        layer.take(first, nodes, own)
+    for layer, kept_layer in zip(cache.layers, row.layers, strict=True):
+        layer.take(first, nodes, kept_layer)
 
 
 def show(cache: Cache, rows: int, length: int) -> None:

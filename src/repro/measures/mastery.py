@@ -148,14 +148,14 @@ def prompts(
     """Return facts × templates prompts, fact by fact: BOS where the family has one, then text."""
     from repro.inference.decoding import Prompt
 
-    texts, told = [], []
+    texts, names_and_labels = [], []
     for row in facts.itertuples():
         names = paper.names(row.object)
         for place, mapping in enumerate(paper.TOPICS[row.topic].mappings[:templates]):
             texts.append(mapping.replace("{subject}", row.subject))
-            told.append((names, f"{row.fact_id}|{place}"))
+            names_and_labels.append((names, f"{row.fact_id}|{place}"))
     encoded = encode(tokenizer, texts)
-    return [Prompt(ids, *each) for ids, each in zip(encoded, told, strict=True)]
+    return [Prompt(ids, *each) for ids, each in zip(encoded, names_and_labels, strict=True)]
 
 
 def _finished_blocks(
@@ -191,8 +191,8 @@ def count(
     hits = [sum(c.hit for c in samples) for samples in completions]
     grid = np.reshape(hits, (len(facts), protocol.templates))
     columns = [f"t{i:02d}" for i in range(protocol.templates)]
-    found = pd.DataFrame(grid, columns=columns, index=facts.index)
-    return facts[["fact_id", "topic", "split"]].join(found).reset_index(drop=True)
+    hits_by_template = pd.DataFrame(grid, columns=columns, index=facts.index)
+    return facts[["fact_id", "topic", "split"]].join(hits_by_template).reset_index(drop=True)
 
 
 def distribution(table: pd.DataFrame, splits: Sequence[str] = ()) -> pd.DataFrame:

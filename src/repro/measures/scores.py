@@ -153,14 +153,14 @@ def score(
     asked = statements(tokenizer, facts, protocol)
     engine = network if isinstance(network, CpuEngine) else None
     rows, sharing = _rows(asked), processes()
-    own = rows[sharing.process_index :: sharing.num_processes]
+    process_rows = rows[sharing.process_index :: sharing.num_processes]
     read = partial(_read_with_engine if engine else _read_with_network, network)
-    jobs = [[asked[i] for i in row] for row in own]
+    jobs = [[asked[i] for i in row] for row in process_rows]
     with engine.prepared_weights() if engine else nullcontext():
         values = list(map_in_threads(_threads(engine), read, jobs))
     pairs = [
         (i, v)
-        for row, each in zip(own, values, strict=True)
+        for row, each in zip(process_rows, values, strict=True)
         for i, v in zip(row, each, strict=True)
     ]
     best = np.full((len(facts), len(protocol.templates)), -np.inf)

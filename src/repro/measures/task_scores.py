@@ -25,8 +25,8 @@ def final_number(text: str) -> Decimal | None:
 
     Commas and a dollar sign are left out; `18` and `18.00` are the same number.
     """
-    found = _FINAL.search(text)
-    return Decimal(found[1].replace(",", "")) if found else None
+    match = _FINAL.search(text)
+    return Decimal(match[1].replace(",", "")) if match else None
 
 
 def score(task: str, answers: Sequence[str], references: Sequence[str]) -> Scores:
@@ -40,9 +40,9 @@ def score(task: str, answers: Sequence[str], references: Sequence[str]) -> Score
 
 
 def _gsm8k(answers: Sequence[str], references: Sequence[str]) -> Scores:
-    found = [final_number(answer) for answer in answers]
-    right = [int(n == final_number(r)) for n, r in zip(found, references, strict=True)]
-    return Scores({"gsm8k_accuracy": right}, found.count(None))
+    numbers = [final_number(answer) for answer in answers]
+    right = [int(n == final_number(r)) for n, r in zip(numbers, references, strict=True)]
+    return Scores({"gsm8k_accuracy": right}, numbers.count(None))
 
 
 def _xsum(answers: Sequence[str], references: Sequence[str]) -> Scores:

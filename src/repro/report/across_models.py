@@ -26,17 +26,18 @@ ENOUGH = 3  # models: the interval of an effect over two says nothing
 
 
 def effects(
-    found: Mapping[str, Mapping[str, pd.DataFrame]], published: Collection[str]
+    comparisons: Mapping[str, Mapping[str, pd.DataFrame]], published: Collection[str]
 ) -> pd.DataFrame:
     """Return one row per phenomenon and model: `COLUMNS`, effects in the unit of the phenomenon.
 
     Args:
-        found: by model and by name of the phenomenon the rows of `verdicts.compare_jointly`, whose
-            `attrs["pooled"]` is the effect. A model without the runs of a phenomenon has no row.
+        comparisons: by model and by name of the phenomenon the rows of
+            `verdicts.compare_jointly`, whose `attrs["pooled"]` is the effect.
+            A model without the runs of a phenomenon has no row.
         published: the models that are the paper's.
     """
     rows = []
-    for model, by_name in found.items():
+    for model, by_name in comparisons.items():
         for name, compared in by_name.items():
             known = compared[compared["estimate"].notna()]
             if compared.attrs.get("pooled") is None or known.empty:
@@ -57,11 +58,13 @@ def over_models(effects: pd.DataFrame) -> pd.DataFrame:
     deviation of true effects between models).
     """
     rows = []
-    for name, own in effects[effects["ours"].astype(bool)].groupby("phenomenon", sort=False):
-        if len(own) >= ENOUGH:
-            errors = (own["high"] - own["low"]).to_numpy() / (2 * Z95)
-            effect, low, high, between = random_effects(own["effect"].to_numpy(), errors)
-            rows.append((name, ALL_OURS, effect, low, high, len(own), between))
+    for name, rows_of_ours in effects[effects["ours"].astype(bool)].groupby(
+        "phenomenon", sort=False
+    ):
+        if len(rows_of_ours) >= ENOUGH:
+            errors = (rows_of_ours["high"] - rows_of_ours["low"]).to_numpy() / (2 * Z95)
+            effect, low, high, between = random_effects(rows_of_ours["effect"].to_numpy(), errors)
+            rows.append((name, ALL_OURS, effect, low, high, len(rows_of_ours), between))
     columns = ["phenomenon", "model", "effect", "low", "high", "models", "between"]
     return pd.DataFrame(rows, columns=columns)
 
@@ -80,18 +83,18 @@ def figure(effects: pd.DataFrame, titles: Mapping[str, str], unit: str) -> Figur
     options = {"squeeze": False, "sharex": True, "height_ratios": heights, "layout": "constrained"}
     drawn, axes = plt.subplots(len(titles), 1, figsize=size, **options)
     for axis, (name, title) in zip(axes[:, 0], titles.items(), strict=True):
-        own = effects[effects["phenomenon"] == name]
-        own = own.sort_values("model", key=lambda column: column.map(models.index))
-        _forest(axis, own, pooled[pooled["phenomenon"] == name])
+        rows = effects[effects["phenomenon"] == name]
+        rows = rows.sort_values("model", key=lambda column: column.map(models.index))
+        _forest(axis, rows, pooled[pooled["phenomenon"] == name])
         axis.set_title(title)
     drawn.supxlabel(f"Mean effect as the paper states it ({unit})", fontsize=11)
     return closed(drawn)
 
 
-def _forest(axis: Axes, own: pd.DataFrame, pooled: pd.DataFrame) -> None:
+def _forest(axis: Axes, rows_of_models: pd.DataFrame, pooled: pd.DataFrame) -> None:
     """Draw the rows of one phenomenon, and below them the effect over our models."""
     axis.axvline(0, color="0.3", ls=":", lw=1.2)
-    rows = [*own.to_dict("records"), *pooled.assign(ours=True).to_dict("records")]
+    rows = [*rows_of_models.to_dict("records"), *pooled.assign(ours=True).to_dict("records")]
     for place, row in enumerate(rows):
         together = row["model"] == ALL_OURS
         colour = VIVID[0] if together else VIVID[2 if row["ours"] else 1]
@@ -101,19 +104,19 @@ def _forest(axis: Axes, own: pd.DataFrame, pooled: pd.DataFrame) -> None:
     axis.set_yticks(range(len(rows)), [textwrap.fill(row["model"], 22) for row in rows])
     axis.set_ylim(max(len(rows), 1) - 0.4, -0.6)
     axis.grid(color="0.9", lw=0.8, axis="x")
-    say_if_empty(axis, own)
+    say_if_empty(axis, rows_of_models)
 
 
 def results(effects: pd.DataFrame, titles: Mapping[str, str]) -> dict[str, str]:
     """Say of each phenomenon on how many of our models it holds; by title."""
     sentences = {}
     for name, title in titles.items():
-        own = effects[(effects["phenomenon"] == name) & effects["ours"].astype(bool)]
-        if len(own):
-            holds = int((own["verdict"] == HOLDS).sum())
-            toward, away = (own["low"] > 0).sum(), (own["high"] < 0).sum()
+        rows = effects[(effects["phenomenon"] == name) & effects["ours"].astype(bool)]
+        if len(rows):
+            holds = int((rows["verdict"] == HOLDS).sum())
+            toward, away = (rows["low"] > 0).sum(), (rows["high"] < 0).sum()
             sentences[title] = (
-                f"in every comparison on {holds} of {len(own)} models; on average on {toward},"
+                f"in every comparison on {holds} of {len(rows)} models; on average on {toward},"
                 f" the opposite on {away}"
             )
     return sentences

@@ -65,11 +65,11 @@ def same_share(means: pd.DataFrame, units: pd.DataFrame) -> pd.DataFrame:
     other one. A positive estimate (points) is in favour of the most changed.
     """
     rows = []
-    for own in _restored(means, [s for s in STRATEGIES if s != TOP]):
-        there = {**own, "strategy": TOP}
+    for run in _restored(means, [s for s in STRATEGIES if s != TOP]):
+        there = {**run, "strategy": TOP}
         text = "the {restored_percent:g}% most changed parameters do better than {strategy}"
-        terms = [(1, there), (-1, own)]
-        rows.append(own | compare(text.format(**own), means, terms, "above", units))
+        terms = [(1, there), (-1, run)]
+        rows.append(run | compare(text.format(**run), means, terms, "above", units))
     return pd.DataFrame(rows, columns=[*KEYS, *COLUMNS])
 
 
@@ -83,14 +83,16 @@ def same_amount(
     Returns what `same_share` does; a positive estimate is in favour of choosing.
     """
     rows = []
-    for own in _restored(means, [s for s in STRATEGIES if s != INTERPOLATE]):
-        run = {key: own[key] for key in KEYS[:2]}
-        undone = _row(means, own)[amount]
+    for setting in _restored(means, [s for s in STRATEGIES if s != INTERPOLATE]):
+        run = {key: setting[key] for key in KEYS[:2]}
+        undone = _row(means, setting)[amount]
         other = _interpolated(means, run, undone, amount)
         if other:
             text = "undoing {:.0f}% by {strategy} does better than by interpolation"
-            terms = [(1, own), *((-weight, where) for weight, where in other)]
-            rows.append(own | compare(text.format(undone, **own), means, terms, "above", units))
+            terms = [(1, setting), *((-weight, where) for weight, where in other)]
+            rows.append(
+                setting | compare(text.format(undone, **setting), means, terms, "above", units)
+            )
     return pd.DataFrame(rows, columns=[*KEYS, *COLUMNS])
 
 
@@ -102,13 +104,13 @@ def by_model(studies: Iterable[Study]) -> pd.DataFrame:
     """
     rows = []
     for one in studies:
-        own, units, _ = gather(one)
-        share = same_share(own, units)
+        model_means, units, _ = gather(one)
+        share = same_share(model_means, units)
         by_choice = {
             f"as many, {name}": share[share["strategy"] == name] for name in STRATEGIES[1:]
         }
         for amount, name in AMOUNTS.items():
-            same = same_amount(own, units, amount)
+            same = same_amount(model_means, units, amount)
             by_choice[f"as much of {name}, interpolate"] = same[same["strategy"] == TOP]
         for text, compared in by_choice.items():
             if len(compared):
@@ -119,15 +121,15 @@ def by_model(studies: Iterable[Study]) -> pd.DataFrame:
 
 def answer(rows: pd.DataFrame, amount: str) -> str:
     """Say in Markdown whether the most changed parameters do what their amount alone would do."""
-    own = rows[rows["strategy"] == TOP]
+    top_rows = rows[rows["strategy"] == TOP]
     name = f"Most changed against interpolated, with as much of {AMOUNTS[amount]} undone"
     conclusion = "how much is undone is not all: *which* parameters matters as well"
-    if not shown(own):
+    if not shown(top_rows):
         conclusion = "*how much* is undone explains what we see, as far as these runs can tell"
     return (
-        f"{sentence(name, own)} So, by this measure, {conclusion}."
-        if len(own)
-        else sentence(name, own)
+        f"{sentence(name, top_rows)} So, by this measure, {conclusion}."
+        if len(top_rows)
+        else sentence(name, top_rows)
     )
 
 
@@ -167,8 +169,8 @@ def _row(means: pd.DataFrame, where: dict) -> pd.Series:
 
 def _interpolated(means: pd.DataFrame, run: dict, undone: float, amount: str) -> list[Term]:
     """Return the two weighted shares of interpolation between which an amount lies, or nothing."""
-    own = means[(means[KEYS[:2]] == pd.Series(run)).all(axis=1)]
-    rows = own[own["strategy"].isin([NONE, INTERPOLATE])].sort_values(amount)
+    run_means = means[(means[KEYS[:2]] == pd.Series(run)).all(axis=1)]
+    rows = run_means[run_means["strategy"].isin([NONE, INTERPOLATE])].sort_values(amount)
     most = rows[amount].max()
     undone = most if most < undone < most + NEAR else undone
     after = rows[rows[amount] >= undone].head(1)
@@ -194,9 +196,9 @@ def figure(means: pd.DataFrame, x: str) -> Figure:
     levels, sizes = (sorted(means[name].unique()) for name in ("train_level", "train_size"))
     figure, axes = panel_grid(max(len(levels), 1), max(len(sizes), 1))
     for (row, level), (column, size) in product(enumerate(levels), enumerate(sizes)):
-        own = means[(means["train_level"] == level) & (means["train_size"] == size)]
+        run_means = means[(means["train_level"] == level) & (means["train_size"] == size)]
         axes[row, column].set_title(f"level {level}, {size:,} facts", fontsize=10)
-        _strategy_curves(axes[row, column], own, x)
+        _strategy_curves(axes[row, column], run_means, x)
     labels = {"restored_percent": "Restored parameters (%)"}
     labels |= {"undone_l1": "Undone of Σ|s − p| (%)", "undone_l2": "Undone of Σ(s − p)² (%)"}
     for axis in axes[-1]:
@@ -222,10 +224,10 @@ def _strategy_curves(axis: Axes, rows: pd.DataFrame, x: str) -> None:
     else:
         axis.axhline(before["accuracy"].item(), color="0.3", ls=":", lw=1.2)
     for (way, colour), marker in zip(WAYS.items(), MARKERS, strict=True):
-        own = pd.concat([before, rows[rows["strategy"] == way].dropna(subset=x)]).sort_values(x)
-        if len(own) > len(before):
-            axis.plot(x, "accuracy", data=own, color=colour, marker=marker, ms=4, lw=1.2)
-            axis.fill_between(own[x], own["low"], own["high"], color=colour, alpha=0.07, lw=0)
+        curve = pd.concat([before, rows[rows["strategy"] == way].dropna(subset=x)]).sort_values(x)
+        if len(curve) > len(before):
+            axis.plot(x, "accuracy", data=curve, color=colour, marker=marker, ms=4, lw=1.2)
+            axis.fill_between(curve[x], curve["low"], curve["high"], color=colour, alpha=0.07, lw=0)
 
 
 def table(frame: pd.DataFrame, title: str) -> Html:

@@ -69,8 +69,8 @@ def about(measured: Study, facts: pd.DataFrame) -> str:
 def shown(measured: Study, facts: pd.DataFrame) -> str:
     """Return the title of the model that stands for the others: the study's, where it is known."""
     titles = list(facts["model"].unique())
-    own = [title for title in titles if title == measured.model.title]
-    return (own or titles or [ABSENT])[-1]
+    titles_of_study = [title for title in titles if title == measured.model.title]
+    return (titles_of_study or titles or [ABSENT])[-1]
 
 
 def unknown(measured: Study) -> list[str]:
@@ -87,10 +87,10 @@ def _studies(measured: Study) -> list[Study]:
 def curves(facts: pd.DataFrame) -> pd.DataFrame:
     """Return the mean R by model and exposure: model, exposure, facts, rate, low, high."""
     rows = []
-    for (model, exposure), own in facts.groupby(["model", "exposure"], sort=False):
-        sums, sizes = _by_topic(own)
+    for (model, exposure), group in facts.groupby(["model", "exposure"], sort=False):
+        sums, sizes = _by_topic(group)
         numbers = bootstrap.interval([sums[None]], sizes, np.zeros(len(sizes)))
-        rows.append((model, exposure, len(own), *numbers))
+        rows.append((model, exposure, len(group), *numbers))
     columns = ["model", "exposure", "facts", "rate", "low", "high"]
     return _ordered(pd.DataFrame(rows, columns=columns), facts)
 
@@ -104,8 +104,10 @@ def levels(facts: pd.DataFrame) -> pd.DataFrame:
 
 def topics(facts: pd.DataFrame, model: str) -> pd.DataFrame:
     """Return one model's mean R in percent, one row per topic and one column per exposure."""
-    own = facts[facts["model"] == model]
-    return 100 * own.pivot_table(index="topic", columns="exposure", values="rate", aggfunc="mean")
+    model_facts = facts[facts["model"] == model]
+    return 100 * model_facts.pivot_table(
+        index="topic", columns="exposure", values="rate", aggfunc="mean"
+    )
 
 
 def steps(facts: pd.DataFrame) -> pd.DataFrame:
@@ -114,8 +116,8 @@ def steps(facts: pd.DataFrame) -> pd.DataFrame:
     Columns: model, fewer, more, rise, low, high; topic by topic, as pair have the same topics.
     """
     rows = []
-    for model, own in facts.groupby("model", sort=False):
-        table = own.pivot_table(
+    for model, model_facts in facts.groupby("model", sort=False):
+        table = model_facts.pivot_table(
             index="topic", columns="exposure", values="rate", aggfunc=["mean", "size"]
         )
         for fewer, more in zip(table["mean"].columns, table["mean"].columns[1:], strict=False):
@@ -132,9 +134,9 @@ def halves(facts: pd.DataFrame) -> pd.DataFrame:
     Between two exposures the mean is taken to rise evenly. Infinite: not reached at any.
     """
     rows = []
-    for model, own in facts.groupby("model", sort=False):
-        groups = [_by_topic(part) for _, part in own.groupby("exposure")]
-        seen = np.sort(own["exposure"].unique()).astype(float)
+    for model, model_facts in facts.groupby("model", sort=False):
+        groups = [_by_topic(part) for _, part in model_facts.groupby("exposure")]
+        seen = np.sort(model_facts["exposure"].unique()).astype(float)
         drawn = [bootstrap.redrawn(*group, np.zeros(len(group[0])), seed=0) for group in groups]
         means = np.array([sums.sum() / sizes.sum() for sums, sizes in groups])
         crossings = [_crossing(seen, curve) for curve in np.transpose(drawn)]
@@ -146,16 +148,16 @@ def halves(facts: pd.DataFrame) -> pd.DataFrame:
 def reading(facts: pd.DataFrame) -> str:
     """Say in Markdown what the curves show: do they rise throughout, and where is half mastered?"""
     rises, reached, lines = steps(facts), halves(facts).set_index("model"), []
-    for model, own in rises.groupby("model", sort=False):
-        down = own[own["high"] < 0]
+    for model, model_rises in rises.groupby("model", sort=False):
+        down = model_rises[model_rises["high"] < 0]
         falls = "; ".join(
             f"from {a} to {b}" for a, b in zip(down["fewer"], down["more"], strict=True)
         )
         down_steps = f"falls {falls}" if falls else "never falls for certain"
-        up = f"mean *R* rises for certain at {(own['low'] > 0).sum()} of {len(own)} steps"
-        lines.append(
-            f"- **{model}**: {up} and {down_steps}. {_half(*reached.loc[model], own['more'].max())}"
-        )
+        up_steps = (model_rises["low"] > 0).sum()
+        up = f"mean *R* rises for certain at {up_steps} of {len(model_rises)} steps"
+        half = _half(*reached.loc[model], model_rises["more"].max())
+        lines.append(f"- **{model}**: {up} and {down_steps}. {half}")
     return "\n".join(lines)
 
 

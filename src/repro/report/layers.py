@@ -61,10 +61,10 @@ def costs(means: pd.DataFrame, units: Units = None) -> pd.DataFrame:
     Returns rows of `verdicts.COLUMNS` with the columns of `KEYS` in front.
     """
     rows = []
-    for own in means.loc[means["layers"] != NONE, KEYS].to_dict("records"):
-        text = "level {train_level}: restoring layers {layers} costs accuracy".format(**own)
-        terms = [(1, own), (-1, own | {"layers": NONE})]
-        rows.append(own | compare(text, means, terms, "below", units))
+    for setting in means.loc[means["layers"] != NONE, KEYS].to_dict("records"):
+        text = "level {train_level}: restoring layers {layers} costs accuracy".format(**setting)
+        terms = [(1, setting), (-1, setting | {"layers": NONE})]
+        rows.append(setting | compare(text, means, terms, "below", units))
     return pd.DataFrame(rows, columns=[*KEYS, *COLUMNS])
 
 
@@ -90,9 +90,15 @@ def by_model(studies: Iterable["Study"]) -> pd.DataFrame:
         changes = costs(means(one.results.layers()), answers)
         changes = changes[changes["split"] == "test"]
         for name in block_names(changes["layers"]):
-            own = changes[changes["layers"] == name]
-            lose, gain = ((own["verdict"] == v).sum() for v in (SUPPORTED, CONTRADICTED))
-            counts = len(own), lose, gain, len(own) - lose - gain, own["estimate"].mean()
+            model_changes = changes[changes["layers"] == name]
+            lose, gain = ((model_changes["verdict"] == v).sum() for v in (SUPPORTED, CONTRADICTED))
+            counts = (
+                len(model_changes),
+                lose,
+                gain,
+                len(model_changes) - lose - gain,
+                model_changes["estimate"].mean(),
+            )
             rows.append((one.model.title, one.profile.name, name, *counts))
     columns = ["model", "profile", "layers", "runs", "lose", "gain", "undecided", "change"]
     return pd.DataFrame(rows, columns=columns)

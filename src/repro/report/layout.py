@@ -92,10 +92,10 @@ class Finding:
         return text + (f"; {', '.join(others)}" if others else "")
 
 
-def findings(model: str, found: Iterable[Finding]) -> Html:
+def findings(model: str, rows: Iterable[Finding]) -> Html:
     """Return the first block of a page: each finding in words, then the claim and the verdict."""
     parts = []
-    for finding in found:
+    for finding in rows:
         verdict = overall(finding.rows) if len(finding.rows) else UNDECIDED
         kind = verdict.split(" ")[0]  # `holds with exceptions` looks like `holds`
         chip = f'<span class="verdict {kind}">{SIGNS[verdict]} {verdict}</span>'
@@ -130,11 +130,11 @@ def tabs(parts: Mapping[str, Html], title: str) -> Html:
     name = "tabs-" + hashlib.sha256(names.encode()).hexdigest()[:8]
     heads, panels, rules = "", "", ""
     for place, (label, part) in enumerate(parts.items()):
-        own, state = f"{name}-{place}", "" if place else " checked"
-        heads += f'<input type="radio" name="{name}" id="{own}"{state}>'
-        heads += f'<label for="{own}">{html.escape(label)}</label>'
-        panels += f'<div class="panel {own}">{part.html}</div>'
-        rules += f"#{own}:checked~.{own}{{display:block}}"
+        panel_id, state = f"{name}-{place}", "" if place else " checked"
+        heads += f'<input type="radio" name="{name}" id="{panel_id}"{state}>'
+        heads += f'<label for="{panel_id}">{html.escape(label)}</label>'
+        panels += f'<div class="panel {panel_id}">{part.html}</div>'
+        rules += f"#{panel_id}:checked~.{panel_id}{{display:block}}"
     legend = f'role="group" aria-label="{html.escape(title)}"'
     text = f'<div class="repro-tabs" {legend}>{heads}{panels}</div>'
     return Html(f"<style>{TAB_CSS}{rules}</style>{text}", title)

@@ -119,8 +119,8 @@ def summary(places: pd.DataFrame, by: str) -> pd.DataFrame:
     rows["own_share"] = rows["share"] / rows["lift"]
     groups = rows.groupby([*run, by])
     means = groups[["share", "own_share", "lift"]].mean()
-    more = groups["share"].agg(spread="std", n="size")
-    rows = means.join(more).reset_index()
+    spreads = groups["share"].agg(spread="std", n="size")
+    rows = means.join(spreads).reset_index()
     return rows.sort_values([*run, by], key=_in_order, ignore_index=True)
 
 
@@ -155,8 +155,8 @@ def by_model(studies: Iterable["Study"], percent: float) -> pd.DataFrame:
         counted, column = by_share(one.results.locations()), f"top {percent:g}%"
         if column in counted:
             name = f"{one.model.title}, {one.profile.name}"
-            own = counted[["module", column]].rename(columns={column: name})
-            table = table.merge(own, on="module", how="outer")
+            column_shares = counted[["module", column]].rename(columns={column: name})
+            table = table.merge(column_shares, on="module", how="outer")
     return table.sort_values("module", key=_in_order, ignore_index=True)
 
 

@@ -71,10 +71,10 @@ def across(folder: Path | None = None) -> pd.DataFrame:
     for title, group in runs("mastery", folder).groupby("model", sort=False):
         fact = pd.DataFrame({run.dtype: run.seconds_per_fact for run in group.itertuples()}).T
         best, its = fact["ours"].idxmin(), fact["generate"].idxmin()
-        own = fact["ours"][best]
+        our_seconds = fact["ours"][best]
         row = {"Model": title, "ours in": best}
-        row["times generate in bfloat16"] = fact["generate"]["bfloat16"] / own
-        row |= {"generate's fastest": its, "times that": fact["generate"][its] / own}
+        row["times generate in bfloat16"] = fact["generate"]["bfloat16"] / our_seconds
+        row |= {"generate's fastest": its, "times that": fact["generate"][its] / our_seconds}
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -106,17 +106,17 @@ def tuning(folder: Path | None = None) -> pd.DataFrame:
     rows, raced = [], runs("finetuning", folder).to_dict("records")
     exact = {run["model"]: run["loss"] for run in raced if run["dtype"] == "float32"}
     for run in raced:
-        own = run["loss"]
+        losses = run["loss"]
         row = {
             "Model": run["model"],
             "Numbers": run["dtype"],
             "TRL, samples per s": run["samples_per_second"]["trl"],
             "ours, samples per s": run["samples_per_second"]["repro"],
             "times faster": run["ratio"],
-            "largest difference of a loss": _apart(own["trl"], own["repro"]),
+            "largest difference of a loss": _apart(losses["trl"], losses["repro"]),
         }
         for way, name in (("trl", "TRL"), ("repro", "ours")):
-            row[f"{name} from its float32"] = _apart(own[way], exact[run["model"]][way])
+            row[f"{name} from its float32"] = _apart(losses[way], exact[run["model"]][way])
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -286,8 +286,8 @@ def loss_figure(frame: pd.DataFrame) -> Figure:
     figure, axes = panels(max(1, len(groups)))
     for axis, ((model, dtype), rows) in zip(axes, groups, strict=False):
         for way, style in (("TRL", {"lw": 6, "alpha": 0.35}), ("ours", {"lw": 1.2})):
-            own = rows[rows["way"] == way]
-            axis.plot(own["step"], own["loss"], color=COLOURS[1], label=way, **style)
+            curve = rows[rows["way"] == way]
+            axis.plot(curve["step"], curve["loss"], color=COLOURS[1], label=way, **style)
         axis.set(title=f"{model}, {dtype}", xlabel="Step", ylabel="Loss (nats per answer token)")
     say_if_empty(axes[0], frame)
     if groups:

@@ -69,27 +69,27 @@ def best(means: pd.DataFrame) -> pd.DataFrame:
     from. Between equals the first wins.
     """
     rows = [
-        _best(own, split, chosen_on) | {"strategy": strategy}
+        _best(rows_of_strategy, split, chosen_on) | {"strategy": strategy}
         for split in REPORTED
         for chosen_on in ("dev", OWN)
         for strategy in ORDER
-        if len(own := means[means["strategy"] == strategy])
+        if len(rows_of_strategy := means[means["strategy"] == strategy])
     ]
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def _best(own: pd.DataFrame, split: str, chosen_on: str) -> dict:
+def _best(rows: pd.DataFrame, split: str, chosen_on: str) -> dict:
     """Return the best setting of one strategy by one choice, and its accuracy on the split."""
-    judged = own[own["split"] == (split if chosen_on == OWN else chosen_on)]
+    judged = rows[rows["split"] == (split if chosen_on == OWN else chosen_on)]
     setting = judged.loc[judged["accuracy"].idxmax(), SETTING]
-    there = (own[SETTING] == setting).all(axis=1) & (own["split"] == split)
-    found = own.loc[there, COLUMNS[5:]].iloc[0].to_dict()
+    there = (rows[SETTING] == setting).all(axis=1) & (rows["split"] == split)
+    chosen = rows.loc[there, COLUMNS[5:]].iloc[0].to_dict()
     return {
         "split": split,
         "chosen_on": chosen_on,
         "setting": _words(setting),
         "settings": len(judged),
-        **found,
+        **chosen,
     }
 
 
@@ -104,26 +104,27 @@ def _words(setting: pd.Series) -> str:
     return ", ".join(parts) or "as it is"
 
 
-def luck(found: pd.DataFrame) -> pd.DataFrame:
+def luck(best_settings: pd.DataFrame) -> pd.DataFrame:
     """Return what the paper's way to choose adds to Acc: split, strategy, settings, points."""
-    table = found.pivot(index=["split", "strategy"], columns="chosen_on", values="accuracy")
+    table = best_settings.pivot(index=["split", "strategy"], columns="chosen_on", values="accuracy")
     table = table.reindex(columns=["dev", OWN])
-    rows = found[found["chosen_on"] == OWN][["split", "strategy", "settings"]]
+    rows = best_settings[best_settings["chosen_on"] == OWN][["split", "strategy", "settings"]]
     points = (table[OWN] - table["dev"]).rename("points").reset_index()
     return rows.merge(points, on=["split", "strategy"])
 
 
-def leads(found: pd.DataFrame) -> pd.DataFrame:
+def leads(best_settings: pd.DataFrame) -> pd.DataFrame:
     """Compare restoration with every other strategy, in points: rows of `verdicts.COLUMNS`.
 
-    `found` comes from `best`. The intervals take the answers as independent: the strategies were
-    trained on different facts. Columns split, chosen_on and strategy (the other) stand in front.
+    `best_settings` comes from `best`. The intervals take the answers as independent:
+    strategies were trained on different facts. Columns split, chosen_on and strategy (the other)
+    stand in front.
     """
     rows = []
-    for own in found.loc[found["strategy"] != RESTORED].itertuples():
-        at = {"split": own.split, "chosen_on": own.chosen_on}
-        terms = [(1, at | {"strategy": RESTORED}), (-1, at | {"strategy": own.strategy})]
-        rows.append(at | {"strategy": own.strategy} | compare("", found, terms, "above"))
+    for row in best_settings.loc[best_settings["strategy"] != RESTORED].itertuples():
+        at = {"split": row.split, "chosen_on": row.chosen_on}
+        terms = [(1, at | {"strategy": RESTORED}), (-1, at | {"strategy": row.strategy})]
+        rows.append(at | {"strategy": row.strategy} | compare("", best_settings, terms, "above"))
     columns = ["split", "chosen_on", "strategy", "estimate", "low", "high", "verdict"]
     return pd.DataFrame(rows, columns=columns)
 
@@ -191,7 +192,7 @@ def table(frame: pd.DataFrame, title: str) -> Html:
     rows["css"] = np.where(rows["accuracy"] == best, "font-weight:bold;", "")
     lines = rows["setting"].fillna("").str.replace(", ", "<br>")
     settings = lines.map(lambda text: f"<br><small>{text}</small>" if text else "")
-    rows["text"] = [t + own for t, own in zip(cell_texts(rows), settings, strict=True)]
+    rows["text"] = [t + setting for t, setting in zip(cell_texts(rows), settings, strict=True)]
     ways = {"dev": "chosen on dev", OWN: "chosen on itself", "paper": "paper"}
     cells = zip(rows["split"], rows["chosen_on"], strict=True)
     rows["column"] = [(SPLIT_TITLES[split], ways[chosen]) for split, chosen in cells]
@@ -216,22 +217,22 @@ def findings(lead: pd.DataFrame) -> list[Finding]:
 
 
 @plt.rc_context(STYLE)
-def figure(found: pd.DataFrame) -> Figure:
+def figure(best_settings: pd.DataFrame) -> Figure:
     """Draw Table 7: Acc of each strategy in both domains, by either choice, beside the paper's.
 
-    `found` comes from `best`. Bars are 95 % intervals, which the paper's numbers do not have.
+    `best_settings` comes from `best`. Bars are 95 % intervals; the paper's numbers have none.
     """
-    rows = pd.concat([found, published()], ignore_index=True)
+    rows = pd.concat([best_settings, published()], ignore_index=True)
     drawn, axes = plt.subplots(1, 2, figsize=(WIDTH, 3.6), sharey=True, layout="constrained")
     ways = {"dev": "chosen on dev", OWN: "chosen on itself", "paper": "paper"}
     for axis, split in zip(axes, REPORTED, strict=True):
         for place, (way, label) in enumerate(ways.items()):
-            own = rows[(rows["split"] == split) & (rows["chosen_on"] == way)]
-            y = own["strategy"].map(ORDER.index) + 0.2 * (place - 1)
-            ends = own.reindex(columns=["low", "high"]).to_numpy(float).T
-            error = np.nan_to_num(np.abs(ends - own["accuracy"].to_numpy(float)))
+            points = rows[(rows["split"] == split) & (rows["chosen_on"] == way)]
+            y = points["strategy"].map(ORDER.index) + 0.2 * (place - 1)
+            ends = points.reindex(columns=["low", "high"]).to_numpy(float).T
+            error = np.nan_to_num(np.abs(ends - points["accuracy"].to_numpy(float)))
             style = {"color": VIVID[place], "marker": MARKERS[place], "ls": "", "ms": 5}
-            axis.errorbar(own["accuracy"], y, xerr=error, label=label, elinewidth=0.8, **style)
+            axis.errorbar(points["accuracy"], y, xerr=error, label=label, elinewidth=0.8, **style)
         axis.set(title=SPLIT_TITLES[split], xlabel="Acc (%)")
         axis.grid(color="0.9", lw=0.8)
     axes[0].set_yticks(range(len(ORDER)), ["\n".join(name.split(" ", 1)) for name in ORDER])

@@ -48,11 +48,13 @@ def best_share(mean: pd.DataFrame, chosen_on: str, reported_on: str = "test") ->
     chosen = ordered.loc[ordered.groupby(run)["accuracy"].idxmax(), [*run, "restored_percent"]]
     reported = mean[mean["split"] == reported_on]
     before = reported.loc[reported["restored_percent"] == 0, [*run, "accuracy"]]
-    found = chosen.merge(reported, on=[*run, "restored_percent"])
-    found = found.merge(before.rename(columns={"accuracy": "before"}), on=run)
-    found = found.assign(chosen_on=chosen_on, gain=found["accuracy"] - found["before"])
+    best_rows = chosen.merge(reported, on=[*run, "restored_percent"])
+    best_rows = best_rows.merge(before.rename(columns={"accuracy": "before"}), on=run)
+    best_rows = best_rows.assign(
+        chosen_on=chosen_on, gain=best_rows["accuracy"] - best_rows["before"]
+    )
     columns = [*run, "chosen_on", "restored_percent", "accuracy", "gain", "low", "high"]
-    return found[[*columns, "spread", "n"]]
+    return best_rows[[*columns, "spread", "n"]]
 
 
 def tuned(frame: pd.DataFrame) -> pd.DataFrame:

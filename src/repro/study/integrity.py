@@ -107,10 +107,10 @@ def check_results() -> dict[tuple[str, str], list[Damage]]:
     damage = {}
     for folder in committed.folders(results_dir()):
         model, profile = folder.path.parts[-2:]
-        found = check_folder(folder.path)
-        if not found and model in registry.entries() and profile in profiles.PROFILES:
-            found = check_study(open_study(model, profile))
-        damage |= {(model, profile): found} if found else {}
+        damages = check_folder(folder.path)
+        if not damages and model in registry.entries() and profile in profiles.PROFILES:
+            damages = check_study(open_study(model, profile))
+        damage |= {(model, profile): damages} if damages else {}
     return damage
 
 

@@ -112,8 +112,10 @@ class _Cost:
 
     def _answers(self, request: Request) -> dict:
         split, limit = request.params["split"], request.params["max_new_tokens"]
-        own = split == "train"  # asked are the facts that the run was trained on
-        number = self.study.grid.size(request.run) if own else self.split_sizes[split]
+        asks_training_facts = split == "train"  # asked are the facts that the run was trained on
+        number = (
+            self.study.grid.size(request.run) if asks_training_facts else self.split_sizes[split]
+        )
         # Four splits are answered together: a share is restored once for all of them.
         restored = {"restoring": 1 / 4} if request.params.get("restore") else {}
         length = {"answer": limit} if request.run else {"token": number * limit}

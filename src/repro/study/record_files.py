@@ -80,14 +80,14 @@ def parse(stored: Stored) -> tuple[Record, str | None]:
         record = Record(**content)
         record_checks.check(record.kind, record.params, record.result, record.provenance)
         wanted = key(record.kind, record.params)
-        found = digest(record.kind, record.params, record.result, record.provenance)
+        actual_digest = digest(record.kind, record.params, record.result, record.provenance)
     except (ValueError, TypeError, RecursionError) as error:
         raise damaged(stored.path, f"is not a record ({one_line(error)})") from error
     if record.key != wanted:
         raise damaged(stored.path, f"does not match its own parameters (record {record.key})")
     if of_record is None and stored.digests_required:
         raise damaged(stored.path, f"holds {record.name}, of which there is no digest")
-    if of_record not in (None, found):
+    if of_record not in (None, actual_digest):
         raise damaged(stored.path, f"was changed after {record.name} was written")
     return record, of_table
 

@@ -82,12 +82,16 @@ def find_all(kind: str) -> dict[str, Stored]:
         StoreError: a file cannot be read.
     """
     stored = committed.by_key(results_dir()).items()
-    found = {k: each for k, each in stored if each.path.stem == kind}
+    records_by_key = {k: each for k, each in stored if each.path.stem == kind}
     for path in listed(cache_dir() / "records" / kind):
-        if path.suffix == ".json" and not path.name.startswith(".") and path.stem not in found:
+        if (
+            path.suffix == ".json"
+            and not path.name.startswith(".")
+            and path.stem not in records_by_key
+        ):
             each = _read_cached(kind, path.stem)
-            found |= {path.stem: each} if each else {}
-    return found
+            records_by_key |= {path.stem: each} if each else {}
+    return records_by_key
 
 
 def load_table(record: Record) -> pd.DataFrame:

@@ -260,22 +260,24 @@ def _of_strategy(study, runs: list[Run]) -> pd.DataFrame:
     return _counts(study, [request for request in requests if request.kind == "accuracy"])
 
 
-def _counts(study, requests: list[Request], more: Callable | None = None) -> pd.DataFrame:
-    frame = _frames(study, requests, "counts", more)
+def _counts(
+    study, requests: list[Request], further_columns: Callable | None = None
+) -> pd.DataFrame:
+    frame = _frames(study, requests, "counts", further_columns)
     return frame.assign(model=study.model.title) if len(frame) else pd.DataFrame(columns=NO_COUNTS)
 
 
 def _frames(
-    study, requests: list[Request], part: str, more: Callable | None = None
+    study, requests: list[Request], part: str, further_columns: Callable | None = None
 ) -> pd.DataFrame:
     """Return a part of every record's result, with columns that say what it is of.
 
-    `more` returns further columns for (request, result).
+    `further_columns` returns further columns for (request, result).
     """
     tables, columns = [], []
     for request, record in zip(requests, _records(study, requests), strict=True):
         tables.append(_table(study, request, record.result, part))
-        further = more(request, record.result) if more else {}
+        further = further_columns(request, record.result) if further_columns else {}
         columns.append(_columns(study, request) | further)
     if not tables:
         return pd.DataFrame()

@@ -67,9 +67,9 @@ def question_pairs(facts: pd.DataFrame, seed: int, times: int = PAIRS_PER_FACT) 
     """
     texts, (heads, links) = [], (atlas.data()[part] for part in PAIR_PARTS)
     questions = [(f.subject, phrasings(f.topic)) for f in facts.itertuples()]
-    for turn in range(times):
-        partners = atlas.order(len(questions), f"second|{turn}", seed)
-        u = uniforms(seed, f"list|{turn}", 4 * len(questions)).reshape(-1, 4)
+    for repetition in range(times):
+        partners = atlas.order(len(questions), f"second|{repetition}", seed)
+        u = uniforms(seed, f"list|{repetition}", 4 * len(questions)).reshape(-1, 4)
         for first, second, x in zip(range(len(questions)), partners, u, strict=True):
             pair = [
                 phrases[int(v * len(phrases))].replace("{subject}", subject)
