@@ -17,10 +17,11 @@ from repro import cli, provenance
 from repro.claims import claims
 from repro.claims.sources import Side
 from repro.data import task_examples
+from repro.data.gsm8k import final_number
 from repro.errors import ConfigError, DataError
 from repro.inference.decoding import Prompt
 from repro.measures import accuracy
-from repro.measures.task_scores import METRICS, final_number, score
+from repro.measures.task_scores import METRICS, score
 from repro.models import loading
 from repro.report import html, tasks
 from repro.restoration import restore

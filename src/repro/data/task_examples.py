@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from repro.data import facts
+from repro.data.gsm8k import final_number
 from repro.errors import ConfigError, DataError
-from repro.measures.task_scores import final_number
 
 if TYPE_CHECKING:  # what reads records only, as most do, need not wait for PyTorch
     from transformers import PreTrainedTokenizerBase

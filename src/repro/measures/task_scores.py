@@ -3,13 +3,13 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from decimal import Decimal
+
+from repro.data.gsm8k import final_number
 
 METRICS = {
     "gsm8k": ("gsm8k_accuracy",),
     "xsum": ("xsum_rouge1", "xsum_rouge2", "xsum_rougeL"),
 }
-_FINAL = re.compile(r"####\s*\$?(-?\d[\d,]*(?:\.\d+)?)")
 
 
 @dataclass(frozen=True)
@@ -18,15 +18,6 @@ class Scores:
 
     values: dict[str, list[float]]
     blank: int
-
-
-def final_number(text: str) -> Decimal | None:
-    """Return the number on the first line marked `####`, as GSM8K marks it, or None.
-
-    Commas and a dollar sign are left out; `18` and `18.00` are the same number.
-    """
-    match = _FINAL.search(text)
-    return Decimal(match[1].replace(",", "")) if match else None
 
 
 def score(task: str, answers: Sequence[str], references: Sequence[str]) -> Scores:

@@ -12,7 +12,7 @@ from repro.data import task_examples
 from repro.inference.decoding import Prompt
 from repro.measures import accuracy
 from repro.measures.task_scores import score
-from repro.study.compute import Computation
+from repro.study.computation import Computation
 from repro.study.requests import Request
 from repro.study.session import Session, TunedModel
 from repro.study.task_study import TITLES
