@@ -42,7 +42,7 @@ IN_MEMORY = 31  # bytes per parameter
 def ours(base: Path, tuned: Path) -> list[float]:
     """(a) Return the share of the change held by each share of the parameters."""
     both = checkpoints.Checkpoint(base), checkpoints.Checkpoint(tuned)
-    ranking = restore.rank(*both, likely=PERCENTS)
+    ranking = restore.rank(*both, expected_percents=PERCENTS)
     return restore.concentration(ranking, PERCENTS)["share_of_change_percent"].tolist()
 
 
@@ -52,7 +52,7 @@ def in_memory(base: Path, tuned: Path) -> list[float]:
         {name: tensor.clone() for name, tensor in checkpoints.Checkpoint(folder).items()}
         for folder in (base, tuned)
     )
-    names = regions.inside(first)
+    names = regions.tensors_in(first)
     parts = [(second[n].float() - first[n].float()).abs() / (first[n].float().abs() + 1e-8)
              for n in names]  # fmt: skip
     scores = torch.cat([part.flatten() for part in parts])
@@ -69,7 +69,7 @@ def in_memory(base: Path, tuned: Path) -> list[float]:
 def floor(base: Path, tuned: Path) -> list[float]:
     """(c) Sum every tensor that is ranked."""
     both = [checkpoints.Checkpoint(folder) for folder in (base, tuned)]
-    return [float(weights[name].sum()) for weights in both for name in regions.inside(weights)]
+    return [float(weights[name].sum()) for weights in both for name in regions.tensors_in(weights)]
 
 
 WAYS = {"ours": ours, "in_memory": in_memory, "floor": floor}
@@ -124,7 +124,7 @@ def ours_on_nothing() -> None:
 def compare(base: Path, tuned: Path, repeats: int) -> dict:
     """Run the ways in turn and return seconds, ratios and memory."""
     weights = checkpoints.Checkpoint(base)
-    shapes = {name: weights[name].shape for name in regions.inside(weights)}
+    shapes = {name: weights[name].shape for name in regions.tensors_in(weights)}
     parameters = sum(shape.numel() for shape in shapes.values())
     fits = IN_MEMORY * parameters < 0.7 * psutil.virtual_memory().available
     told: dict[str, list[dict]] = {way: [] for way in WAYS}
@@ -222,7 +222,11 @@ def main() -> None:
     if options.prepare:
         return
     found = {name: compare(*pair, options.repeats) for name, pair in pairs.items()}
-    about = {"percents": PERCENTS, "block": tensor_pairs.SIZE, "threads": torch.get_num_threads()}
+    about = {
+        "percents": PERCENTS,
+        "block": tensor_pairs.BLOCK_SIZE,
+        "threads": torch.get_num_threads(),
+    }
     save("smollm2-135m", "restore", {**about, "steps": STEPS, "pairs": found})
 
 

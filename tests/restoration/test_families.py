@@ -43,16 +43,16 @@ def is_norm(name: str) -> bool:
 def test_the_transformer_is_every_weight_in_a_layer_but_the_norms(family):
     names = list(weights_of(family))
     inside = [n for n in names if any(part.isdigit() for part in n.split(".")) and not is_norm(n)]
-    assert sorted(regions.inside(names)) == sorted(inside)
-    assert [regions.layer(n) for n in regions.inside(names)] == sorted(
+    assert sorted(regions.tensors_in(names)) == sorted(inside)
+    assert [regions.layer(n) for n in regions.tensors_in(names)] == sorted(
         regions.layer(n) for n in inside
     )
     assert {regions.layer(n) for n in inside} == set(range(12))
-    parts = [set(regions.inside(names, region)) for region in ("attention", "mlp")]
+    parts = [set(regions.tensors_in(names, region)) for region in ("attention", "mlp")]
     assert not parts[0] & parts[1] and parts[0] | parts[1] == set(inside)
-    tenth = regions.inside(names, layers="10")
+    tenth = regions.tensors_in(names, layers="10")
     assert len(tenth) * 12 == len(inside) and {regions.layer(n) for n in tenth} == {10}
-    assert "embed" in " ".join(regions.inside(names, "embedding")) or family in ("gpt2", "gptj",
+    assert "embed" in " ".join(regions.tensors_in(names, "embedding")) or family in ("gpt2", "gptj",
         "gpt_bigcode", "mpt")  # fmt: skip
 
 
@@ -76,7 +76,7 @@ def test_ties_are_taken_in_the_order_that_the_page_states(family, dtype):
     moved = torch.cat([(tuned[n] != base[n]).flatten() for n in sorted(names, key=as_documented)])
     order = np.argsort(~moved.numpy(), kind="stable")
     shuffled = [dict(sorted(w.items(), key=lambda item: item[0][::-1])) for w in (base, tuned)]
-    ranking = rank(*shuffled, "transformer", dtype, block=50, threads=2)
+    ranking = rank(*shuffled, "transformer", dtype, block_size=50, threads=2)
     for percent in (3.0, 20.0, 60.0):
         mask = selected(ranking, percent)
         wanted = np.sort(order[: how_many(len(moved), percent)])
@@ -90,16 +90,16 @@ def test_masks_and_angles_of_old_checkpoints_are_no_parameters():
         "h.0.attn.c_attn.bias",
         "h.0.attn.c_attn.weight",
     ]
-    assert regions.inside(names) == ["h.0.attn.c_attn.weight", "h.0.attn.c_attn.bias"]
+    assert regions.tensors_in(names) == ["h.0.attn.c_attn.weight", "h.0.attn.c_attn.bias"]
     neox = [
         "gpt_neox.layers.0.attention.bias",
         "gpt_neox.layers.0.attention.masked_bias",
         "gpt_neox.layers.0.attention.rotary_emb.inv_freq",
         "gpt_neox.layers.0.attention.dense.bias",
     ]
-    assert regions.inside(neox) == neox[3:]
+    assert regions.tensors_in(neox) == neox[3:]
 
 
 def test_an_image_encoder_beside_layers_is_not_the_language_model():
     names = ["visual.blocks.0.attn.qkv.weight", "model.layers.0.self_attn.q_proj.weight"]
-    assert regions.inside(names) == names[1:]
+    assert regions.tensors_in(names) == names[1:]

@@ -13,8 +13,8 @@ from repro.errors import ConfigError, ModelError
 from repro.restoration import ranking as ranking_module
 from repro.restoration import tensor_pairs
 from repro.restoration.concentration import by_tensor, concentration
-from repro.restoration.ranking import STRATEGIES, Measure, how_many, rank
-from repro.restoration.regions import REGIONS, inside, layer, module, place
+from repro.restoration.ranking import STRATEGIES, Criterion, how_many, rank
+from repro.restoration.regions import REGIONS, layer, module, sort_key, tensors_in
 from repro.restoration.score_kernels import Histogram, units
 from repro.restoration.tensor_pairs import Block, pair
 from repro.restoration.thresholds import selected, selection, thresholds
@@ -70,7 +70,7 @@ def splitmix(seed: int, name: str, size: int) -> list[int]:
 )
 def test_selection_is_that_of_a_plain_sort(pair, strategy, dtype, percents, block, threads):
     base, tuned = pair
-    ranking = rank(base, tuned, "all", dtype, strategy=strategy, block=block, threads=threads)
+    ranking = rank(base, tuned, "all", dtype, strategy=strategy, block_size=block, threads=threads)
     names = [name for name in [*NAMES[:2], NAMES[3], NAMES[2]] if name in base]  # 2 before 10
     assert list(ranking.shapes) == names
     if strategy == "random":
@@ -89,7 +89,7 @@ def test_selection_is_that_of_a_plain_sort(pair, strategy, dtype, percents, bloc
 @given(pairs(), st.sampled_from([torch.float32, torch.bfloat16]), st.integers(1, 5))
 def test_sums_are_those_of_fractions(pair, dtype, block):
     base, tuned = pair
-    ranking = rank(base, tuned, "all", dtype, block=block, threads=2)
+    ranking = rank(base, tuned, "all", dtype, block_size=block, threads=2)
     names = list(ranking.shapes)
     scores = np.concatenate([reference(base[n], tuned[n], "top", dtype) for n in names])
     zero = np.concatenate([(base[n] == 0).numpy() for n in names])
@@ -129,7 +129,7 @@ def large():
 def test_nothing_depends_on_block_size_or_threads(large, strategy):
     found = []
     for block, threads in ((1 << 22, 1), (4096, 2), (997, 3)):
-        ranking = rank(*large, strategy=strategy, seed=3, block=block, threads=threads)
+        ranking = rank(*large, strategy=strategy, seed=3, block_size=block, threads=threads)
         cuts = thresholds(ranking, [1, 20, 77.7])
         masks = selected(ranking, 20)
         found.append((cuts, masks.tobytes(), by_tensor(ranking, [1, 20]).to_json()))
@@ -142,21 +142,29 @@ PERCENTS = [0, 40]
 @pytest.mark.parametrize("dtype", DTYPES[:2])
 @pytest.mark.parametrize("strategy", ["top", "bottom", "absolute"])
 def test_one_reading_finds_what_two_find(large, monkeypatch, strategy, dtype):
-    monkeypatch.setattr(ranking_module, "WORTH", 0)
-    monkeypatch.setattr(tensor_pairs, "SAMPLED", 4)  # of so few parameters
+    monkeypatch.setattr(ranking_module, "SAMPLING_SIZE", 0)
+    monkeypatch.setattr(tensor_pairs, "SAMPLE_EVERY", 4)  # of so few parameters
     base = {name: w + (w == 0) for name, w in large[0].items()}
     both = base, {name: w * 1.01 + 1e-3 * w**2 for name, w in base.items()}
-    how = {"strategy": strategy, "seed": 3, "score_dtype": dtype, "threads": 2, "block": 50_000}
+    how = {
+        "strategy": strategy,
+        "seed": 3,
+        "score_dtype": dtype,
+        "threads": 2,
+        "block_size": 50_000,
+    }
     read = []
-    cuts = thresholds(rank(*both, progress=read.append, likely=PERCENTS, **how), PERCENTS)
+    cuts = thresholds(
+        rank(*both, progress=read.append, expected_percents=PERCENTS, **how), PERCENTS
+    )
     assert sum(read) == sum(w.nbytes for half in both for w in half.values())
     assert cuts == thresholds(rank(*both, **how), PERCENTS)
 
 
 def test_where_the_sample_misleads_the_second_reading_decides(large, monkeypatch):
-    monkeypatch.setattr(ranking_module, "WORTH", 0)
+    monkeypatch.setattr(ranking_module, "SAMPLING_SIZE", 0)
     read = []
-    both = rank(*large, progress=read.append, likely=[3])
+    both = rank(*large, progress=read.append, expected_percents=[3])
     size = sum(read)
     assert thresholds(both, [60, 3]) == thresholds(rank(*large), [60, 3])
     assert sum(read) == 2 * size
@@ -208,7 +216,9 @@ def test_by_tensor_counts_every_chosen_parameter(large):
 
 def test_by_tensor_splits_ties_by_position():
     base = {name: torch.ones(4) for name in NAMES[:2]}
-    table = by_tensor(rank(base, {n: 2 * w for n, w in base.items()}, block=3), [50.0, 62.5, 75.0])
+    table = by_tensor(
+        rank(base, {n: 2 * w for n, w in base.items()}, block_size=3), [50.0, 62.5, 75.0]
+    )
     assert table[[50.0, 62.5, 75.0]].to_numpy().tolist() == [[4, 4, 4], [0, 1, 2]]
 
 
@@ -272,7 +282,7 @@ def test_rounding_to_bfloat16_is_pytorchs(values):
     p = torch.tensor(values)
     s = p.flip(0)
     for strategy in ("absolute", "top"):
-        keys = Measure(strategy, torch.bfloat16).keys(Block("w", 0, s, p))
+        keys = Criterion(strategy, torch.bfloat16).keys(Block("w", 0, s, p))
         assert keys.view(np.float32).tolist() == reference(p, s, strategy, torch.bfloat16).tolist()
 
 
@@ -295,7 +305,7 @@ SAMPLE = [
 
 def test_order_is_the_models_whatever_the_files_say():
     rest = {"model.norm.weight", "lm_head.weight"}  # by name, after the layers
-    found = sorted(sorted(SAMPLE), key=place)
+    found = sorted(sorted(SAMPLE), key=sort_key)
     assert found[:-2] == [n for n in SAMPLE if n not in rest] and set(found[-2:]) == rest
 
 
@@ -308,24 +318,24 @@ def test_order_is_the_models_whatever_the_files_say():
     ],
 )  # fmt: skip
 def test_regions_and_layers(region, layers, count):
-    assert len(inside(SAMPLE, region, layers)) == count
+    assert len(tensors_in(SAMPLE, region, layers)) == count
 
 
 @pytest.mark.parametrize("layers", ["a", "3-1", "1-", "0..2", "-1"])
 def test_layers_that_are_no_range(layers):
     with pytest.raises(ConfigError, match="such as 0-3"):
-        inside(SAMPLE, "all", layers)
+        tensors_in(SAMPLE, "all", layers)
 
 
 def test_layers_that_are_not_there():
     with pytest.raises(ConfigError, match="in layers 3-9 matches no tensor"):
-        inside(SAMPLE, "transformer", "3-9")
+        tensors_in(SAMPLE, "transformer", "3-9")
 
 
 def test_angles_of_positions_are_no_parameters():
     name = "model.layers.0.self_attn.rotary_emb.inv_freq"
     for region in REGIONS:
-        assert name not in inside([*SAMPLE, name], region)
+        assert name not in tensors_in([*SAMPLE, name], region)
 
 
 def test_layer_and_module_of_a_name():

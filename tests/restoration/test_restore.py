@@ -12,7 +12,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from repro.errors import ConfigError, ModelError
 from repro.restoration import regions
-from repro.restoration.ranking import Measure
+from repro.restoration.ranking import Criterion
 from repro.restoration.restore import (
     Change,
     Ranking,
@@ -80,7 +80,7 @@ def same_bits(model, weights: dict, names=None) -> bool:
 
 def score(tuned: torch.Tensor, base: torch.Tensor, dtype=torch.float32) -> torch.Tensor:
     """Return the scores of one tensor, as the floats their keys are the bits of."""
-    keys = Measure("top", dtype).keys(Block("w", 0, tuned.flatten(), base.flatten()))
+    keys = Criterion("top", dtype).keys(Block("w", 0, tuned.flatten(), base.flatten()))
     return torch.from_numpy(keys.view(np.float32)).view(base.shape)
 
 
@@ -134,7 +134,7 @@ def test_zeros_are_found_in_every_tensor():
 
 def test_ranking_follows_the_order_of_the_model_and_counts_the_special_ones(pair):
     model, base, tuned, _ = pair
-    names = regions.inside(base, "transformer")
+    names = regions.tensors_in(base, "transformer")
     assert names == [n for n, _ in model.named_parameters() if n in set(names)]
     base, tuned = dict(base), dict(tuned)
     first = base[names[0]].clone()
@@ -155,7 +155,7 @@ def test_ranking_follows_the_order_of_the_model_and_counts_the_special_ones(pair
 
 def test_region_is_every_weight_inside_a_layer_but_the_norms():
     model = network(tie_word_embeddings=False, attention_bias=True, mlp_bias=True)
-    names = regions.inside(snapshot(model), "transformer")
+    names = regions.tensors_in(snapshot(model), "transformer")
     parts = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
     blocks = ["self_attn"] * 4 + ["mlp"] * 3
     assert set(names) == {
@@ -172,12 +172,12 @@ def test_region_is_every_weight_inside_a_layer_but_the_norms():
 
 def test_norms_of_other_families_are_outside_too():
     weights = ["model.layers.0.self_attn.q_norm.weight", "model.layers.0.mlp.up_proj.weight"]
-    assert regions.inside(dict.fromkeys(weights), "transformer") == weights[1:]
+    assert regions.tensors_in(dict.fromkeys(weights), "transformer") == weights[1:]
 
 
 def test_region_may_be_an_expression(pair):
     _, base, tuned, _ = pair
-    names = regions.inside(base, r"layers\.1\..*v_proj")
+    names = regions.tensors_in(base, r"layers\.1\..*v_proj")
     assert names == ["model.layers.1.self_attn.v_proj.weight"]
     assert rank(base, tuned, names[0]).size == base[names[0]].numel()
 
@@ -438,7 +438,7 @@ def test_concentration_by_hand():
 def test_position_decides_which_zeros_are_among_the_chosen():
     # All move by 1; p is 0 for every second one. Of the first five, two have p = 0.
     base = torch.tensor([1.0, 0, 1, 0, 1, 0, 1, 0, 1, 0])
-    ranking = rank({"layers.w": base}, {"layers.w": base + 1}, strategy="absolute", block=3)
+    ranking = rank({"layers.w": base}, {"layers.w": base + 1}, strategy="absolute", block_size=3)
     table = concentration(ranking, [50])
     assert table["share_of_change_percent"].tolist() == [50]
     assert table["without_zero_base_percent"].tolist() == [60]

@@ -550,7 +550,7 @@ def test_a_disk_that_fills_up_in_the_middle(pair, small_disk):
                     file.write(bytes(room))
 
     with pytest.raises(StoreError, match=r"cannot write model\.safetensors \(No space left"):
-        run(pair, small_disk / "out", work=Work(block=64, progress=fill))
+        run(pair, small_disk / "out", work=Work(block_size=64, progress=fill))
     assert {p.name for p in small_disk.iterdir()} == {"filler"}
 
 

@@ -18,7 +18,7 @@ INTERPOLATE = "interpolate"
 
 @dataclass(frozen=True)
 class Settings:
-    """What is restored; as the options of `repro restore`."""
+    """Which parameters are restored: the options of `repro restore` of the same names."""
 
     strategy: str = "top"
     region: str = "transformer"
@@ -29,43 +29,50 @@ class Settings:
 
 @dataclass(frozen=True)
 class Work:
-    """How: threads (None: as PyTorch), parameters of a block, who is told of bytes read."""
+    """How the work is done; no result depends on it.
+
+    threads: number of threads (None: that of PyTorch). block_size: parameters in a block.
+    progress: called with the number of bytes read.
+    """
 
     threads: int | None = None
-    block: int = tensor_pairs.SIZE
+    block_size: int = tensor_pairs.BLOCK_SIZE
     progress: Callable[[int], object] = lambda size: None
 
 
 class Models:
-    """Two checkpoints that have been found, opened and compared."""
+    """Two checkpoints, opened, with their tensors matched by name."""
 
     def __init__(self, base: str | Path, tuned: str | Path):
-        """Find and open both.
+        """Find and open both checkpoints.
 
         Raises:
             ModelError: one cannot be found or read, or they are of different architectures.
         """
         self.names = {"base": str(base), "tuned": str(tuned)}
         self.base_files, self.tuned_files = (Checkpoint(checkpoints.find(n)) for n in (base, tuned))
-        self.base, self.tuned, self.twins = align(self.base_files, self.tuned_files)
+        self.base, self.tuned, self.duplicates = align(self.base_files, self.tuned_files)
 
     def renamed(self) -> dict[str, str]:
-        """Return for each model an example of a name that is compared without its prefix."""
+        """Return for each model an example of a tensor that is compared under another name."""
         examples = {}
         for which, names in (("base", self.base.names), ("tuned", self.tuned.names)):
             for name, stored in names.items():
-                # A tied output matrix is not renamed: it is the embedding once more.
+                # A tied output matrix is not renamed: it is the embedding under a second name.
                 if name != stored and names.get(stored) != stored:
                     examples.setdefault(which, f"{stored} as {name}")
         return examples
 
     def region(self, settings: Settings, work: Work = Work()) -> Pair:
-        """Return the region of both, compared."""
-        options = (work.threads, work.block, work.progress)
+        """Return the region of both models, after checking that its tensors match."""
+        options = (work.threads, work.block_size, work.progress)
         return tensor_pairs.pair(self.base, self.tuned, settings.region, settings.layers, *options)
 
     def rank(
-        self, settings: Settings = Settings(), work: Work = Work(), likely: Sequence[float] = ()
+        self,
+        settings: Settings = Settings(),
+        work: Work = Work(),
+        expected_percents: Sequence[float] = (),
     ) -> Ranking:
         """Rank the region's parameters, as `repro.restoration.ranking.rank`."""
         return ranking.rank(
@@ -77,14 +84,14 @@ class Models:
             strategy=settings.strategy,
             seed=settings.seed,
             threads=work.threads,
-            block=work.block,
+            block_size=work.block_size,
             progress=work.progress,
-            likely=likely,
+            expected_percents=expected_percents,
         )
 
 
 def dtype(settings: Settings) -> torch.dtype:
-    """Return the arithmetic of the score.
+    """Return the dtype in which scores are computed.
 
     Raises:
         ConfigError: it is neither float32 nor bfloat16.

@@ -1,4 +1,4 @@
-"""Checkpoint folders: weights mapped from safetensors, and written again tensor by tensor."""
+"""Checkpoint folders: reads memory-mapped safetensors, and writes them in any order of tensors."""
 
 import json
 import shutil
@@ -35,7 +35,7 @@ def find(name: str | Path) -> Path:
 
 
 class Checkpoint(Mapping[str, torch.Tensor]):
-    """The tensors of a folder by name. Each is mapped from its file: nothing is read before use."""
+    """The tensors of a folder by name, memory-mapped: nothing is read before it is used."""
 
     def __init__(self, folder: Path):
         """Open every shard.
@@ -67,7 +67,7 @@ class Checkpoint(Mapping[str, torch.Tensor]):
                     raise ModelError(f"{self.folder / file} lacks {name}, which {index.name} lists")
 
     def __getitem__(self, name: str) -> torch.Tensor:
-        """Return a tensor whose memory is the file."""
+        """Return a tensor that is memory-mapped from its file."""
         return self._open[self.shard[name]].get_tensor(name)
 
     def __contains__(self, name: object) -> bool:
@@ -96,11 +96,11 @@ class Checkpoint(Mapping[str, torch.Tensor]):
         return read_json(path) if (path := self.folder / "config.json").exists() else {}
 
 
-class View(Mapping[str, torch.Tensor]):
-    """Tensors of a checkpoint under the names that are compared."""
+class RenamedTensors(Mapping[str, torch.Tensor]):
+    """The tensors of a checkpoint under the names by which two models are compared."""
 
     def __init__(self, checkpoint: Checkpoint, names: dict[str, str]):
-        """Show the tensor `names[name]` as `name`."""
+        """Map `name` to the stored tensor `names[name]`."""
         self.checkpoint, self.names = checkpoint, names
 
     def __getitem__(self, name: str) -> torch.Tensor:
@@ -116,12 +116,15 @@ class View(Mapping[str, torch.Tensor]):
         return len(self.names)
 
 
-def align(base: Checkpoint, tuned: Checkpoint) -> tuple[View, View, dict[str, str]]:
-    """Return both models under the same names, and which stored tensor repeats which.
+def align(
+    base: Checkpoint, tuned: Checkpoint
+) -> tuple[RenamedTensors, RenamedTensors, dict[str, str]]:
+    """Return both models under the same names, and which stored tensor duplicates which.
 
-    An output matrix that is absent or has the bits of the embedding is tied to it. Tied in both,
-    it is no parameter of its own and is written as the embedding is. Absent in `base` only, its
-    value there is the embedding's. Tables of the position embedding's angles are no parameters.
+    An output matrix is tied to the embedding if it is absent or has the same bits. If it is tied in
+    both models, it is not a parameter of its own: it is left out, and written with the values of
+    the embedding. If it is absent in `base` alone, the embedding stands for it there. Tables of
+    rotary position angles are not parameters and are left out.
 
     Raises:
         ModelError: the models are of different architectures.
@@ -134,9 +137,12 @@ def align(base: Checkpoint, tuned: Checkpoint) -> tuple[View, View, dict[str, st
     embedding = next((n for n in views[1] if n.endswith("embed_tokens.weight")), None)
     head = next((n for n in (*views[0], *views[1]) if n.endswith("lm_head.weight")), None)
     if head is None or embedding is None or embedding not in views[0]:
-        return View(base, views[0]), View(tuned, views[1]), {}
-    tied = [_tied(View(c, v), head, embedding) for c, v in zip((base, tuned), views, strict=True)]
-    twins = {views[1][head]: views[1][embedding]} if all(tied) and head in views[1] else {}
+        return RenamedTensors(base, views[0]), RenamedTensors(tuned, views[1]), {}
+    tied = [
+        _tied(RenamedTensors(c, v), head, embedding)
+        for c, v in zip((base, tuned), views, strict=True)
+    ]
+    duplicates = {views[1][head]: views[1][embedding]} if all(tied) and head in views[1] else {}
     if all(tied):
         for view in views:
             view.pop(head, None)
@@ -145,16 +151,17 @@ def align(base: Checkpoint, tuned: Checkpoint) -> tuple[View, View, dict[str, st
                          " matrix of its own: these are different architectures")  # fmt: skip
     else:
         views[0].setdefault(head, views[0][embedding])
-    return View(base, views[0]), View(tuned, views[1]), twins
+    return RenamedTensors(base, views[0]), RenamedTensors(tuned, views[1]), duplicates
 
 
 def _model_type(config: dict) -> str | None:
-    """Return the family of a model, or of the language model inside one that reads images too."""
-    inside = config.get("text_config")
-    return (inside if isinstance(inside, dict) else config).get("model_type")
+    """Return the family of a model, or of the language model within a multimodal one."""
+    text_config = config.get("text_config")
+    return (text_config if isinstance(text_config, dict) else config).get("model_type")
 
 
-def _tied(model: View, head: str, embedding: str) -> bool:
+def _tied(model: RenamedTensors, head: str, embedding: str) -> bool:
+    # Compares the first row before it reads both matrices.
     if head not in model:
         return True
     a, b = model[head], model[embedding]
@@ -162,16 +169,16 @@ def _tied(model: View, head: str, embedding: str) -> bool:
     return same and torch.equal(a, b)
 
 
-class Shards:
-    """The shards of a checkpoint written anew: same files and headers, tensors in any order."""
+class ShardWriter:
+    """Writes new shards with the files and headers of a checkpoint, tensors in any order."""
 
-    def __init__(self, checkpoint: Checkpoint, folder: Path, twins: Mapping[str, str]):
+    def __init__(self, checkpoint: Checkpoint, folder: Path, duplicates: Mapping[str, str]):
         """Write the headers.
 
         Args:
-            checkpoint: whose files, headers and types are kept.
-            folder: where they are written; it exists.
-            twins: tensors that repeat another, and which.
+            checkpoint: its file names, headers and types are used again.
+            folder: an existing folder to write to.
+            duplicates: duplicated tensor → the tensor whose values it is written with.
         """
         self.folder, self._places = folder, {}
         self._files = {}
@@ -184,10 +191,10 @@ class Shards:
             entries = json.loads(header)
             for name in entries.keys() - {"__metadata__"}:
                 begin = 8 + len(header) + entries[name]["data_offsets"][0]
-                self._places.setdefault(twins.get(name, name), []).append((path.name, begin))
+                self._places.setdefault(duplicates.get(name, name), []).append((path.name, begin))
 
     def put(self, name: str, start: int, values: torch.Tensor) -> None:
-        """Write a flat piece of a tensor that begins at the parameter `start`.
+        """Write a flat slice of a tensor, beginning at its parameter `start`.
 
         Raises:
             StoreError: the disk is full or cannot be written.
@@ -196,19 +203,19 @@ class Shards:
         for file, begin in self._places[name]:
             with writing(self.folder / file):
                 self._files[file].seek(begin + start * values.element_size())
-                rest = data
-                while rest:  # an unbuffered file may take a part only
-                    rest = rest[self._files[file].write(rest) :]
+                unwritten = data
+                while unwritten:  # one call may write a part only, since the file is unbuffered
+                    unwritten = unwritten[self._files[file].write(unwritten) :]
 
     def close(self) -> None:
-        """Finish all files."""
+        """Close all files."""
         for file in self._files.values():
             file.close()
 
 
 @contextmanager
 def writing(path: Path):
-    """Turn an error of the disk within the block into a StoreError that names the file."""
+    """Raise an OSError from within the `with` statement as a StoreError that names the file."""
     try:
         yield
     except OSError as error:
@@ -219,8 +226,8 @@ def writing(path: Path):
 
 
 def copy_beside(source: Path, target: Path) -> None:
-    """Copy configuration, tokenizer and generation settings, and the index of the shards last."""
-    index = [path.name] if (path := index_of(source)) else []  # a stale one is left behind
+    """Copy configuration, tokenizer and generation settings, then the index of the shards."""
+    index = [path.name] if (path := index_of(source)) else []  # a stale index is not copied
     for pattern in (*COMPANIONS, *index):
         for path in sorted(p for p in source.glob(pattern) if p.is_file()):
             with writing(target / path.name):
@@ -228,10 +235,10 @@ def copy_beside(source: Path, target: Path) -> None:
 
 
 def check_target(out: Path, inputs: list[Path], overwrite: bool) -> None:
-    """Refuse a target that exists, unless it may be replaced and this tool has written it.
+    """Refuse a target that exists, unless `overwrite` is set and this tool has written it.
 
     Raises:
-        ConfigError: it must not be written.
+        ConfigError: the target holds one of the inputs, or exists and may not be replaced.
     """
     if any(out.resolve() in (path.resolve(), *path.resolve().parents) for path in inputs):
         raise ConfigError(f"{out} is, or holds, one of the two models: give another folder")

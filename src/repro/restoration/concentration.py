@@ -27,14 +27,16 @@ def concentration(ranking: Ranking, percents: Sequence[float]) -> pd.DataFrame:
     Raises:
         ConfigError: the ranking is not by size, or a percentage is not between 0 and 100.
     """
-    if ranking.measure.strategy not in ("top", "absolute"):
+    if ranking.criterion.strategy not in ("top", "absolute"):
         raise ConfigError("concentration is of the largest changes: rank by top or absolute")
     total, zero = ranking.counts.keys.total(), ranking.counts.zero.total()
     rows = [
         {
             "top_percent": percent,
-            "share_of_change_percent": percentage(cut.held, total),
-            "without_zero_base_percent": percentage(cut.held - cut.held_zero, total - zero),
+            "share_of_change_percent": percentage(cut.score_sum, total),
+            "without_zero_base_percent": percentage(
+                cut.score_sum - cut.score_sum_zero_base, total - zero
+            ),
             "k": cut.k,
             "n": ranking.size,
             "threshold": cut.threshold,
@@ -48,21 +50,21 @@ def concentration(ranking: Ranking, percents: Sequence[float]) -> pd.DataFrame:
 
 
 def percentage(part: int, whole: int) -> float:
-    """Return 100 · part / whole, rounded once; 0 where there is nothing."""
+    """Return 100 · part / whole, rounded once; 0 if the whole is 0."""
     return float(Fraction(100 * part, whole)) if whole else 0.0
 
 
 def by_tensor(ranking: Ranking, percents: Sequence[float]) -> pd.DataFrame:
-    """Return where the chosen parameters are, tensor by tensor (Table 10 by layer and module).
+    """Return how many chosen parameters each tensor has (Table 10 adds them up).
 
     Returns:
-        DataFrame[tensor, layer, module, n, change_percent, one column per percentage]: the
-        tensor's share of the sum of all keys, NaN where keys are no sizes, and how many of its
-        parameters are among the chosen.
+        DataFrame[tensor, layer, module, n, change_percent, one column per percentage].
+        `change_percent` is the tensor's share of the sum of all changes, NaN if the strategy does
+        not rank by size. The last columns hold the number of chosen parameters of the tensor.
     """
     cuts = thresholds(ranking, percents)
     chosen = _chosen_by_tensor(ranking, list(cuts.values()))
-    sizes, total = ranking.measure.strategy in ("top", "absolute"), ranking.counts.keys.total()
+    by_size, total = ranking.criterion.strategy in ("top", "absolute"), ranking.counts.keys.total()
     rows = [
         {
             "tensor": name,
@@ -70,29 +72,32 @@ def by_tensor(ranking: Ranking, percents: Sequence[float]) -> pd.DataFrame:
             "module": regions.module(name),
             "n": shape.numel(),
             "change_percent": percentage(ranking.counts.change.get(name, 0), total)
-            if sizes
+            if by_size
             else np.nan,
-            **dict(zip(cuts, (int(k) for k in chosen[place]), strict=True)),
+            **dict(zip(cuts, (int(k) for k in chosen[row]), strict=True)),
         }
-        for place, (name, shape) in enumerate(ranking.shapes.items())
+        for row, (name, shape) in enumerate(ranking.shapes.items())
     ]
     return pd.DataFrame(rows)
 
 
 def _chosen_by_tensor(ranking: Ranking, cuts: list[Cut]) -> np.ndarray:
     """Return how many parameters of each tensor (rows) each cut (columns) chooses."""
-    place = {name: i for i, name in enumerate(ranking.shapes)}
+    rows = {name: i for i, name in enumerate(ranking.shapes)}
     keys = np.array([cut.key for cut in cuts], np.uint32)
-    found = np.zeros((ranking.pair.threads, 2, len(place), len(cuts)), np.int64)
+    counts_by_thread = np.zeros((ranking.pair.threads, 2, len(rows), len(cuts)), np.int64)
 
     def worker(above: np.ndarray, equal: np.ndarray) -> Callable[[Block], None]:
         def count(block: Block) -> None:
-            row = place[block.name]
-            score_kernels.exceed(ranking.measure.keys(block), keys, above[row], equal[row])
+            row = rows[block.name]
+            score_kernels.count_at_thresholds(
+                ranking.criterion.keys(block), keys, above[row], equal[row]
+            )
 
         return count
 
-    ranking.pair.spread([worker(*tables) for tables in found])
-    above, equal = found.sum(0)
+    ranking.pair.spread([worker(*tables) for tables in counts_by_thread])
+    above, equal = counts_by_thread.sum(0)
+    # Ties are chosen in the order of tensors, so those of earlier tensors are used up first.
     before = equal.cumsum(0) - equal
     return above + np.clip(np.array([cut.ties for cut in cuts]) - before, 0, equal)

@@ -5,20 +5,20 @@ from pathlib import Path
 from repro.restoration.checkpoint_pair import INTERPOLATE
 from repro.restoration.ranking import STRATEGIES
 
-ABOUT = {
+DESCRIPTIONS = {
     "top": "the parameters whose relative change was largest",
     "bottom": "the parameters whose relative change was smallest",
     "random": "parameters drawn at random",
-    "absolute": "the parameters that moved furthest",
-    INTERPOLATE: "all parameters, each this share of its way back",
+    "absolute": "the parameters whose absolute change was largest",
+    INTERPOLATE: "all parameters, each moved this share of the way back",
 }
-assert ABOUT.keys() == {*STRATEGIES, INTERPOLATE}
+assert DESCRIPTIONS.keys() == {*STRATEGIES, INTERPOLATE}
 
 
 def card(report: dict) -> str:
-    """Return the model card of a restored checkpoint."""
+    """Return the model card (Markdown) of a restored checkpoint, from its report."""
     settings = report["settings"]
-    where = f"region `{settings['region']}`" + (
+    region = f"region `{settings['region']}`" + (
         f", layers {settings['layers']}" if settings["layers"] else ""
     )
     return f"""---
@@ -28,8 +28,8 @@ tags: [repro-restore]
 
 # {Path(report["tuned"]).name}, {settings["percent"]:g} % restored
 
-This is `{report["tuned"]}` with {settings["percent"]:g} % of its parameters ({where}) set back to
-their values in `{report["base"]}`: {ABOUT[settings["strategy"]]}.
+This is `{report["tuned"]}` with {settings["percent"]:g} % of its parameters ({region}) set back to
+their values in `{report["base"]}`: {DESCRIPTIONS[settings["strategy"]]}.
 
 - {report["k"]:,} of {report["n"]:,} parameters restored, of which {report["differ"]:,} differed
 - {report["change_restored_percent"]:.2f} % of the sum of all relative changes

@@ -11,7 +11,13 @@ from repro.restoration import checkpoints
 
 @contextmanager
 def atomic_folder(out: Path, size: int):
-    """Yield a folder beside `out` that takes its place when all is written."""
+    """Yield a path beside `out`, and rename it to `out` when the `with` statement ends.
+
+    `size` is the number of bytes to be written. After an error `out` is as it was before.
+
+    Raises:
+        StoreError: the disk has too little room, or cannot be written.
+    """
     temporary = None
     try:
         with checkpoints.writing(out):
@@ -36,6 +42,7 @@ def _check_space(out: Path, size: int) -> None:
 
 
 def _replace(new: Path, out: Path, old: Path) -> None:
+    """Rename `new` to `out`; what was there becomes `old`, and comes back if this fails."""
     with suppress(FileNotFoundError):
         out.rename(old)
     try:

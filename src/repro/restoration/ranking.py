@@ -2,8 +2,8 @@
 
 The first pass, here, counts the upper halves of all scores; the second, in `thresholds`, the lower
 halves of those that share theirs with a threshold. This gives the exact thresholds and sums of any
-number of shares. Counts and sums are whole numbers, so nothing depends on the size of a block or
-the order of threads.
+number of shares. Counts and sums are integers, so nothing depends on the size of a block or the
+order of threads.
 """
 
 import hashlib
@@ -17,12 +17,13 @@ import torch
 
 from repro.errors import ConfigError, ModelError
 from repro.restoration import score_kernels, tensor_pairs
-from repro.restoration.score_kernels import BINS, LOWS, MOST, TABLES, Histogram
+from repro.restoration.score_kernels import BINS, LOWER_HALVES, MAX_PACKED, TABLES, Histogram
 from repro.restoration.tensor_pairs import Block, Pair, Weights
 
-LIKELY = 96  # bins whose lower halves the first pass may count, in all threads: a MiB each
-WORTH = 1 << 27  # parameters from which a reading spared is worth a sample
-STRATEGIES = {  # what parameters are ranked by, and whether the lowest come first
+# Most bins, over all threads, whose lower halves the first pass counts: each takes 1 MiB.
+MAX_LIKELY_BINS = 96
+SAMPLING_SIZE = 1 << 27  # above this size a sample pays for itself by saving one pass
+STRATEGIES = {  # name: (kind of score, whether the lowest come first)
     "top": (score_kernels.RELATIVE, False),
     "bottom": (score_kernels.RELATIVE, True),
     "random": (score_kernels.RANDOM, False),
@@ -31,29 +32,29 @@ STRATEGIES = {  # what parameters are ranked by, and whether the lowest come fir
 
 
 @dataclass(frozen=True)
-class Measure:
-    """What parameters are ranked by: a strategy, its arithmetic, the seed of `random`."""
+class Criterion:
+    """What parameters are ranked by: a strategy, the dtype of the score, the seed of `random`."""
 
     strategy: str = "top"
     dtype: torch.dtype = torch.float32
     seed: int = 0
 
     def keys(self, block: Block) -> np.ndarray:
-        """Return the keys of a block, uint32: the highest are chosen first.
+        """Return the ranking keys of a block, uint32; the highest are chosen first.
 
         Raises:
             ModelError: a weight is NaN or infinite.
         """
         out = np.empty(block.base.numel(), np.uint32)
-        if not score_kernels.fill(*self.arguments(block), out):
+        if not score_kernels.write_keys(*self.arguments(block), out):
             raise _not_finite(block)
         return out
 
     def arguments(self, block: Block) -> tuple:
-        """Return what the functions of `repro.restoration.score_kernels` take."""
-        kind, lowest = STRATEGIES[self.strategy]
+        """Return the first arguments of the functions of `score_kernels`."""
+        kind, lowest_first = STRATEGIES[self.strategy]
         seed = _seed(f"{self.seed}:{block.name}")
-        return *block.raw(), block.start, (kind, self.dtype is torch.bfloat16, lowest, seed)
+        return *block.raw(), block.start, (kind, self.dtype is torch.bfloat16, lowest_first, seed)
 
 
 @cache
@@ -65,76 +66,78 @@ def _not_finite(block: Block) -> ModelError:
     return ModelError(f"{block.name} holds NaN or infinity in one of the models")
 
 
-class Lows:
-    """Numbers of keys by their lower halves, for some upper halves; those with p = 0 once more."""
+class LowerHalfCounts:
+    """The number of keys by lower half, for some upper halves (bins); also of those with p = 0."""
 
     def __init__(self, bins: Sequence[int]):
-        """Start at zero."""
+        """Set all counts to zero."""
         self.bins = tuple(bins)
         self.rows = np.zeros(BINS, np.int16)
         self.rows[list(bins)] = range(1, len(bins) + 1)
-        self.table, self.zero = np.zeros((2, len(bins), LOWS), np.int64)
+        self.table, self.table_zero = np.zeros((2, len(bins), LOWER_HALVES), np.int64)
 
     def __getitem__(self, upper: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the counts of one bin: (all keys, those with p = 0)."""
         row = self.rows[upper] - 1
-        return self.table[row], self.zero[row]
+        return self.table[row], self.table_zero[row]
 
     @property
     def arguments(self) -> tuple:
-        """Return what the functions of `repro.restoration.score_kernels` take."""
-        return self.rows, self.table, self.zero
+        """Return the last arguments of the functions of `score_kernels`."""
+        return self.rows, self.table, self.table_zero
 
-    def merge(self, other: "Lows") -> None:
+    def merge(self, other: "LowerHalfCounts") -> None:
         """Add another thread's counts."""
         self.table += other.table
-        self.zero += other.zero
+        self.table_zero += other.table_zero
 
 
-class Counts:
-    """What the first pass counts; each thread has its own, and they are added."""
+class ScoreCounts:
+    """The counts of the first pass; each thread has its own, and `merge` adds them up."""
 
-    def __init__(self, measure: Measure, bins: Sequence[int] = ()):
-        """Start at zero; `bins` are those whose lower halves are counted already."""
-        self.measure = measure
-        self.keys, self.lows = Histogram(), Lows(bins)
+    def __init__(self, criterion: Criterion, bins: Sequence[int] = ()):
+        """Set all counts to zero; `bins` are those whose lower halves this pass counts too."""
+        self.criterion = criterion
+        self.keys, self.lower_counts = Histogram(), LowerHalfCounts(bins)
         self.change: dict[str, int] = {}
         self.unchanged = 0
         self._packed = np.zeros((2, TABLES, BINS), np.int64)
-        self._zero, self._waiting = Histogram(), 0
+        self._zero, self._zeros_in_tables = Histogram(), 0
 
     def __call__(self, block: Block) -> None:
-        """Count a block of at most `scores.MOST` parameters."""
-        if self._waiting + len(block.base) > MOST:
-            self._settle()
-        given = self.measure.arguments(block)
-        unchanged, zeros = score_kernels.count(*given, *self._packed, *self.lows.arguments)
+        """Count a block of at most `MAX_PACKED` parameters."""
+        if self._zeros_in_tables + len(block.base) > MAX_PACKED:
+            self._count_zero_base()
+        arguments = self.criterion.arguments(block)
+        unchanged, zeros = score_kernels.count_upper_halves(
+            *arguments, *self._packed, *self.lower_counts.arguments
+        )
         if unchanged < 0:
             raise _not_finite(block)
         self.unchanged += unchanged
-        self._waiting += zeros
-        self._add(block.name, self.keys.take(self._packed[0]))
+        self._zeros_in_tables += zeros
+        self._add(block.name, self.keys.add_tables(self._packed[0]))
 
     @property
     def zero(self) -> Histogram:
-        """Of the keys of those with p = 0 alone."""
-        self._settle()
+        """The histogram of the keys with p = 0 alone."""
+        self._count_zero_base()
         return self._zero
 
-    def _settle(self) -> None:
-        # To empty a table costs as much as to count a hundred thousand parameters: not each time.
-        if self._waiting:
-            self._zero.take(self._packed[1])
-            self._waiting = 0
+    def _count_zero_base(self) -> None:
+        # Unpacking a table costs as much as counting 100,000 parameters, so not after each block.
+        if self._zeros_in_tables:
+            self._zero.add_tables(self._packed[1])
+            self._zeros_in_tables = 0
 
     def _add(self, name: str, change: int) -> None:
         self.change[name] = self.change.get(name, 0) + change
 
-    def merge(self, other: "Counts") -> None:
+    def merge(self, other: "ScoreCounts") -> None:
         """Add another thread's counts."""
         self.keys.merge(other.keys)
         self.zero.merge(other.zero)
-        self.lows.merge(other.lows)
+        self.lower_counts.merge(other.lower_counts)
         self.unchanged += other.unchanged
         for name, change in other.change.items():
             self._add(name, change)
@@ -142,10 +145,10 @@ class Counts:
 
 @dataclass(frozen=True, eq=False)
 class Ranking:
-    """A pair of models and the counts of their scores; thresholds take a second reading."""
+    """A pair of models and the counts of their scores; thresholds take a second pass."""
 
     pair: Pair
-    counts: Counts
+    counts: ScoreCounts
 
     @property
     def shapes(self) -> dict[str, torch.Size]:
@@ -158,9 +161,9 @@ class Ranking:
         return self.pair.parameters
 
     @property
-    def measure(self) -> Measure:
-        """What they are ranked by."""
-        return self.counts.measure
+    def criterion(self) -> Criterion:
+        """What the parameters are ranked by."""
+        return self.counts.criterion
 
     @property
     def zero_base(self) -> int:
@@ -183,9 +186,9 @@ def rank(
     strategy: str = "top",
     seed: int = 0,
     threads: int | None = None,
-    block: int = tensor_pairs.SIZE,
+    block_size: int = tensor_pairs.BLOCK_SIZE,
     progress: Callable[[int], object] = lambda size: None,
-    likely: Sequence[float] = (),
+    expected_percents: Sequence[float] = (),
 ) -> Ranking:
     """Score every parameter of a region (r_i of Appendix B.2) and count the scores.
 
@@ -195,13 +198,14 @@ def rank(
         region: a name of `regions.REGIONS`, or a regular expression searched in tensor names.
         score_dtype: arithmetic of the score; bfloat16 rounds each step, as the authors' tool.
         layers: such as `0-3`; empty for all.
-        strategy: of `STRATEGIES`.
-        seed: of `random`.
-        threads: by default as many as PyTorch uses.
-        block: parameters a thread takes at a time.
+        strategy: a name of `STRATEGIES`.
+        seed: of the strategy `random`.
+        threads: number of threads; by default that of PyTorch.
+        block_size: number of parameters that a thread reads at a time.
         progress: called with the bytes read.
-        likely: percentages that thresholds will be asked of. A sample tells about where they
-            are, so that one reading nearly always suffices; nothing but the time depends on it.
+        expected_percents: percentages whose thresholds will be needed. A sample of the scores shows
+            roughly where they are, so that the first pass nearly always suffices. This changes the
+            time alone, never a result.
 
     Raises:
         ConfigError: an unknown strategy; the region matches nothing, or is no expression; a
@@ -210,53 +214,56 @@ def rank(
     """
     if strategy not in STRATEGIES:
         raise ConfigError(f"unknown strategy {strategy!r}: give one of {', '.join(STRATEGIES)}")
-    both = tensor_pairs.pair(base, tuned, region, layers, threads, block, progress)
-    measure = Measure(strategy, score_dtype, seed)
-    worth = likely and both.parameters >= WORTH
-    bins = _likely_bins(both, measure, likely) if worth else []
+    pair = tensor_pairs.pair(base, tuned, region, layers, threads, block_size, progress)
+    criterion = Criterion(strategy, score_dtype, seed)
+    samples = expected_percents and pair.parameters >= SAMPLING_SIZE
+    bins = _likely_bins(pair, criterion, expected_percents) if samples else []
     return Ranking(
-        both, count_in_threads(both, [Counts(measure, bins) for _ in range(both.threads)])
+        pair, count_in_threads(pair, [ScoreCounts(criterion, bins) for _ in range(pair.threads)])
     )
 
 
-def count_in_threads(both: Pair, lanes: list):
-    """Let each thread count what it is given, and return the sum."""
-    both.spread(lanes)
-    for other in lanes[1:]:
-        lanes[0].merge(other)
-    return lanes[0]
+def count_in_threads(pair: Pair, counters: list):
+    """Count all blocks with one counter per thread, and return the sum of the counters."""
+    pair.spread(counters)
+    for other in counters[1:]:
+        counters[0].merge(other)
+    return counters[0]
 
 
-def _likely_bins(both: Pair, measure: Measure, percents: Sequence[float]) -> list[int]:
-    """Return the upper halves that thresholds may have, as a sample of the scores has them."""
+def _likely_bins(pair: Pair, criterion: Criterion, percents: Sequence[float]) -> list[int]:
+    """Return the bins that the thresholds are probably in, judged by a sample of the scores.
+
+    Returns none if they are too many to count all their lower halves in the first pass.
+    """
     sample = Histogram()
-    for block in both.sample():
-        sample.add(measure.keys(block))
+    for block in pair.sample():
+        sample.add(criterion.keys(block))
     bins: set[int] = set()
     for percent in percents:
         k = how_many(sample.size, percent)
-        # Three standard errors, twice, since neighbours in a tensor are alike.
+        # Three standard errors, doubled because neighbours in a tensor are correlated.
         margin = 6 * int((k * (sample.size - k) / max(sample.size, 1)) ** 0.5)
         ends = (min(max(x, 1), sample.size) for x in (k + margin, k - margin))
         first, last = (bin_of_rank(sample.counts, x) for x in ends)
-        # Where all lower halves are zero, there is nothing to count.
-        bins |= {b for b in range(first, last + 1) if sample.lows[b] or not sample.counts[b]}
-    return sorted(bins) if len(bins) * both.threads <= LIKELY else []
+        # If all lower halves in a bin are zero, as in bfloat16, there is nothing to count.
+        bins |= {b for b in range(first, last + 1) if sample.lower_sums[b] or not sample.counts[b]}
+    return sorted(bins) if len(bins) * pair.threads <= MAX_LIKELY_BINS else []
 
 
 def how_many(size: int, percent: float) -> int:
-    """Return floor(percent · size / 100), exactly, for the percentage as it is written.
+    """Return floor(percent · size / 100), exact for the percentage in its decimal notation.
 
     Raises:
         ConfigError: the percentage is not between 0 and 100.
     """
     if not 0 <= percent <= 100:
         raise ConfigError(f"cannot restore {percent} %: give a percentage from 0 to 100")
-    # Through the decimal text: 0.29 means 29/100, not the binary number next to it.
+    # By way of the decimal text: 0.29 means 29/100, not the nearest binary number.
     return int(Fraction(str(percent)) * size / 100)
 
 
 def bin_of_rank(counts: np.ndarray, k: int) -> int:
-    """Return the highest place such that it and those above hold `k`."""
-    beyond = counts[::-1].cumsum()
-    return len(counts) - 1 - int(np.searchsorted(beyond, k))
+    """Return the bin of the k-th highest item: the highest that with those above holds `k`."""
+    numbers = counts[::-1].cumsum()  # of items in a bin and those above, from the highest bin
+    return len(counts) - 1 - int(np.searchsorted(numbers, k))

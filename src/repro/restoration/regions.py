@@ -1,4 +1,4 @@
-"""Which tensors a restoration may touch, and the order in which their parameters count (§5)."""
+"""Which tensors belong to a region, and the order of their parameters for ties (§5)."""
 
 import re
 from collections.abc import Iterable
@@ -7,8 +7,8 @@ from repro.errors import ConfigError
 from repro.models.architecture import PROJECTIONS
 
 # `transformer` is the region of the authors' released tool: every weight inside a layer except
-# the norms. A checkpoint of an old version may hold the angles of the position embedding and the
-# mask of the attention too, which are no parameters.
+# the norms. An old checkpoint may also hold the rotary position angles and the attention mask,
+# which are not parameters and so are excluded.
 REGIONS = {
     "transformer": re.compile(r"^(?!.*norm)(?!.*rotary).*layers"),
     "attention": re.compile(r"^(?!.*norm)(?!.*rotary).*layers\..*(attn|attention)"),
@@ -18,18 +18,18 @@ REGIONS = {
 }
 _MASK = re.compile(r"\.(attn|attention)\.(masked_)?bias$")
 _LAYER = re.compile(r"\blayers\.(\d+)\.")
-# What other families call the list of layers: GPT-2, BLOOM and Falcon `h`, MPT `blocks`, BERT
-# `layer`; and their norms.
+# Other families name the list of layers differently: `h` (GPT-2, BLOOM, Falcon), `blocks` (MPT),
+# `layer` (BERT). So they do with the norms (`ln_`).
 _OTHER_LAYER = re.compile(r"(?<![^.])(?:h|blocks|layer)\.(\d+)\.")
 _EMBEDDING = re.compile(r"embed|\bwte\b|\bwpe\b")
 _OTHER_NORM = re.compile(r"(?<![^.])ln_")
 
 
-def inside(names: Iterable[str], region: str = "transformer", layers: str = "") -> list[str]:
-    """Return the tensors of a region, in the order in which their parameters count.
+def tensors_in(names: Iterable[str], region: str = "transformer", layers: str = "") -> list[str]:
+    """Return the tensors of a region, sorted by `sort_key`: of tied scores the first are chosen.
 
     Args:
-        names: of all tensors.
+        names: the names of all tensors of a model.
         region: a name of `REGIONS`, or a regular expression searched in tensor names.
         layers: such as `0-3` or `0,2,5-7`; empty for all.
 
@@ -40,52 +40,55 @@ def inside(names: Iterable[str], region: str = "transformer", layers: str = "") 
         pattern = REGIONS.get(region) or re.compile(region)
     except re.error as error:
         raise ConfigError(f"region {region!r} is not a regular expression: {error}") from error
-    wanted, given = _range(layers), [name for name in names if not _MASK.search(name)]
-    searched = _as_layers(given) if region in REGIONS else dict(zip(given, given, strict=True))
-    found = [n for n in given if pattern.search(searched[n]) and (not wanted or layer(n) in wanted)]
-    if found:
-        return sorted(found, key=place)
-    where = f" in layers {layers}" if layers else ""
+    numbers, names = _layer_numbers(layers), [name for name in names if not _MASK.search(name)]
+    searched = _llama_names(names) if region in REGIONS else dict(zip(names, names, strict=True))
+    matching = [
+        n for n in names if pattern.search(searched[n]) and (not numbers or layer(n) in numbers)
+    ]
+    if matching:
+        return sorted(matching, key=sort_key)
+    in_layers = f" in layers {layers}" if layers else ""
     raise ConfigError(
-        f"region {region!r}{where} matches no tensor; try one of {', '.join(REGIONS)}"
+        f"region {region!r}{in_layers} matches no tensor; try one of {', '.join(REGIONS)}"
     )
 
 
-def _as_layers(names: Iterable[str]) -> dict[str, str]:
-    """Return each name as LLaMA would begin it, where no tensor is in `layers`."""
+def _llama_names(names: Iterable[str]) -> dict[str, str]:
+    """Return each name with its layer spelled `layers.N`, as in LLaMA, for `REGIONS` to match."""
     spelled = {name: name for name in names}
     if any(_LAYER.search(name) for name in spelled):
         return spelled
     return {n: _OTHER_LAYER.sub(r"layers.\1.", _OTHER_NORM.sub("norm_", n)) for n in spelled}
 
 
-def _range(layers: str) -> set[int]:
-    wanted: set[int] = set()
+def _layer_numbers(layers: str) -> set[int]:
+    """Parse `0,2,5-7`; raise ConfigError where it is malformed."""
+    numbers: set[int] = set()
     for part in filter(None, layers.replace(" ", "").split(",")):
-        found = re.fullmatch(r"(\d+)(?:-(\d+))?", part)
-        if not found or int(found[2] or found[1]) < int(found[1]):
+        match = re.fullmatch(r"(\d+)(?:-(\d+))?", part)
+        if not match or int(match[2] or match[1]) < int(match[1]):
             raise ConfigError(f"layers {layers!r}: give numbers and ranges, such as 0-3 or 0,2,5-7")
-        wanted |= set(range(int(found[1]), int(found[2] or found[1]) + 1))
-    return wanted
+        numbers |= set(range(int(match[1]), int(match[2] or match[1]) + 1))
+    return numbers
 
 
 def layer(name: str) -> int | None:
     """Return the number of a tensor's layer, None for one outside the layers."""
-    found = _LAYER.search(name) or _OTHER_LAYER.search(name)
-    return int(found[1]) if found else None
+    match = _LAYER.search(name) or _OTHER_LAYER.search(name)
+    return int(match[1]) if match else None
 
 
 def module(name: str) -> str:
-    """Return what a tensor is within its layer, such as `self_attn.q_proj`."""
+    """Return the name of a tensor's module within its layer, such as `self_attn.q_proj`."""
     pattern = _LAYER if _LAYER.search(name) else _OTHER_LAYER
     return pattern.split(name)[-1].removesuffix(".weight").removesuffix(".bias")
 
 
-def place(name: str) -> tuple:
-    """Return a key that sorts tensors as LLaMA holds them, whatever the files hold first.
+def sort_key(name: str) -> tuple:
+    """Return a key that sorts tensors in the order of LLaMA, whatever their order in the files.
 
-    Embedding, layers by number, the rest; in a layer q, k, v, o, gate, up, down, then what else
-    there is by name, numbers as numbers; a weight before its bias.
+    The embedding comes first, then layers by number, then the rest. Within a layer come q, k, v, o,
+    gate, up, down, then all others by name, digits compared as numbers. A weight precedes its bias.
     """
     number = layer(name)
     part = 0 if number is not None or _EMBEDDING.search(name) else 1

@@ -1,6 +1,6 @@
-"""Which parameters fine-tuning changed most, and giving a share of them back (§5, App. B.2).
+"""Restores the parameters that fine-tuning changed most, in a network in memory (§5, App. B.2).
 
-For a network in memory, and with `restore_folder` from checkpoint to checkpoint.
+`restore_folder` does the same from checkpoint to checkpoint.
 """
 
 from collections.abc import Iterable
@@ -13,7 +13,7 @@ from repro.restoration.checkpoint_pair import INTERPOLATE, Models, Settings, Wor
 from repro.restoration.concentration import by_tensor, concentration
 from repro.restoration.ranking import Ranking, how_many, rank
 from repro.restoration.restore_folder import restore as restore_folder
-from repro.restoration.restored_share import mixed
+from repro.restoration.restored_share import restored_values
 from repro.restoration.tensor_pairs import Block, Pair, Weights, pair
 from repro.restoration.thresholds import Cut, selected, selection, thresholds
 
@@ -33,20 +33,21 @@ class Change:
     l2: float = 0.0
 
     def add(self, k: int, block: Block, new: torch.Tensor) -> None:
-        """Add `k` parameters that moved from the fine-tuned weights towards the pre-trained."""
+        """Add a block whose values `new` moved `k` parameters towards the pre-trained ones."""
         back = block.tuned.float() - new.float()
-        both = back + 2 * (new.float() - block.base.float())  # (s − m)(s + m − 2p) for squares
+        # With s tuned, p base and m new: (s − p)² − (m − p)² = (s − m)(s + m − 2p).
+        factor = back + 2 * (new.float() - block.base.float())
         self.k += k
         self.l1 += float(back.abs().sum(dtype=torch.float64))
-        self.l2 += float((back * both).sum(dtype=torch.float64))
+        self.l2 += float((back * factor).sum(dtype=torch.float64))
 
 
-def change(both: Pair) -> Change:
+def change(pair: Pair) -> Change:
     """Return the whole change from the pre-trained to the fine-tuned weights of a region."""
-    whole = Change()
-    for block in both.blocks():
-        whole.add(len(block.tuned), block, block.base)
-    return whole
+    total = Change()
+    for block in pair.blocks():
+        total.add(len(block.tuned), block, block.base)
+    return total
 
 
 @contextmanager
@@ -58,17 +59,17 @@ def restored(
     percent: float,
     cut: Cut | None = None,
 ):
-    """Give the highest ranked parameters their pre-trained values, and take them back on exit.
+    """Set the highest ranked parameters to their pre-trained values, and undo it on exit.
 
     Args:
         network: holds `tuned`, in any dtype.
-        base: weights before fine-tuning; tuned: after. Left as they are.
+        base: weights before fine-tuning; tuned: after. Neither is changed.
         ranking: of this pair, from `rank`; one ranking serves all percentages.
         percent: of the ranked parameters, 0 to 100.
-        cut: from `thresholds`, to find it once for several uses.
+        cut: from `thresholds`, if it is already known.
 
-    Yields the `Change` that was undone. After the block the network has the bits of `tuned` in
-    its own dtype again.
+    Yields the `Change` that was undone. On exit the network has the bits of `tuned`, in its own
+    dtype, again.
     """
     cut = cut or thresholds(ranking, [percent])[percent]
     chosen = ((block, masks[0]) for block, _, masks in selection(ranking, [cut], 0))
@@ -77,27 +78,28 @@ def restored(
 
 
 @contextmanager
-def interpolated(network: torch.nn.Module, both: Pair, percent: float):
+def interpolated(network: torch.nn.Module, pair: Pair, percent: float):
     """Move all parameters of a region the same share of their way back, and undo it on exit.
 
-    The `interpolate` of `repro restore`, in place; arguments and result as for `restored`.
+    The strategy `interpolate` of `repro restore`, in place; arguments and result as for `restored`.
 
     Raises:
         ConfigError: the percentage is not between 0 and 100.
     """
-    how_many(both.parameters, percent)  # refuses what is no percentage
-    every = ((block, None) for block in both.blocks(0))
-    with _changed(network, both.base, both.tuned, both.shapes, every, percent) as undone:
+    how_many(pair.parameters, percent)  # raises ConfigError for an invalid percentage
+    all_blocks = ((block, None) for block in pair.blocks(0))
+    with _changed(network, pair.base, pair.tuned, pair.shapes, all_blocks, percent) as undone:
         yield undone
 
 
 @contextmanager
 def _changed(network, base, tuned, shapes, chosen: Iterable[tuple[Block, object]], percent):
+    """Restore pairs of (block, mask), mask None for interpolation; set all back on exit."""
     parameters, undone = dict(network.named_parameters()), Change()
     try:
         with torch.no_grad():
             for block, mask in chosen:
-                new = mixed(block.tuned, block.base, mask, percent)
+                new = restored_values(block.tuned, block.base, mask, percent)
                 parameters[block.name].copy_(new.view(shapes[block.name]))
                 undone.add(len(new) if mask is None else int(mask.sum()), block, new)
         yield undone
@@ -108,7 +110,7 @@ def _changed(network, base, tuned, shapes, chosen: Iterable[tuple[Block, object]
 
 
 def snapshot(network: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """Return a copy of all parameters, tied ones once."""
+    """Return a copy of all parameters by name; tied ones appear once."""
     return {name: p.detach().clone() for name, p in network.named_parameters()}
 
 

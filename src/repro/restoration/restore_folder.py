@@ -10,146 +10,153 @@ from repro import __version__, provenance
 from repro.errors import ConfigError
 from repro.restoration import checkpoints, concentration, ranking, tensor_pairs, thresholds
 from repro.restoration.checkpoint_pair import INTERPOLATE, Models, Settings, Work, dtype
-from repro.restoration.checkpoints import Shards
+from repro.restoration.checkpoints import ShardWriter
 from repro.restoration.model_card import card
 from repro.restoration.output_folder import atomic_folder
-from repro.restoration.ranking import Measure, Ranking
+from repro.restoration.ranking import Criterion, Ranking
 from repro.restoration.restored_share import Share
 from repro.restoration.score_kernels import Histogram
 from repro.restoration.tensor_pairs import Pair
 
 
 def restore(
-    both: Models,
+    models: Models,
     out: str | Path | None,
     percents: Sequence[float],
     settings: Settings = Settings(),
     work: Work = Work(),
     overwrite: bool = False,
 ) -> list[dict]:
-    """Write TUNED with a share of its parameters set back to BASE's values.
+    """Write TUNED with a share of its parameters set back to their values in BASE.
 
     Args:
-        both: the two models.
+        models: BASE and TUNED.
         out: a folder to write; with several percentages, a folder of folders named after them.
-            None writes nothing, and reports what would be.
+            None writes nothing and returns the reports alone.
         percents: shares to restore, 0 to 100.
-        settings: what is ranked, and how.
+        settings: which parameters are restored.
         work: threads, block size, progress.
-        overwrite: replace `out` if this function has written it.
+        overwrite: replace `out` if it exists and was written by this function.
 
     Returns:
         One report per share, as kept in its `restore.json`.
 
     Raises:
-        ConfigError: impossible settings, or `out` must not be written.
-        ModelError: the models cannot be read, compared, or hold NaN or infinity.
+        ConfigError: a setting is invalid, or `out` must not be written.
+        ModelError: the models cannot be read or do not match, or hold NaN or infinity.
         StoreError: the disk is full. In all cases `out` is as it was before.
     """
     if len(set(percents)) != len(percents):
         raise ConfigError("a percentage is given twice")
     if out is None:
-        return _restore(both, percents, settings, work, [])
+        return _restore_shares(models, percents, settings, work, [])
     out = Path(out).expanduser()
-    inputs = [both.base_files.folder, both.tuned_files.folder]
+    inputs = [models.base_files.folder, models.tuned_files.folder]
     checkpoints.check_target(out, inputs, overwrite)
-    both.region(settings)  # what cannot be compared is said before anything is written
-    with atomic_folder(out, both.tuned_files.nbytes * len(percents)) as work_folder:
+    models.region(settings)  # raises an error before anything is written
+    with atomic_folder(out, models.tuned_files.nbytes * len(percents)) as new_folder:
         folders = [
-            work_folder if len(percents) == 1 else work_folder / str(x).removesuffix(".0")
+            new_folder if len(percents) == 1 else new_folder / str(x).removesuffix(".0")
             for x in percents
         ]
-        reports = _restore(both, percents, settings, work, folders)
+        reports = _restore_shares(models, percents, settings, work, folders)
     return reports
 
 
-def _restore(
-    both: Models, percents: Sequence[float], settings: Settings, work: Work, folders: list[Path]
+def _restore_shares(
+    models: Models, percents: Sequence[float], settings: Settings, work: Work, folders: list[Path]
 ) -> list[dict]:
-    ranked = None if settings.strategy == INTERPOLATE else both.rank(settings, work, percents)
-    region = ranked.pair if ranked else both.region(settings, work)
-    shares = _shares(ranked, region.parameters, percents)
-    with _writers(both, folders) as writers:
-        relative = Measure("top", dtype(settings), settings.seed)
-        total = _mix(ranked, region, shares, writers, relative, both.tuned.names)
-        _copy(both, region, writers, work)
-    reports = [_report(both, settings, ranked, region, share, total) for share in shares]
+    """Restore every share in one pass over the region, write each to its folder, and report."""
+    ranked = None if settings.strategy == INTERPOLATE else models.rank(settings, work, percents)
+    region = ranked.pair if ranked else models.region(settings, work)
+    shares = _new_shares(ranked, region.parameters, percents)
+    with _writers(models, folders) as writers:
+        relative = Criterion("top", dtype(settings), settings.seed)
+        total = _restore_region(ranked, region, shares, writers, relative, models.tuned.names)
+        _copy(models, region, writers, work)
+    reports = [_report(models, settings, ranked, region, share, total) for share in shares]
     for folder, report in zip(folders, reports, strict=bool(folders)):
-        _finish(both, folder, report)
+        _write_companions(models, folder, report)
     return reports
 
 
-def _shares(ranked: Ranking | None, size: int, percents: Sequence[float]) -> list[Share]:
+def _new_shares(ranked: Ranking | None, size: int, percents: Sequence[float]) -> list[Share]:
+    # Interpolation (no ranking) changes all parameters, whatever the percentage.
     if ranked is None:
         for x in percents:
-            ranking.how_many(size, x)  # refuses what is no percentage
+            ranking.how_many(size, x)  # raises ConfigError for an invalid percentage
         return [Share(x, size) for x in percents]
     cuts = thresholds.thresholds(ranked, percents)
     return [Share(x, cut.k, cut) for x, cut in cuts.items()]
 
 
 @contextmanager
-def _writers(both: Models, folders: list[Path]):
+def _writers(models: Models, folders: list[Path]):
+    """Create the folders, yield a writer for each, and close them all."""
     writers = []
     try:
         for folder in folders:
             with checkpoints.writing(folder):
                 folder.mkdir(parents=True)
-                writers.append(Shards(both.tuned_files, folder, both.twins))
+                writers.append(ShardWriter(models.tuned_files, folder, models.duplicates))
         yield writers
     finally:
         for writer in writers:
             writer.close()
 
 
-def _mix(
+def _restore_region(
     ranked: Ranking | None,
     region: Pair,
     shares: list[Share],
-    writers: list[Shards],
-    relative: Measure,
+    writers: list[ShardWriter],
+    relative: Criterion,
     stored_names: dict[str, str],
 ) -> Histogram:
     """Restore the region in every share; return the histogram of all relative changes."""
     total = Histogram()
     for block, keys, masks in _selection(ranked, region, shares):
-        own = keys if ranked is not None and ranked.measure == relative else relative.keys(block)
-        total.add(own)
-        for place, (share, mask) in enumerate(zip(shares, masks, strict=True)):
-            mixed = share.mix(block, mask, own)
+        changes = (
+            keys if ranked is not None and ranked.criterion == relative else relative.keys(block)
+        )
+        total.add(changes)
+        for index, (share, mask) in enumerate(zip(shares, masks, strict=True)):
+            restored = share.restore_block(block, mask, changes)
             if writers:
-                writers[place].put(stored_names[block.name], block.start, mixed)
+                writers[index].put(stored_names[block.name], block.start, restored)
     return total
 
 
 def _selection(ranked: Ranking | None, region: Pair, shares: list[Share]) -> Iterator[tuple]:
+    # Yields (block, keys, one mask per share); interpolation has neither keys nor masks.
     if ranked is not None:
         return thresholds.selection(ranked, [share.cut for share in shares])
     return ((block, None, [None] * len(shares)) for block in region.blocks())
 
 
-def _copy(both: Models, region: Pair, writers: list[Shards], work: Work) -> None:
-    """Copy what is outside the region from TUNED."""
-    inside = {both.tuned.names[name] for name in region.shapes}
-    for name in both.tuned_files if writers else ():
-        if name in inside or name in both.twins:
+def _copy(models: Models, region: Pair, writers: list[ShardWriter], work: Work) -> None:
+    """Copy the tensors outside the region from TUNED."""
+    restored_names = {models.tuned.names[name] for name in region.shapes}
+    for name in models.tuned_files if writers else ():
+        if name in restored_names or name in models.duplicates:
             continue
-        whole = both.tuned_files[name].reshape(-1)
-        for start in range(0, whole.numel(), work.block):
-            piece = whole[start : start + work.block]
+        values = models.tuned_files[name].reshape(-1)
+        for start in range(0, values.numel(), work.block_size):
+            piece = values[start : start + work.block_size]
             work.progress(piece.nbytes)
             for writer in writers:
                 writer.put(name, start, piece)
 
 
 def _report(
-    both: Models,
+    models: Models,
     settings: Settings,
     ranked: Ranking | None,
     region: Pair,
     share: Share,
     total: Histogram,
 ) -> dict:
+    """Return the report of one share, as kept in `restore.json`."""
     cut = share.cut
     chosen = {
         "threshold": cut.threshold if cut and settings.strategy in ("top", "absolute") else None,
@@ -162,14 +169,14 @@ def _report(
     }
     sizes = {name: shape.numel() for name, shape in region.shapes.items()}
     return {
-        **both.names,
+        **models.names,
         "settings": asdict(settings) | {"percent": share.percent},
         "n": region.parameters,
         "k": share.k,
         "differ": share.differ,
         "rounded": share.rounded,
         **chosen,
-        "renamed": both.renamed(),
+        "renamed": models.renamed(),
         "left_as_they_are": tensor_pairs.left_as_they_are(region),
         "tensors": {n: {"n": sizes[n], "k": share.tensors.get(n, 0)} for n in sizes},
         "version": __version__,
@@ -177,11 +184,11 @@ def _report(
     }
 
 
-def _finish(both: Models, folder: Path, report: dict) -> None:
-    """Write what stands beside the weights; the index last."""
-    files = {"base": both.base_files.hashes(), "tuned": both.tuned_files.hashes()}
+def _write_companions(models: Models, folder: Path, report: dict) -> None:
+    """Write report, card, configuration and tokenizer beside the weights; the index comes last."""
+    files = {"base": models.base_files.hashes(), "tuned": models.tuned_files.hashes()}
     text = json.dumps(report | {"sha256": files}, indent=1)
     with checkpoints.writing(folder / "restore.json"):
         (folder / "restore.json").write_text(text + "\n", encoding="utf-8")
         (folder / "README.md").write_text(card(report), encoding="utf-8")
-    checkpoints.copy_beside(both.tuned_files.folder, folder)
+    checkpoints.copy_beside(models.tuned_files.folder, folder)

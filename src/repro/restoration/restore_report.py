@@ -1,4 +1,4 @@
-"""What `repro rank` and `repro restore` print."""
+"""The reports that `repro rank` and `repro restore` print."""
 
 import json
 import sys
@@ -20,21 +20,21 @@ HEADINGS = {
     "threshold": "threshold",
     "moved": "moved",
 }
-PASSES = 2  # over the region in both models: to find the thresholds, and to use them
+PASSES = 2  # over the region: one to count the scores, one to use the thresholds
 
 
 def rank(options: Namespace) -> str:
     """Rank two models and return the report, as text or JSON."""
     settings = _settings(options)
-    both = checkpoint_pair.Models(options.base, options.tuned)
-    with _work(options, both, settings) as work:
-        ranked = both.rank(settings, work, options.percent)
+    models = checkpoint_pair.Models(options.base, options.tuned)
+    with _work(options, models, settings) as work:
+        ranked = models.rank(settings, work, options.percent)
         table = concentration.concentration(ranked, options.percent)
         tensors = concentration.by_tensor(ranked, options.percent)
     report = {
-        **both.names,
+        **models.names,
         "settings": asdict(settings),
-        "renamed": both.renamed(),
+        "renamed": models.renamed(),
         "left_as_they_are": tensor_pairs.left_as_they_are(ranked.pair),
         "n": ranked.size,
         "zero_base": ranked.zero_base,
@@ -47,14 +47,14 @@ def rank(options: Namespace) -> str:
 
 
 def restore(options: Namespace) -> str:
-    """Restore, or only say what would be, and return the report, as text or JSON."""
+    """Restore (with --dry-run, write nothing) and return the report, as text or JSON."""
     if options.out is None and not options.dry_run:
         raise ConfigError("give OUT, the folder to write, or --dry-run")
     settings, out = _settings(options), None if options.dry_run else options.out
-    both = checkpoint_pair.Models(options.base, options.tuned)
-    with _work(options, both, settings) as work:
+    models = checkpoint_pair.Models(options.base, options.tuned)
+    with _work(options, models, settings) as work:
         reports = restore_folder.restore(
-            both, out, options.percent, settings, work, options.overwrite
+            models, out, options.percent, settings, work, options.overwrite
         )
     return json.dumps(reports, indent=1) if options.json else _restore_text(reports, out)
 
@@ -67,13 +67,14 @@ def _settings(options: Namespace) -> checkpoint_pair.Settings:
 
 
 @contextmanager
-def _work(options: Namespace, both: checkpoint_pair.Models, settings: checkpoint_pair.Settings):
+def _work(options: Namespace, models: checkpoint_pair.Models, settings: checkpoint_pair.Settings):
+    """Yield the threads and a progress bar over the bytes of the region, on a terminal."""
     if options.threads is not None and options.threads < 1:
         raise ConfigError(f"{options.threads} threads: give 1 or more")
-    region = both.region(settings)
-    size = sum(w[n].nbytes for n in region.shapes for w in (both.base, both.tuned))
-    bytes_of = {"total": PASSES * size, "unit": "B", "unit_scale": True, "delay": 1}
-    with tqdm(**bytes_of, desc="reading", disable=not sys.stderr.isatty()) as bar:
+    region = models.region(settings)
+    region_bytes = sum(w[n].nbytes for n in region.shapes for w in (models.base, models.tuned))
+    bar_options = {"total": PASSES * region_bytes, "unit": "B", "unit_scale": True, "delay": 1}
+    with tqdm(**bar_options, desc="reading", disable=not sys.stderr.isatty()) as bar:
         yield checkpoint_pair.Work(options.threads, progress=bar.update)
 
 
@@ -81,12 +82,13 @@ def shares(tensors: pd.DataFrame, by: str) -> pd.DataFrame:
     """Add up `ranking.by_tensor` by layer or module.
 
     Returns:
-        DataFrame[by, n_percent, change_percent, one column per percentage]: of all parameters, of
-        all change, and of the chosen; a share above n_percent is more than its part.
+        DataFrame[by, n_percent, change_percent, one column per percentage]: shares (%) of all
+        parameters, of all change, and of the chosen parameters. A part whose share of the chosen
+        is above n_percent was chosen more often than average.
     """
     percents = [c for c in tensors if isinstance(c, float)]
-    whole = tensors.assign(**{by: tensors[by].fillna(-1).replace(-1, "outside")})
-    sums = whole.groupby(by, sort=False)[["n", "change_percent", *percents]].sum()
+    grouped = tensors.assign(**{by: tensors[by].fillna(-1).replace(-1, "outside")})
+    sums = grouped.groupby(by, sort=False)[["n", "change_percent", *percents]].sum()
     for column in ("n", *percents):
         sums[column] = 100 * sums[column] / max(sums[column].sum(), 1)
     return sums.rename(columns={"n": "n_percent"}).rename(columns=_label).reset_index()
@@ -113,7 +115,7 @@ def _rank_text(report: dict, tensors: int) -> str:
             "",
             _text(table),
             "",
-            "Where the chosen are, in % of them; all: of all parameters; change: of all change",
+            "Shares in %: of all parameters (all), of all change (change), of the chosen (top)",
             _text(modules),
         ]
     )
@@ -138,17 +140,17 @@ def _restore_text(reports: list[dict], out: str | None) -> str:
 
 
 def _differences(report: dict) -> list[str]:
-    """Return a line for each way in which the models differ besides the values compared."""
+    """Return a line for each way in which names or shapes differ between the models."""
     lines = [f"{which.upper()}: compared {text}" for which, text in report["renamed"].items()]
     texts = {
         "only_tuned": "only TUNED has, kept as they are",
         "only_base": "only BASE has, left out",
-        "shapes": "of other shapes, outside the region, kept as TUNED has them",
+        "shapes": "outside the region with different shapes, kept as TUNED has them",
     }
-    for way, text in texts.items():
-        if names := report["left_as_they_are"][way]:
-            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-            lines.append(f"{len(names)} tensors {text}: {', '.join(names[:3])}{more}")
+    for kind, text in texts.items():
+        if names := report["left_as_they_are"][kind]:
+            rest = f" and {len(names) - 3} more" if len(names) > 3 else ""
+            lines.append(f"{len(names)} tensors {text}: {', '.join(names[:3])}{rest}")
     return lines
 
 
@@ -159,7 +161,7 @@ def _describe(settings: dict) -> str:
 
 
 def _text(table: pd.DataFrame) -> str:
-    """Show whole numbers in groups of thousands, others with five digits."""
+    """Format a table: integers with thousands separators, others with five digits."""
     shown = table.map(
         lambda x: "-" if pd.isna(x) else f"{x:,}" if isinstance(x, int) else _float(x)
     )

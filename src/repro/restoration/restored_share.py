@@ -13,11 +13,11 @@ from repro.restoration.tensor_pairs import Block
 
 @dataclass
 class Share:
-    """One restored share: its settings and, once all blocks have passed, what it did.
+    """One restored share: its size and, after all blocks were restored, counts of what changed.
 
-    `differ` counts the chosen parameters that the two models hold different values of, `rounded`
-    those whose pre-trained value TUNED's type cannot hold exactly. `change` is of the relative
-    changes of the chosen.
+    `differ` counts the chosen parameters whose values differ between the two models, `rounded`
+    those whose pre-trained value the dtype of TUNED cannot hold exactly. `change` is the histogram
+    of the relative changes of the chosen, `tensors` their number by tensor.
     """
 
     percent: float
@@ -28,10 +28,15 @@ class Share:
     change: Histogram = field(default_factory=Histogram, repr=False)
     tensors: dict[str, int] = field(default_factory=dict)
 
-    def mix(self, block: Block, mask: np.ndarray | None, change: np.ndarray) -> torch.Tensor:
-        """Return a block with the chosen restored, in TUNED's type, and count what was done."""
+    def restore_block(
+        self, block: Block, mask: np.ndarray | None, change: np.ndarray
+    ) -> torch.Tensor:
+        """Return a block with the chosen weights restored, in the dtype of TUNED, and count them.
+
+        Without a mask all weights are interpolated; `change` holds the keys of their changes.
+        """
         s, p = block.tuned, block.base
-        new = mixed(s, p, mask, self.percent)
+        new = restored_values(s, p, mask, self.percent)
         _check_range(block.name, new, p)
         if mask is None:
             self._count(block, new != s, len(change))
@@ -49,7 +54,7 @@ class Share:
 
 
 def _check_range(name: str, new: torch.Tensor, base: torch.Tensor) -> None:
-    """Raise ModelError where a value of BASE is beyond the range of TUNED's type."""
+    """Raise ModelError if a value of BASE is beyond the range of the dtype of TUNED."""
     narrower = torch.finfo(new.dtype).max < torch.finfo(base.dtype).max
     if narrower and not torch.isfinite(new).all():
         kind = str(new.dtype).removeprefix("torch.")
@@ -59,12 +64,12 @@ def _check_range(name: str, new: torch.Tensor, base: torch.Tensor) -> None:
         )
 
 
-def mixed(
+def restored_values(
     tuned: torch.Tensor, base: torch.Tensor, mask: np.ndarray | None, percent: float
 ) -> torch.Tensor:
-    """Return weights with the chosen ones at their pre-trained values, in the type of `tuned`.
+    """Return weights with those in the mask set to their pre-trained values, dtype as `tuned`.
 
-    Without a mask all are moved `percent` of their way back: interpolation.
+    Without a mask, all are interpolated: moved by `percent` of the way to their pre-trained values.
     """
     if mask is None:
         return torch.lerp(tuned.float(), base.float(), percent / 100).to(tuned.dtype)

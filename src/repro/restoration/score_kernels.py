@@ -1,9 +1,11 @@
-"""The size of a change and its histograms, in loops compiled to machine code (App. B.2).
+"""Compiled loops that score every parameter and count the scores (App. B.2).
 
-Non-negative floats are ordered as their bits are, so a score is kept as the 31 bits of a float32,
-and counting the upper 15 and the lower 16 of them ranks any number of parameters exactly.
-Loops, because array operations would read and write every intermediate result: these take about
-a nanosecond per parameter and let go of Python's lock, so that threads share the work.
+Non-negative floats sort in the order of their bits. A score is therefore stored as a key, the 31
+bits of a float32, and counting the upper 15 and the lower 16 bits ranks any number of parameters
+exactly.
+These are loops because array operations would read and write every intermediate result. A loop
+takes about a nanosecond per parameter and releases Python's lock, so threads run in parallel.
+In all of them s is the fine-tuned weight and p the pre-trained one, as in the paper.
 """
 
 import numpy as np
@@ -12,31 +14,32 @@ from numba import njit, types
 from numba.extending import intrinsic, overload
 
 EPSILON = 1e-8
-# PyTorch rounds the number to bfloat16 too before it is added.
+# 1e-8 in bfloat16: PyTorch rounds the constant too before adding it.
 _ROUNDED_EPSILON = np.uint32(0x322C0000).view(np.float32)
-BINS = 1 << 15  # of the upper half of a score: its sign is never set
-LOWS = 1 << 16  # of the lower half
-CHUNK = 4096  # parameters at a time: what is computed of them stays in a near cache
+BINS = 1 << 15  # values of the upper half of a key, 15 bits: the sign is never set
+LOWER_HALVES = 1 << 16  # values of the lower half of a key
+CHUNK = 4096  # parameters at a time, so that intermediate results stay in the L1 cache
 RELATIVE, ABSOLUTE, RANDOM = range(3)
 
 ONE_BIT = 40
-ONE = 1 << ONE_BIT  # one parameter in a packed bin, above the sum of the lower halves
-MOST = 1 << 23  # parameters that the packed tables can count
-TABLES = 4  # packed tables that neighbours are counted in
+ONE = 1 << ONE_BIT  # one parameter in a packed bin; the bits below hold the sum of the lower halves
+MAX_PACKED = 1 << 23  # most parameters that the packed tables can count without overflow
+TABLES = 4  # packed tables; neighbouring keys are counted in different ones
 
-_MANTISSAS = np.arange(BINS) % 128 + 128 << 16  # of the first float of each bin, whole numbers
-_MANTISSAS[:128] -= 128 << 16  # subnormal
+# The mantissa of the first float of each bin, as an integer.
+_MANTISSAS = np.arange(BINS) % 128 + 128 << 16
+_MANTISSAS[:128] -= 128 << 16  # subnormal floats have no implicit leading bit
 _SIGN_OFF, _HALF, _FINITE = np.uint32(0x7FFFFFFF), np.uint32(16), np.uint32(0x7F7FFFFF)
 _LARGEST = np.float32(np.finfo(np.float32).max)
 _LOW, _HIGH = np.uint32(0xFFFF), np.uint32(0xFFFF0000)
 
-# The error model of NumPy: a check for division by zero would keep loops from being vectorised.
+# NumPy's error model, because a check for division by zero prevents vectorised loops.
 compiled = njit(nogil=True, cache=True, error_model="numpy")
 
 
 @intrinsic
-def _float(context, bits):
-    """Return the float32 that 32 bits are: a `view` of one number, which loops can hold."""
+def _float32_of_bits(context, bits):
+    """Reinterpret 32 bits as a float32: the `view` of a single number, for use in loops."""
 
     def reinterpret(context, builder, signature, given):
         return builder.bitcast(given[0], ir.FloatType())
@@ -44,72 +47,72 @@ def _float(context, bits):
     return types.float32(types.uint32), reinterpret
 
 
-def _wide(number):
-    """Return the bits of a number as float32: a bfloat16 is the upper half of one."""
+def _float32_bits(number):
+    """Return a weight's bits as those of a float32; a bfloat16 is the upper half of a float32."""
 
 
-@overload(_wide)
-def _wide_of(number):
+@overload(_float32_bits)
+def _float32_bits_overload(number):
     if number is types.uint16:
         return lambda number: np.uint32(np.uint32(number) << _HALF)
     return lambda number: number
 
 
 @compiled
-def _round(raw, out):
-    # To the nearest bfloat16, ties to even.
+def _round_to_bfloat16(raw, out):
+    # Rounds to the nearest bfloat16, ties to even.
     for i in range(raw.size):
-        bits = _wide(raw[i])
+        bits = _float32_bits(raw[i])
         odd = (bits >> _HALF) & np.uint32(1)
         out[i] = (bits + np.uint32(0x7FFF) + odd) & _HIGH
 
 
 @compiled
-def _finite(bits):
-    beyond = np.int32(0)
+def _all_finite(bits):
+    not_finite = np.int32(0)
     for i in range(bits.size):
-        beyond = np.int32(beyond + ((bits[i] & _SIGN_OFF) > _FINITE))
-    return beyond == 0
+        not_finite = np.int32(not_finite + ((bits[i] & _SIGN_OFF) > _FINITE))
+    return not_finite == 0
 
 
 @compiled
-def _change(tuned, base, relative, out):
-    # Also counts what is met on the way. Sums are cut to 32 bits at each step, or they would grow
-    # to 64, and half as many would fit into a register.
-    x = out.view(np.float32)
-    beyond, equal, zeros = np.int32(0), np.int32(0), np.int32(0)
+def _changes(tuned, base, relative, out):
+    # Writes |s − p|, or the relative change, to `out`, and counts special cases in the same pass.
+    # Counters are cut to 32 bits at each step: as 64 bits, half as many would fit a register.
+    scores = out.view(np.float32)
+    not_finite, equal, zeros = np.int32(0), np.int32(0), np.int32(0)
     for i in range(out.size):
-        s, p = _float(_wide(tuned[i])), _float(_wide(base[i]))
+        s, p = _float32_of_bits(_float32_bits(tuned[i])), _float32_of_bits(_float32_bits(base[i]))
         change = abs(s - p)
-        x[i] = change / (abs(p) + np.float32(EPSILON)) if relative else change
-        beyond = np.int32(beyond + (not x[i] <= _LARGEST))  # so is NaN
+        scores[i] = change / (abs(p) + np.float32(EPSILON)) if relative else change
+        not_finite = np.int32(not_finite + (not scores[i] <= _LARGEST))  # true of NaN too
         equal = np.int32(equal + (s == p))
         zeros = np.int32(zeros + (p == np.float32(0)))
-    return beyond == 0, equal, zeros
+    return not_finite == 0, equal, zeros
 
 
 @compiled
-def _rounded_change(tuned, base, relative, room, out):
-    # As `_change`, but each step is rounded to bfloat16. `room` holds the rounded s and p.
-    _round(tuned, room[0])
-    _round(base, room[1])
-    finite = _change(room[0], room[1], False, out)[0]
-    _round(out, out)
+def _bfloat16_changes(tuned, base, relative, scratch, out):
+    # As `_changes`, but rounds each step to bfloat16. `scratch` holds the rounded s and p.
+    _round_to_bfloat16(tuned, scratch[0])
+    _round_to_bfloat16(base, scratch[1])
+    finite = _changes(scratch[0], scratch[1], False, out)[0]
+    _round_to_bfloat16(out, out)
     if relative:
-        x, b = out.view(np.float32), room[1].view(np.float32)
-        for i in range(b.size):
-            b[i] = abs(b[i]) + _ROUNDED_EPSILON
-        _round(room[1], room[1])
-        for i in range(b.size):
-            x[i] = x[i] / b[i]
-        finite = finite and _finite(out)
-        _round(out, out)
-    return finite and _finite(out)
+        scores, denominators = out.view(np.float32), scratch[1].view(np.float32)
+        for i in range(denominators.size):
+            denominators[i] = abs(denominators[i]) + _ROUNDED_EPSILON
+        _round_to_bfloat16(scratch[1], scratch[1])
+        for i in range(denominators.size):
+            scores[i] = scores[i] / denominators[i]
+        finite = finite and _all_finite(out)
+        _round_to_bfloat16(out, out)
+    return finite and _all_finite(out)
 
 
 @compiled
-def _draw(seed, start, out):
-    # SplitMix64 addressed by position, so that a number depends on nothing before it.
+def _random_keys(seed, start, out):
+    # SplitMix64 addressed by position: each number depends on the seed and its position alone.
     for i in range(out.size):
         z = seed + np.uint64(start + i + 1) * np.uint64(0x9E3779B97F4A7C15)
         z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -118,46 +121,48 @@ def _draw(seed, start, out):
 
 
 @compiled
-def _keys(tuned, base, start, how, room, out):
-    """Fill `out` with what a chunk is ranked by; `room` is uint32[2, at least as many].
+def _chunk_keys(tuned, base, start, criterion, scratch, out):
+    """Write the keys of a chunk to `out`; `scratch` is uint32[2, at least the chunk's size].
 
-    Returns (whether its changes are finite, how many have s = p, how many p = 0).
+    Returns (whether all changes are finite, number with s = p, number with p = 0).
     """
-    kind, bfloat16, lowest, seed = how
-    finite, equal, zeros = _change(tuned, base, kind != ABSOLUTE, out)
+    kind, bfloat16, lowest_first, seed = criterion
+    finite, equal, zeros = _changes(tuned, base, kind != ABSOLUTE, out)
     if bfloat16:
-        finite = _rounded_change(tuned, base, kind != ABSOLUTE, room[:, : out.size], out)
+        finite = _bfloat16_changes(tuned, base, kind != ABSOLUTE, scratch[:, : out.size], out)
     if finite and kind == RANDOM:
-        _draw(seed, start, out)
-    if finite and lowest:
+        _random_keys(seed, start, out)
+    if finite and lowest_first:
         for i in range(out.size):
             out[i] = _FINITE - out[i]
     return finite, equal, zeros
 
 
 @compiled
-def fill(tuned, base, start, how, out):
-    """Write the keys of a block to `out`, uint32; return False where a weight is not finite.
+def write_keys(tuned, base, start, criterion, out):
+    """Write the keys of a block to `out`, uint32; return False if a weight is not finite.
 
     Args:
         tuned, base: flat blocks as uint32 (the bits of float32) or uint16 (of bfloat16).
         start: position of the block in its tensor.
-        how: (kind, in bfloat16, lowest first, the tensor's seed).
+        criterion: (kind of score, whether in bfloat16, whether the lowest come first, seed of the
+            tensor).
     """
-    room = np.empty((2, CHUNK), np.uint32)
+    scratch = np.empty((2, CHUNK), np.uint32)
     for at in range(0, out.size, CHUNK):
         s, p, keys = tuned[at : at + CHUNK], base[at : at + CHUNK], out[at : at + CHUNK]
-        if not _keys(s, p, start + at, how, room, keys)[0]:
+        if not _chunk_keys(s, p, start + at, criterion, scratch, keys)[0]:
             return False
     return True
 
 
 @compiled
-def add(keys, packed):
+def add_packed(keys, packed):
     """Count keys in packed tables: per upper half, their number and the sum of lower halves.
 
-    Neighbours go to tables of their own, since they are often alike, and to add to a number that
-    was written just now is to wait for it. `packed` is int64[TABLES, BINS], to be summed.
+    Neighbouring keys are often alike, and adding to a bin that was written just before stalls the
+    processor, so neighbours go to different tables. `packed` is int64[TABLES, BINS]; its sum over
+    the tables is the count.
     """
     rest = keys.size % TABLES
     for i in range(0, keys.size - rest, TABLES):
@@ -168,111 +173,120 @@ def add(keys, packed):
 
 
 @compiled
-def drain(packed, counts, lows, mantissas):
-    """Empty packed tables into int64[BINS], numbers and sums of lower halves.
+def unpack(packed, counts, lower_sums, mantissas):
+    """Move packed tables into `counts` and `lower_sums` (of lower halves), int64[BINS].
 
-    `mantissas`, int64[256], takes the sums of what was in the tables by exponent, each in units of
-    its own: see `_whole`.
+    Adds to `mantissas`, int64[256], the sum of the counted floats by exponent, in units of the
+    last place of that exponent (see `_exact_sum`).
     """
     for e in range(mantissas.size):
-        first, any_, whole = 128 * e, np.int64(0), np.int64(0)
+        first, any_bits, mantissa_sum = 128 * e, np.int64(0), np.int64(0)
         for j in range(TABLES):
             for b in range(first, first + 128):
-                any_ |= packed[j, b]
-        if not any_:  # as it is for most
+                any_bits |= packed[j, b]
+        if not any_bits:  # true of most exponents
             continue
         for b in range(first, first + 128):
-            both = packed[:, b].sum()
-            number, low = both >> ONE_BIT, both & (ONE - 1)
+            packed_sum = packed[:, b].sum()
+            number, low = packed_sum >> ONE_BIT, packed_sum & (ONE - 1)
             counts[b] += number
-            lows[b] += low
-            whole += number * _MANTISSAS[b] + low
+            lower_sums[b] += low
+            mantissa_sum += number * _MANTISSAS[b] + low
         packed[:, first : first + 128] = 0
-        mantissas[e] += whole
+        mantissas[e] += mantissa_sum
 
 
 @compiled
-def _zero(raw):
-    # Where a number is 0 or −0: nothing is left of it without its sign.
-    found = np.empty(raw.size, np.bool_)
+def _zero_mask(raw):
+    # True where a weight is 0 or −0, whose bits without the sign are 0.
+    is_zero = np.empty(raw.size, np.bool_)
     for i in range(raw.size):
-        found[i] = _wide(raw[i]) & _SIGN_OFF == 0
-    return found
+        is_zero[i] = _float32_bits(raw[i]) & _SIGN_OFF == 0
+    return is_zero
 
 
 @compiled
-def count(tuned, base, start, how, packed, packed_zero, rows, table, table_zero):
-    """Count a block by the upper half of its keys; in `packed_zero` those with p = 0 once more.
+def count_upper_halves(tuned, base, start, criterion, packed, packed_zero, rows, table, table_zero):
+    """Count a block by the upper half of its keys, and again in `packed_zero` those with p = 0.
 
-    Arguments as for `fill` and `refine`, which is done along the way where `table` has rows; the
-    packed tables are as for `add`, for at most `MOST` parameters. Returns how many have s = p and
-    how many p = 0; −1 where a weight is not finite.
+    Takes the arguments of `write_keys` and `count_lower_halves`; if `table` has rows, it counts
+    lower halves in the same pass. The packed tables are those of `add_packed`, for at most
+    `MAX_PACKED` parameters. Returns the numbers with s = p and with p = 0; (−1, −1) if a weight is
+    not finite.
     """
-    work, inside = np.empty((3, CHUNK), np.uint32), np.empty(CHUNK, np.int64)
+    work, positions = np.empty((3, CHUNK), np.uint32), np.empty(CHUNK, np.int64)
     unchanged = zero_base = 0
     for at in range(0, tuned.size, CHUNK):
         s, p = tuned[at : at + CHUNK], base[at : at + CHUNK]
         keys = work[2, : p.size]
-        finite, equal, zeros = _keys(s, p, start + at, how, work[:2], keys)
+        finite, equal, zeros = _chunk_keys(s, p, start + at, criterion, work[:2], keys)
         if not finite:
             return -1, -1
-        add(keys, packed)
+        add_packed(keys, packed)
         unchanged += equal
         zero_base += zeros
         if zeros:
-            add(keys[_zero(p)], packed_zero)
+            add_packed(keys[_zero_mask(p)], packed_zero)
         if len(table):
-            _refine(keys, p, inside, rows, table, table_zero)
+            _count_lower_halves(keys, p, positions, rows, table, table_zero)
     return unchanged, zero_base
 
 
 @compiled
-def refine(tuned, base, start, how, rows, table, table_zero):
-    """Count the lower halves of those keys whose upper half has a row; p = 0 in `table_zero` too.
+def count_lower_halves(tuned, base, start, criterion, rows, table, table_zero):
+    """Count the lower halves of the keys whose upper half has a row in `table`.
+
+    Those with p = 0 are counted in `table_zero` too.
 
     Args:
-        tuned, base, start, how: as for `fill`.
-        rows: int of length `BINS`, the row of each upper half plus one, 0 for none.
-        table, table_zero: int64[rows, LOWS].
+        tuned, base, start, criterion: as for `write_keys`.
+        rows: int[BINS], the row of each upper half plus one; 0 for no row.
+        table, table_zero: int64[rows, LOWER_HALVES].
     """
-    work, inside = np.empty((3, CHUNK), np.uint32), np.empty(CHUNK, np.int64)
+    work, positions = np.empty((3, CHUNK), np.uint32), np.empty(CHUNK, np.int64)
     for at in range(0, tuned.size, CHUNK):
         s, p = tuned[at : at + CHUNK], base[at : at + CHUNK]
         keys = work[2, : p.size]
-        _keys(s, p, start + at, how, work[:2], keys)
-        _refine(keys, p, inside, rows, table, table_zero)
+        _chunk_keys(s, p, start + at, criterion, work[:2], keys)
+        _count_lower_halves(keys, p, positions, rows, table, table_zero)
 
 
 @compiled
-def _refine(keys, p, inside, rows, table, table_zero):
-    found = 0
-    for i in range(keys.size):  # without a branch, which the processor would often guess wrong
-        inside[found] = i
-        found += rows[keys[i] >> _HALF] != 0
-    for i in inside[:found]:
+def _count_lower_halves(keys, p, positions, rows, table, table_zero):
+    # Step 1: collect the positions of keys with a row. A branch here would often be mispredicted,
+    # so every position is written, and overwritten by the next one if its key has no row.
+    size = 0
+    for i in range(keys.size):
+        positions[size] = i
+        size += rows[keys[i] >> _HALF] != 0
+    # Step 2: count them.
+    for i in positions[:size]:
         row, low = rows[keys[i] >> _HALF] - 1, keys[i] & _LOW
         table[row, low] += 1
-        if _wide(p[i]) & _SIGN_OFF == 0:
+        if _float32_bits(p[i]) & _SIGN_OFF == 0:
             table_zero[row, low] += 1
 
 
 @compiled
-def exceed(keys, thresholds, above, equal):
-    """Add to `above` and `equal`, per threshold, how many keys lie above it and on it."""
+def count_at_thresholds(keys, thresholds, above, equal):
+    """Add to `above` and `equal`, per threshold, the number of keys above it and equal to it."""
     for at in range(0, keys.size, CHUNK):
         part = keys[at : at + CHUNK]
         for t in range(thresholds.size):
-            threshold, more, same = thresholds[t], np.int32(0), np.int32(0)
+            threshold, chunk_above, chunk_equal = thresholds[t], np.int32(0), np.int32(0)
             for i in range(part.size):
-                more = np.int32(more + (part[i] > threshold))
-                same = np.int32(same + (part[i] == threshold))
-            above[t] += more
-            equal[t] += same
+                chunk_above = np.int32(chunk_above + (part[i] > threshold))
+                chunk_equal = np.int32(chunk_equal + (part[i] == threshold))
+            above[t] += chunk_above
+            equal[t] += chunk_equal
 
 
 @compiled
-def pick(keys, threshold, ties, mask):
-    """Mark the keys above a threshold and the first `ties` on it; return how many are left."""
+def mark_chosen(keys, threshold, ties, mask):
+    """Mark in `mask` the keys above a threshold and the first `ties` equal to it.
+
+    Returns how many of `ties` are still to be marked in later blocks.
+    """
     for i in range(keys.size):
         mask[i] = keys[i] > threshold
         if keys[i] == threshold and ties > 0:
@@ -282,32 +296,32 @@ def pick(keys, threshold, ties, mask):
 
 
 class Histogram:
-    """Number of keys by their upper half, and the exact sum of the floats they are the bits of.
+    """The number of keys by upper half, and the exact sum of the floats whose bits the keys are.
 
-    Sums are whole numbers of the smallest float32, 2⁻¹⁴⁹.
+    Sums are integers, in units of the smallest float32, 2⁻¹⁴⁹.
     """
 
     def __init__(self):
         """Start empty."""
         self.counts = np.zeros(BINS, np.int64)
-        self.lows = np.zeros(BINS, np.int64)
+        self.lower_sums = np.zeros(BINS, np.int64)
 
     def add(self, keys: np.ndarray) -> None:
-        """Count at most `MOST` keys."""
+        """Count at most `MAX_PACKED` keys."""
         packed = np.zeros((TABLES, BINS), np.int64)
-        add(keys, packed)
-        self.take(packed)
+        add_packed(keys, packed)
+        self.add_tables(packed)
 
-    def take(self, packed: np.ndarray) -> int:
-        """Add packed tables, clear them, and return the sum of their floats."""
+    def add_tables(self, packed: np.ndarray) -> int:
+        """Add packed tables, clear them, and return the sum of the floats counted in them."""
         mantissas = np.zeros(256, np.int64)
-        drain(packed, self.counts, self.lows, mantissas)
-        return _whole(mantissas)
+        unpack(packed, self.counts, self.lower_sums, mantissas)
+        return _exact_sum(mantissas)
 
     def merge(self, other: "Histogram") -> None:
         """Add another histogram."""
         self.counts += other.counts
-        self.lows += other.lows
+        self.lower_sums += other.lower_sums
 
     @property
     def size(self) -> int:
@@ -315,22 +329,22 @@ class Histogram:
         return int(self.counts.sum())
 
     def total(self, above: int = -1) -> int:
-        """Return the sum of the floats in the bins above one."""
-        beyond = np.arange(BINS) > above
-        return _sum(self.counts * beyond, self.lows * beyond)
+        """Return the sum of the floats in the bins above bin `above`; by default, in all bins."""
+        summed = np.arange(BINS) > above
+        return _sum_of_bins(self.counts * summed, self.lower_sums * summed)
 
 
-def _sum(counts: np.ndarray, lows: np.ndarray) -> int:
-    return _whole((counts * _MANTISSAS + lows).reshape(-1, 128).sum(1))
+def _sum_of_bins(counts: np.ndarray, lower_sums: np.ndarray) -> int:
+    return _exact_sum((counts * _MANTISSAS + lower_sums).reshape(-1, 128).sum(1))
 
 
-def _whole(mantissas: np.ndarray) -> int:
-    # The floats of one exponent are whole numbers of one unit, so their sum is exact; the sums of
-    # the 256 exponents are joined in an integer of any length.
+def _exact_sum(mantissas: np.ndarray) -> int:
+    # Floats of one exponent are multiples of one unit, so an integer holds their sum exactly. The
+    # sums of the 256 exponents are added up in a Python integer, which has no size limit.
     return sum(m << max(e - 1, 0) for e, m in enumerate(mantissas.tolist()) if m)
 
 
 def units(key: int) -> int:
-    """Return the float whose bits are `key` as a whole number of 2⁻¹⁴⁹."""
+    """Return the float whose bits are `key`, in units of 2⁻¹⁴⁹: an integer."""
     exponent, mantissa = key >> 23, key & 0x7FFFFF
     return (mantissa | 1 << 23) << exponent - 1 if exponent else mantissa

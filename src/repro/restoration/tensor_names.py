@@ -1,8 +1,8 @@
-"""Which tensor of one model is which of the other, where the two do not name them alike.
+"""Matches the tensors of two models whose names differ by a prefix.
 
-`torch.compile` and data parallel training put a prefix before every name, a model with an image
-encoder holds its language model under another one, and a model without an output matrix begins
-its names one level lower. What follows the prefix is the same.
+`torch.compile` and data parallel training put a prefix before every name. A model with an image
+encoder keeps its language model under another prefix. A model without an output matrix lacks the
+outermost level of the names. What follows the prefix is the same in both models.
 """
 
 import re
@@ -11,32 +11,33 @@ from collections.abc import Iterable
 
 WRAPPERS = re.compile(r"(?<![^.])(?:_orig_mod|module)\.")
 LANGUAGE_MODEL = re.compile(r"(?<![^.])language_model\.")
-DEEPEST = 3  # levels of a prefix
+MAX_PREFIX_LEVELS = 3
 
 
 def common_names(base: Iterable[str], tuned: Iterable[str]) -> tuple[dict, dict]:
     """Return the stored names of two models by the names under which they are compared.
 
-    Names stay as they are where most are alike. Else they are compared without the prefixes in
-    which the models differ; a name that would be that of two tensors then stays as it is.
+    If most names are the same in both models, all are compared as stored. Otherwise the prefixes
+    in which the models differ are removed; a name keeps its prefix where two tensors would get the
+    same name.
 
     Args:
         base: names of the tensors before fine-tuning.
-        tuned: names of those after.
+        tuned: names of the tensors after fine-tuning.
 
     Returns:
         Two dictionaries, {compared name: stored name}, one for each model.
     """
-    names = list(base), list(tuned)
-    spelled = [_as_stored(side) for side in names]
+    stored_names = list(base), list(tuned)
+    compared = [_as_stored(names) for names in stored_names]
     for pattern in (WRAPPERS, LANGUAGE_MODEL):
-        if not _alike(*spelled):
-            spelled = [_without(pattern, side) for side in spelled]
-    if not _alike(*spelled):
-        spelled = _without_prefix(*spelled)
-    if not _alike(*spelled):
-        spelled = [_as_stored(side) for side in names]
-    return spelled[0], spelled[1]
+        if not _alike(*compared):
+            compared = [_without(pattern, names) for names in compared]
+    if not _alike(*compared):
+        compared = _without_prefix(*compared)
+    if not _alike(*compared):
+        compared = [_as_stored(names) for names in stored_names]
+    return compared[0], compared[1]
 
 
 def _as_stored(names: Iterable[str]) -> dict[str, str]:
@@ -53,27 +54,27 @@ def _without(pattern: re.Pattern, names: dict[str, str]) -> dict[str, str]:
 
 
 def _renamed(names: dict[str, str], new: dict[str, str]) -> dict[str, str]:
-    """Return stored names by new names; where two tensors would share one, by the old names."""
-    times = Counter(new.values())
-    return {new[n] if times[new[n]] == 1 else n: stored for n, stored in names.items()}
+    """Return stored names by new names; a name keeps its old form if two tensors would share it."""
+    uses = Counter(new.values())
+    return {new[n] if uses[new[n]] == 1 else n: stored for n, stored in names.items()}
 
 
 def _without_prefix(base: dict[str, str], tuned: dict[str, str]) -> list[dict[str, str]]:
-    """Return both without the prefix that makes most names of one those of the other."""
+    """Remove from one model the prefix whose removal makes most names those of the other."""
     best = max(
-        ((_matches(one, other, prefix), place, prefix)
-         for place, (one, other) in enumerate([(base, tuned), (tuned, base)])
+        ((_matches(one, other, prefix), index, prefix)
+         for index, (one, other) in enumerate([(base, tuned), (tuned, base)])
          for prefix in _prefixes(one)),
         default=(0, 0, ""),
     )  # fmt: skip
-    _, place, prefix = best
-    both = [base, tuned]
-    both[place] = _renamed(both[place], {n: n.removeprefix(prefix) for n in both[place]})
-    return both
+    _, index, prefix = best
+    models = [base, tuned]
+    models[index] = _renamed(models[index], {n: n.removeprefix(prefix) for n in models[index]})
+    return models
 
 
 def _prefixes(names: Iterable[str]) -> set[str]:
-    parts = (name.split(".")[:-1][:DEEPEST] for name in names)
+    parts = (name.split(".")[:-1][:MAX_PREFIX_LEVELS] for name in names)
     return {".".join(p[:n]) + "." for p in parts for n in range(1, len(p) + 1)}
 
 

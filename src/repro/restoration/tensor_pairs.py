@@ -1,4 +1,4 @@
-"""Two models side by side, a block of a tensor at a time, shared out among threads."""
+"""The same region of two models, read in blocks by several threads."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -11,16 +11,17 @@ import torch
 
 from repro.errors import ModelError
 from repro.restoration import regions
-from repro.restoration.score_kernels import MOST
+from repro.restoration.score_kernels import MAX_PACKED
 
 Weights = Mapping[str, torch.Tensor]
-SIZE = 1 << 22  # parameters of a block
-PIECES, SAMPLED = 16, 64  # a sample: so many pieces of a block, one parameter of so many in all
+BLOCK_SIZE = 1 << 22  # parameters in a block
+# A sample takes so many pieces of a block, and in all one parameter in so many.
+SAMPLE_PIECES, SAMPLE_EVERY = 16, 64
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 class Block(NamedTuple):
-    """A flat piece of one tensor in both models, beginning at `start`."""
+    """A flat slice of one tensor in both models, which begins at position `start`."""
 
     name: str
     start: int
@@ -28,30 +29,30 @@ class Block(NamedTuple):
     base: torch.Tensor
 
     def raw(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return both as arrays for `score_kernels`: uint16 for bfloat16, else uint32."""
+        """Return (tuned, base) as bits for `score_kernels`: uint16 of bfloat16, else uint32."""
         return _raw(self.tuned), _raw(self.base)
 
 
 def _raw(tensor: torch.Tensor) -> np.ndarray:
-    here = tensor.cpu()
-    if here.dtype is torch.bfloat16:
-        return here.view(torch.uint16).numpy()
-    return here.float().view(torch.uint32).numpy()
+    on_cpu = tensor.cpu()
+    if on_cpu.dtype is torch.bfloat16:
+        return on_cpu.view(torch.uint16).numpy()
+    return on_cpu.float().view(torch.uint32).numpy()
 
 
 @dataclass(frozen=True, eq=False)
 class Pair:
     """The tensors of a region in two models, in the order in which ties are broken.
 
-    The weights may be in memory or in mapped files; they must not change while this is in use.
-    `progress` is called with the bytes read.
+    The weights may be in memory or in memory-mapped files; they must not change while the pair is
+    in use. `size` is the number of parameters in a block. `progress` is called with the bytes read.
     """
 
     base: Weights
     tuned: Weights
-    tensors: dict[str, tuple[torch.Tensor, torch.Tensor]]  # of the region: tuned, base
+    tensors: dict[str, tuple[torch.Tensor, torch.Tensor]]  # name → (tuned, base), of the region
     threads: int
-    size: int = SIZE
+    size: int = BLOCK_SIZE
     progress: Callable[[int], object] = lambda size: None
 
     @property
@@ -78,16 +79,21 @@ class Pair:
                 yield Block(name, start, tuned[start : start + step], base[start : start + step])
 
     def sample(self) -> Iterator[Block]:
-        """Yield a few evenly spaced pieces of each block as one; small blocks are yielded whole."""
-        for name, start, *both in self._blocks(self.size):
-            if len(both[0]) > PIECES * SAMPLED:
-                step = len(both[0]) // PIECES
-                size = step // SAMPLED
-                both = [w[: PIECES * step].view(PIECES, step)[:, :size].flatten() for w in both]
-            yield Block(name, start, *both)
+        """Yield a few evenly spaced pieces of each block, joined; small blocks come whole."""
+        for name, start, *weights in self._blocks(self.size):
+            if len(weights[0]) > SAMPLE_PIECES * SAMPLE_EVERY:
+                step = len(weights[0]) // SAMPLE_PIECES
+                size = step // SAMPLE_EVERY
+                weights = [
+                    w[: SAMPLE_PIECES * step].view(SAMPLE_PIECES, step)[:, :size].flatten()
+                    for w in weights
+                ]
+            yield Block(name, start, *weights)
 
     def spread(self, workers: Sequence[Callable[[Block], None]]) -> None:
-        """Give every block to one of the workers, each in a thread of its own."""
+        """Call the workers with the blocks: each worker runs in its own thread, and gets the next
+        block as soon as it is free.
+        """
         blocks, lock = self.blocks(), Lock()
 
         def run(worker) -> None:
@@ -105,7 +111,7 @@ class Pair:
                     done.result()
             except BaseException:
                 with lock:
-                    blocks.close()  # the other threads find no more work
+                    blocks.close()  # so that the other threads stop
                 raise
 
 
@@ -115,45 +121,47 @@ def pair(
     region: str = "transformer",
     layers: str = "",
     threads: int | None = None,
-    size: int = SIZE,
+    size: int = BLOCK_SIZE,
     progress: Callable[[int], object] = lambda size: None,
 ) -> Pair:
-    """Return the region of two models, after comparing names, shapes and types inside it.
+    """Return a region of two models, after checking that its names, shapes and types match.
 
-    What is outside the region is not compared: it is never restored.
+    Tensors outside the region are not checked, since they are never restored.
 
     Raises:
         ConfigError: the region matches nothing, or is no regular expression.
-        ModelError: a tensor is missing, differs in shape, or is not of floats.
+        ModelError: a tensor is missing, differs in shape, or does not hold floats.
     """
-    inside = regions.inside({**dict.fromkeys(base), **dict.fromkeys(tuned)}, region, layers)
-    for name in inside:
+    names = regions.tensors_in({**dict.fromkeys(base), **dict.fromkeys(tuned)}, region, layers)
+    for name in names:
         for weights, model in ((tuned, "fine-tuned"), (base, "pre-trained")):
             if name not in weights:
                 raise ModelError(
                     f"{name} is missing from the {model} model; a --region without it leaves it"
                     " as it is"
                 )
-    ranked = {name: (tuned[name].detach(), base[name].detach()) for name in inside}
+    ranked = {name: (tuned[name].detach(), base[name].detach()) for name in names}
     for name, tensors in ranked.items():
         _check_shapes(name, *tensors)
         _check_types(name, *tensors)
-    return Pair(base, tuned, ranked, threads or torch.get_num_threads(), min(size, MOST), progress)
+    return Pair(
+        base, tuned, ranked, threads or torch.get_num_threads(), min(size, MAX_PACKED), progress
+    )
 
 
-def left_as_they_are(both: Pair) -> dict[str, list[str]]:
-    """Return the tensors outside a region in which the models differ otherwise than in values.
+def left_as_they_are(pair: Pair) -> dict[str, list[str]]:
+    """Return the tensors outside a region that one model lacks or that differ in shape.
 
     Returns:
-        only_tuned and only_base, the tensors that one model has; and shapes, those of different
-        shapes, such as embeddings to which tokens were added.
+        Lists of names: only_tuned and only_base, the tensors of one model alone; shapes, those of
+        different shapes, such as embeddings to which tokens were added.
     """
-    outside = [name for name in both.tuned if name not in both.tensors]
-    shared = [name for name in outside if name in both.base]
+    outside = [name for name in pair.tuned if name not in pair.tensors]
+    shared = [name for name in outside if name in pair.base]
     return {
-        "only_tuned": [name for name in outside if name not in both.base],
-        "only_base": [name for name in both.base if name not in both.tuned],
-        "shapes": [name for name in shared if both.tuned[name].shape != both.base[name].shape],
+        "only_tuned": [name for name in outside if name not in pair.base],
+        "only_base": [name for name in pair.base if name not in pair.tuned],
+        "shapes": [name for name in shared if pair.tuned[name].shape != pair.base[name].shape],
     }
 
 
@@ -167,8 +175,8 @@ def _check_shapes(name: str, tuned: torch.Tensor, base: torch.Tensor) -> None:
 
 
 def _check_types(name: str, tuned: torch.Tensor, base: torch.Tensor) -> None:
-    if wrong := {base.dtype, tuned.dtype} - set(DTYPES):
-        kind = str(wrong.pop()).removeprefix("torch.")
+    if unsupported := {base.dtype, tuned.dtype} - set(DTYPES):
+        kind = str(unsupported.pop()).removeprefix("torch.")
         raise ModelError(
             f"{name} is of {kind}: convert to float32, bfloat16 or float16 first, or give a"
             " --region without it"

@@ -11,117 +11,130 @@ import numpy as np
 
 from repro.restoration import score_kernels
 from repro.restoration.ranking import (
-    Lows,
-    Measure,
+    Criterion,
+    LowerHalfCounts,
     Ranking,
     bin_of_rank,
     count_in_threads,
     how_many,
 )
-from repro.restoration.score_kernels import BINS, LOWS
+from repro.restoration.score_kernels import BINS, LOWER_HALVES
 from repro.restoration.tensor_pairs import Block
 
 
 @dataclass(frozen=True)
 class Cut:
-    """A share: the `k` parameters above `key`, of which the first `ties` of `equal` on it.
+    """A share of `k` chosen parameters: those whose key is above `key`, and the first `ties` equal.
 
-    `held` is the sum of their keys as floats and `held_zero` that of those with p = 0, both in
-    units of 2⁻¹⁴⁹.
+    `equal` parameters have exactly the key `key`. `score_sum` is the sum of the chosen keys as
+    floats and `score_sum_zero_base` the sum of those with p = 0, both in units of 2⁻¹⁴⁹.
     """
 
     k: int
-    key: int = BINS * LOWS  # above every key
+    key: int = BINS * LOWER_HALVES  # greater than every key
     ties: int = 0
     equal: int = 0
-    held: int = 0
-    held_zero: int = 0
+    score_sum: int = 0
+    score_sum_zero_base: int = 0
 
     @property
     def threshold(self) -> float | None:
-        """The smallest key that is chosen, as a float; None where nothing is."""
+        """The smallest chosen key as a float; None if nothing is chosen."""
         return float(np.uint32(self.key).view(np.float32)) if self.k else None
 
 
 def thresholds(ranking: Ranking, percents: Sequence[float]) -> dict[float, Cut]:
-    """Return the cut of each percentage, all found in one reading of the two models.
+    """Return the cut of each percentage; all are found in one pass over the two models.
 
     Raises:
         ConfigError: a percentage is not between 0 and 100.
     """
-    counts = {x: how_many(ranking.size, x) for x in percents}
-    bins = {k: bin_of_rank(ranking.counts.keys.counts, k) for k in counts.values() if k}
-    lows = _refined(ranking, set(bins.values()) - set(ranking.counts.lows.bins))
+    numbers = {x: how_many(ranking.size, x) for x in percents}
+    bins = {k: bin_of_rank(ranking.counts.keys.counts, k) for k in numbers.values() if k}
+    lower_counts = _lower_half_counts(
+        ranking, set(bins.values()) - set(ranking.counts.lower_counts.bins)
+    )
     cuts = {
-        k: _cut(ranking, k, upper, lows if upper in lows.bins else ranking.counts.lows)
+        k: _cut(
+            ranking,
+            k,
+            upper,
+            lower_counts if upper in lower_counts.bins else ranking.counts.lower_counts,
+        )
         for k, upper in bins.items()
     }
-    return {x: cuts.get(k, Cut(0)) for x, k in counts.items()}
+    return {x: cuts.get(k, Cut(0)) for x, k in numbers.items()}
 
 
-def _refined(ranking: Ranking, bins: set[int]) -> Lows:
-    """Count lower halves in the second pass, of the bins that the first did not count them in."""
-    both, keys, zero = ranking.pair, ranking.counts.keys, ranking.counts.zero
-    found = Lows(sorted(bins))
-    if keys.lows[list(found.bins)].any():
-        others = [Lows(found.bins) for _ in range(both.threads - 1)]
-        count_in_threads(both, [Second(ranking.measure, lows) for lows in (found, *others)])
-    else:  # all lower halves are zero, as they are for scores in bfloat16
-        found.table[:, 0] = keys.counts[list(found.bins)]
-        found.zero[:, 0] = zero.counts[list(found.bins)]
-    return found
+def _lower_half_counts(ranking: Ranking, bins: set[int]) -> LowerHalfCounts:
+    """Count the lower halves of `bins` in a second pass; none is needed if all of them are zero."""
+    pair, keys, zero = ranking.pair, ranking.counts.keys, ranking.counts.zero
+    lower_counts = LowerHalfCounts(sorted(bins))
+    if keys.lower_sums[list(lower_counts.bins)].any():
+        counters = [
+            lower_counts,
+            *(LowerHalfCounts(lower_counts.bins) for _ in range(pair.threads - 1)),
+        ]
+        count_in_threads(pair, [SecondPass(ranking.criterion, counts) for counts in counters])
+    else:  # all lower halves are zero, as those of scores in bfloat16 are
+        lower_counts.table[:, 0] = keys.counts[list(lower_counts.bins)]
+        lower_counts.table_zero[:, 0] = zero.counts[list(lower_counts.bins)]
+    return lower_counts
 
 
 @dataclass(frozen=True, eq=False)
-class Second:
-    """What the second pass counts in one thread."""
+class SecondPass:
+    """The counter of one thread in the second pass."""
 
-    measure: Measure
-    lows: Lows
+    criterion: Criterion
+    lower_counts: LowerHalfCounts
 
     def __call__(self, block: Block) -> None:
         """Count a block."""
-        score_kernels.refine(*self.measure.arguments(block), *self.lows.arguments)
+        score_kernels.count_lower_halves(
+            *self.criterion.arguments(block), *self.lower_counts.arguments
+        )
 
-    def merge(self, other: "Second") -> None:
+    def merge(self, other: "SecondPass") -> None:
         """Add another thread's counts."""
-        self.lows.merge(other.lows)
+        self.lower_counts.merge(other.lower_counts)
 
 
-def _cut(ranking: Ranking, k: int, upper: int, lows: Lows) -> Cut:
-    """Return the cut that chooses exactly `k`, whose threshold is in the bin `upper`."""
-    keys, zeros, (table, zero) = ranking.counts.keys, ranking.counts.zero, lows[upper]
-    inside = k - int(keys.counts[upper + 1 :].sum())
-    low = bin_of_rank(table, inside)
+def _cut(ranking: Ranking, k: int, upper: int, lower_counts: LowerHalfCounts) -> Cut:
+    """Return the cut that chooses exactly `k` parameters, whose threshold is in the bin `upper`."""
+    keys, zeros, (table, table_zero) = ranking.counts.keys, ranking.counts.zero, lower_counts[upper]
+    chosen_in_bin = k - int(keys.counts[upper + 1 :].sum())
+    low = bin_of_rank(table, chosen_in_bin)
     equal, key = int(table[low]), upper << 16 | low
-    ties = inside - int(table[low + 1 :].sum())
-    zero_ties = _zero_ties(ranking, Cut(k, key, ties, equal), int(zero[low]))
+    ties = chosen_in_bin - int(table[low + 1 :].sum())
+    zero_ties = _zero_ties(ranking, Cut(k, key, ties, equal), int(table_zero[low]))
+    on_threshold = score_kernels.units(key)
     return Cut(
         k, key, ties, equal,
-        keys.total(upper) + _beyond(table, upper, low) + ties * score_kernels.units(key),
-        zeros.total(upper) + _beyond(zero, upper, low) + zero_ties * score_kernels.units(key),
+        keys.total(upper) + _sum_above(table, upper, low) + ties * on_threshold,
+        zeros.total(upper) + _sum_above(table_zero, upper, low) + zero_ties * on_threshold,
     )  # fmt: skip
 
 
 def _zero_ties(ranking: Ranking, cut: Cut, zero_equal: int) -> int:
-    """Return how many of the chosen on the threshold have p = 0."""
+    """Return how many of the chosen parameters on the threshold have p = 0."""
     if cut.ties == cut.equal or zero_equal == 0 or cut.key == 0:
         return zero_equal
     if zero_equal == cut.equal:
         return cut.ties
-    # Position decides which of the two kinds are chosen.
+    # Position decides how many of either kind are chosen, so the blocks are read once more.
     return sum(
         int(((block.base == 0).cpu().numpy() & masks[0] & (keys == cut.key)).sum())
         for block, keys, masks in selection(ranking, [cut])
     )
 
 
-def _beyond(table: np.ndarray, upper: int, low: int) -> int:
-    """Return the sum of the keys of one bin whose lower half is above `low`, as floats."""
-    rest = table[low + 1 :]
+def _sum_above(table: np.ndarray, upper: int, low: int) -> int:
+    """Return the sum, as floats, of the keys of bin `upper` whose lower half is above `low`."""
+    counts = table[low + 1 :]
     first = score_kernels.units(upper << 16)
     step = 1 << max((upper >> 7) - 1, 0)
-    return int(rest.sum()) * first + int((rest * np.arange(low + 1, LOWS)).sum()) * step
+    return int(counts.sum()) * first + int((counts * np.arange(low + 1, LOWER_HALVES)).sum()) * step
 
 
 def selection(
@@ -129,22 +142,22 @@ def selection(
 ) -> Iterator[tuple[Block, np.ndarray, list[np.ndarray]]]:
     """Yield each block with its keys and, per cut, a mask of the parameters chosen.
 
-    In order, since of those that tie at a threshold the first are chosen. `size` 0 yields whole
-    tensors.
+    Blocks come in order, because of the parameters that tie at a threshold the first are chosen.
+    `size` is that of a block; 0 yields whole tensors.
     """
-    left = [cut.ties for cut in cuts]
+    ties_left = [cut.ties for cut in cuts]
     for block in ranking.pair.blocks(size):
-        keys = ranking.measure.keys(block)
+        keys = ranking.criterion.keys(block)
         masks = [np.empty(len(keys), bool) for _ in cuts]
         for i, (cut, mask) in enumerate(zip(cuts, masks, strict=True)):
-            left[i] = score_kernels.pick(keys, cut.key, left[i], mask)
+            ties_left[i] = score_kernels.mark_chosen(keys, cut.key, ties_left[i], mask)
         yield block, keys, masks
 
 
 def selected(ranking: Ranking, percent: float) -> np.ndarray:
     """Return a flat boolean mask of exactly floor(percent · n / 100) parameters.
 
-    The highest are chosen; where they tie at the threshold, those that come first in the order of
+    The highest keys are chosen; of those that tie at the threshold, the first in the order of
     tensors and positions.
     """
     cut = thresholds(ranking, [percent])[percent]

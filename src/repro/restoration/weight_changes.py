@@ -1,16 +1,18 @@
-"""How far fine-tuning moved the weights of a run, and which a share sets back (Figure 1)."""
+"""Measures how far fine-tuning moved the weights of a run, and which are set back (Figure 1)."""
 
 import numpy as np
 
 from repro.restoration import restore
 from repro.restoration.thresholds import selection
 
-LOWEST, HIGHEST, STEP = -7.0, 3.0, 0.25  # bins of log10 r; what lies outside is in the end bins
-SHOWN = (0.999, 0.99, 0.95, 0.9, 0.85, 0.75, 0.5, 0.25, 0.1, 0.05)  # quantiles of r of ten weights
+# Bins of log10 r; values outside are counted in the first or last bin.
+LOWEST, HIGHEST, STEP = -7.0, 3.0, 0.25
+# The ten example weights are at these quantiles of r.
+SHOWN = (0.999, 0.99, 0.95, 0.9, 0.85, 0.75, 0.5, 0.25, 0.1, 0.05)
 
 
 def measure(ranking: restore.Ranking, percent: float) -> dict:
-    """Return how large the changes of a run are, and which of them `percent` sets back (§5.1).
+    """Return a histogram of the changes of a run, and of those that `percent` sets back (§5.1).
 
     Args:
         ranking: by relative change, of a fine-tuned model against itself before (`restore.rank`).
@@ -18,7 +20,7 @@ def measure(ranking: restore.Ranking, percent: float) -> dict:
 
     Returns:
         percent; edges of bins of log10 r; parameters (those with r > 0) and restored in each bin;
-        unchanged (with r = 0); change_percent (the part of Σr that is undone); weights: ten of the
+        unchanged (with r = 0); change_percent (the share of Σr that is undone); weights: ten of the
         first tensor, each with before, after (fine-tuned) and restored (true or false).
     """
     edges = np.arange(LOWEST, HIGHEST + STEP, STEP)
@@ -34,24 +36,25 @@ def measure(ranking: restore.Ranking, percent: float) -> dict:
             counts[row] += np.histogram(size, edges)[0]
             sums[row] += change[chosen].sum(dtype=float)
         weights = weights or _weights(block, change, mask)
-    part = float(100 * sums[1] / sums[0]) if sums[0] else 0.0
+    change_percent = float(100 * sums[1] / sums[0]) if sums[0] else 0.0
     return {
         "percent": percent,
         "edges": edges.tolist(),
         "parameters": counts[0].tolist(),
         "restored": counts[1].tolist(),
         "unchanged": unchanged,
-        "change_percent": part,
+        "change_percent": change_percent,
         "weights": weights,
     }
 
 
 def _weights(block, change: np.ndarray, mask: np.ndarray) -> list[dict]:
+    # The weights of one block at the quantiles `SHOWN` of r.
     order = np.argsort(change, kind="stable")
-    found = [int(order[int(share * (len(order) - 1))]) for share in SHOWN]
+    places = [int(order[int(share * (len(order) - 1))]) for share in SHOWN]
     before, after = block.base.float(), block.tuned.float()
     return [
         {"before": float(before[i]), "after": float(after[i]), "restored": bool(mask[i])}
-        for i in found
+        for i in places
         if before[i] != 0
     ]
