@@ -563,7 +563,8 @@ def export(
     from repro.study import task_study
 
     study = _open(model, profile, data, learning_rate, dtype)
-    for path in [*study.export(), *task_study.TaskStudy(study.model, study.profile).export()]:
+    written = [*study.export(), *task_study.TaskStudy(study.model, study.profile).export()]
+    for path in dict.fromkeys(written):  # the digests are written for both
         _say(path)
 
 

@@ -332,7 +332,10 @@ def test_pages_work_without_a_network(site, address, browser):
         )
         assert all(math), f"{path.name}: a formula is not drawn"
         assert page.locator("mjx-merror, [data-mml-node=merror]").count() == 0, path.name
-        widths = page.eval_on_selector_all("article img", "all => all.map(i => i.naturalWidth)")
+        drawn = "all => all.map(i => i.naturalWidth ?? i.getBoundingClientRect().width)"
+        widths = page.eval_on_selector_all(
+            "article img, article figure.repro-figure svg:visible", drawn
+        )
         assert all(widths), f"{path.name}: a figure is not drawn"
         formulas, figures = formulas + len(math), figures + len(widths)
     assert visit.trouble == []

@@ -667,7 +667,9 @@ def test_the_closed_page_is_short_and_fits_the_window(browser, claims_file, widt
 # --- no result is typed by hand -------------------------------------------------------------------
 
 RESULT = re.compile(r"\d+\.\d+ ?%|\d+\.\d{2,}|\d+\.\d+ (?:points|nats)\b")
-NOT_PROSE = re.compile(r"(?s)```.*?```|~~~.*?~~~|\$\$.*?\$\$|\$[^$\n]*\$|`[^`\n]*`|\{\{.*?\}\}")
+NOT_PROSE = re.compile(
+    r"(?s)```.*?```|\]\([^)\s]*\)|~~~.*?~~~|\$\$.*?\$\$|\$[^$\n]*\$|`[^`\n]*`|\{\{.*?\}\}"
+)
 
 
 def prose():

@@ -4,12 +4,13 @@ import json
 
 import pytest
 
-from repro import files, provenance
+from repro import files, paper, provenance
 from repro.errors import ConfigError
 from repro.models import devices, registry
 from repro.study import number_format, open_study, records, task_study
 
-PARAMS = {"version": 0, "weights": "made up"}
+FACTS = dict.fromkeys(paper.SPLITS, 1)
+PARAMS = {"version": 0, "weights": "made up", "facts": FACTS}
 LARGE = registry.entry("llama-3-8b")  # its weights are not here
 SMALL = registry.entry("micro-s")
 
@@ -20,7 +21,7 @@ def empty_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("REPRO_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("REPRO_RESULTS", str(tmp_path / "results"))
     measured = {"float32": 2.0, "bfloat16": 1.0}
-    monkeypatch.setattr(devices, "_seconds_by_format", lambda shapes, threads: measured)
+    monkeypatch.setattr(devices, "_seconds_by_format", lambda shapes, threads, keep: measured)
     return measured
 
 
@@ -29,7 +30,8 @@ def record(named: dict, dtype: str, date: str) -> None:
     params = PARAMS | named
     key = provenance.key("mastery", params)
     where = {"date": date, "dtype": dtype}
-    records.save(records.Record("mastery", key, params, {}, where))
+    result = {"counts": [{"split": split, "level": 0, "count": 1} for split in FACTS]}
+    records.save(records.Record("mastery", key, params, result, where))
 
 
 def chosen(model=LARGE, fixed=None):

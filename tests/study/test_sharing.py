@@ -40,17 +40,20 @@ for _ in range(8):
     study = open_study(model, "smoke", Path(data), learning_rate=1e-3)
     study.run(workers=1)
     os._exit(0)
+living = list(children)
 for kind in killed.split():  # whoever has just saved a record of this kind
     seen = {}
     while not seen:
         time.sleep(0.002)
         cache = Path(os.environ["REPRO_CACHE"], "records", kind)
         keys = {path.stem for path in cache.glob("[!.]*.json")}
-        for child in children:
+        for child in living:
             log = Path(folder, f"{child}.log")
             if log.exists() and keys & set(log.read_text().split()):
                 seen[child] = log
-    os.kill(next(iter(seen)), signal.SIGKILL)
+    victim = next(iter(seen))
+    living.remove(victim)
+    os.kill(victim, signal.SIGKILL)
 statuses = [os.waitpid(child, 0)[1] for child in children]
 print(sorted(map(os.waitstatus_to_exitcode, statuses)))
 """

@@ -74,7 +74,7 @@ def best_device() -> torch.device:
 
 
 def inference_dtype(
-    device: torch.device | None = None, shapes: Iterable[Shape] = ()
+    device: torch.device | None = None, shapes: Iterable[Shape] = (), keep: bool = True
 ) -> torch.dtype:
     """Return float32 or bfloat16, whichever the device multiplies faster.
 
@@ -86,6 +86,7 @@ def inference_dtype(
         device: by default `best_device()`.
         shapes: of the model's weight matrices. Without any, bfloat16 is taken on a CPU only where
             it has AMX tiles, which are always faster.
+        keep: whether to write what is measured to the cache folder.
     """
     import torch
 
@@ -97,12 +98,12 @@ def inference_dtype(
     if not shapes:
         tiles = torch.cpu.get_capabilities().get("amx_bf16")
         return torch.bfloat16 if tiles else torch.float32
-    seconds = _seconds_by_format(shapes, torch.get_num_threads())
+    seconds = _seconds_by_format(shapes, torch.get_num_threads(), keep)
     return getattr(torch, min(FORMATS, key=seconds.__getitem__))
 
 
 @cache
-def _seconds_by_format(shapes: frozenset[Shape], threads: int) -> dict[str, float]:
+def _seconds_by_format(shapes: frozenset[Shape], threads: int, keep: bool) -> dict[str, float]:
     """Return the seconds that products of these shapes take in each format, measured once."""
     sizes = sorted({(min(rows, WIDEST), min(columns, WIDEST)) for rows, columns in shapes})
     import torch
@@ -111,10 +112,12 @@ def _seconds_by_format(shapes: frozenset[Shape], threads: int) -> dict[str, floa
     name = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:16]
     path = files.cache_dir() / "number_formats" / f"{name}.json"
     try:
-        kept = json.loads(path.read_bytes())["seconds"]
-        return {name: float(kept[name]) for name in FORMATS}
+        measured = json.loads(path.read_bytes())["seconds"]
+        return {name: float(measured[name]) for name in FORMATS}
     except (OSError, ValueError, KeyError, TypeError):  # not measured yet, or damaged
         seconds = _measure(sizes)
+    if not keep:
+        return seconds
     with suppress(StoreError):  # a cache that cannot be written costs no more than measuring again
         files.write_atomic(path, json.dumps({"settings": settings, "seconds": seconds}) + "\n")
     return seconds

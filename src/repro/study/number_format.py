@@ -6,7 +6,7 @@ record decides. What has no record yet takes the format that is faster on this m
 
 from repro import files, provenance
 from repro.errors import ConfigError, StoreError
-from repro.models import architecture, devices
+from repro.models import architecture, devices, weights
 from repro.models.registry import ModelEntry
 from repro.study import records
 
@@ -76,5 +76,7 @@ def _begun(kind: str, params: dict) -> tuple[str, str]:
 
 
 def _fastest(model: ModelEntry) -> str:
-    dtype = devices.inference_dtype(shapes=architecture.weight_shapes(model))
+    # Shapes of a model that is not here yet are guessed from its size: not worth keeping.
+    here = weights.available(model)
+    dtype = devices.inference_dtype(shapes=architecture.weight_shapes(model), keep=here)
     return str(dtype).removeprefix("torch.")
