@@ -4,7 +4,8 @@ import numpy as np
 import pandas as pd
 
 from repro import paper
-from repro.claims import phenomena
+from repro.claims import by_model, phenomena
+from repro.claims.sources import SHARE
 from repro.paper import BEST_SIZE, LARGE_SIZE
 from repro.paper.quotes import quoted
 from repro.report import (
@@ -22,7 +23,6 @@ from repro.study import task_study
 
 COLUMNS = ["item", "quantity", "paper", "ours", "difference", "command"]
 IMAGE = "image only"
-SHARE = 20  # the restored share (%) that improves every model trained on 1,920 facts (§5.2)
 
 
 def overview(measured) -> pd.DataFrame:
@@ -60,38 +60,19 @@ def findings(measured) -> dict[str, str]:
     In domain; restoration at `SHARE` percent. The notebooks show the comparisons one by one.
     """
     accuracy, answers = measured.results.accuracy(), measured.results.answers()
-    means, kl_sums = summary.means(accuracy), measured.results.divergence()
-    restored, restored_answers = (
-        summary.means(summary.restored(accuracy)),
-        summary.restored(answers),
-    )
-    kl, topics = divergence.means(kl_sums), divergence.topic_units(kl_sums)
+    means, kl = summary.means(accuracy), divergence.means(measured.results.divergence())
+    comparisons = by_model.of_study(measured)
     size, levels = phenomena.largest_common_size(means), summary.per_level(accuracy)
     statements = {
-        "rises": (
-            f"Up to {BEST_SIZE} facts it rises",
-            phenomena.accuracy_rises(means, "test", answers),
-        ),
-        "falls": (
-            f"Beyond {BEST_SIZE} facts it falls",
-            phenomena.accuracy_falls(means, "test", answers),
-        ),
-        "level": (
-            "Level 0 is worst and falls most",
-            phenomena.level_0_is_worst(means, "test", answers),
-        ),
+        "rises": (f"Up to {BEST_SIZE} facts it rises", comparisons["rises"]),
+        "falls": (f"Beyond {BEST_SIZE} facts it falls", comparisons["falls"]),
+        "level": ("Level 0 is worst and falls most", comparisons["level"]),
         "balance": ("Both patterns", phenomena.balance(levels, means, size, "test", answers)),
-        "kl_falls": (f"Up to {BEST_SIZE} facts it falls", phenomena.divergence_falls(kl, topics)),
-        "kl_rises": (f"Beyond {BEST_SIZE} facts it rises", phenomena.divergence_rises(kl, topics)),
+        "kl_falls": (f"Up to {BEST_SIZE} facts it falls", comparisons["kl_falls"]),
+        "kl_rises": (f"Beyond {BEST_SIZE} facts it rises", comparisons["kl_rises"]),
         "kl_hurts": ("Accuracy falls as it rises", _hurts(kl, levels, measured.compared_level())),
-        "helps": (
-            f"Restoring {SHARE} % helps",
-            phenomena.restoring_helps(restored, SHARE, "test", restored_answers),
-        ),
-        "gains": (
-            "More facts or level 0 gain more",
-            phenomena.larger_gain(restored, restored_answers),
-        ),
+        "helps": (f"Restoring {SHARE} % helps", comparisons["helps"]),
+        "gains": ("More facts or level 0 gain more", comparisons["gains"]),
     }
     sentences = {name: verdicts.sentence(*pair) for name, pair in statements.items()}
     controlled, units, _ = controls.gather(measured)
