@@ -23,6 +23,7 @@ import pandas as pd
 from repro import paper
 from repro.errors import ConfigError, DataError
 from repro.measures import blocks
+from repro.measures.mastery import blocks_of, template_columns
 from repro.models.devices import processes
 from repro.models.tokens import encode
 
@@ -107,10 +108,8 @@ def measure(
     """
     if facts.empty:
         raise DataError("no facts to score: the chosen splits are empty")
-    facts, sharing = facts.sort_values("fact_id", ignore_index=True), processes()
-    parts = [facts.iloc[at : at + block] for at in range(0, len(facts), block)]
-    scored = []
-    for part in parts:
+    sharing, scored = processes(), []
+    for part in blocks_of(facts, block):
         path = blocks.path(partial_folder, part, protocol) if partial_folder else None
         table = blocks.read(path) if path else None
         if table is None:
@@ -133,7 +132,7 @@ def columns(protocol: ScoreProtocol) -> list[str]:
 
 def add_score(table: pd.DataFrame) -> pd.DataFrame:
     """Add the column `score`: the log of the mean, over templates, of the object's probability."""
-    names = [name for name in table.columns if name[0] == "t" and name[1:].isdigit()]
+    names = template_columns(table)
     values = np.logaddexp.reduce(table[names].to_numpy(float), axis=1) - np.log(len(names))
     return table.assign(score=values.round(DECIMALS))
 
