@@ -259,7 +259,7 @@ class CpuEngine:
 
         Returns:
             (wanted, vocabulary). Without a cache differentiable, in the dtype of the states; with
-            one float32, valid until the next call.
+            one in the dtype that is multiplied, valid until the next call.
         """
         last = len(self.architecture.layers) - 1
         for place, layer in enumerate(self.architecture.layers):
@@ -318,10 +318,11 @@ class CpuEngine:
         return table
 
     def _logits(self, x, weight: torch.nn.Parameter, cache: "TreeCache"):
-        multiplied, out = self._multiplied(weight), cache.logits(len(x), len(weight))
+        multiplied = self._multiplied(weight)
+        out = cache.logits(len(x), len(weight), multiplied.dtype)
+        torch.mm(x.to(multiplied.dtype), multiplied.T, out=out)
         if multiplied.dtype is torch.bfloat16:
-            return out.copy_(linear(x, multiplied))
-        torch.mm(x.float(), multiplied.T, out=out)
+            return out
         if self.dtype is torch.bfloat16:
             cpu_kernels.round_to_bfloat16(out.numpy())
         return out
@@ -359,13 +360,13 @@ class TreeCache:
         self.layers: list[list[torch.Tensor] | None] = [None] * layers
         self.capacity, self.buffer = capacity, torch.empty(0, 0)
 
-    def logits(self, rows: int, vocabulary: int) -> torch.Tensor:
-        """Return memory for logits, float32 (rows, vocabulary).
+    def logits(self, rows: int, vocabulary: int, dtype: torch.dtype) -> torch.Tensor:
+        """Return memory for logits of a dtype, (rows, vocabulary).
 
         It is the same at each step: the system need not find and zero new pages.
         """
         if rows > len(self.buffer):
-            self.buffer = torch.empty(rows, vocabulary)
+            self.buffer = torch.empty(rows, vocabulary, dtype=dtype)
         return self.buffer[:rows]
 
     def put(self, layer: int, nodes: np.ndarray, *new: torch.Tensor) -> list[torch.Tensor]:
