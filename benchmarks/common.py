@@ -1,6 +1,7 @@
 """What the benchmarks share: timing side by side, and a record with its provenance."""
 
 import json
+import re
 import statistics
 import sys
 import time
@@ -49,10 +50,15 @@ def multiplied(dtype: torch.dtype) -> set[torch.dtype]:
     return {dtype, torch.float32}
 
 
-def save(model: str, name: str, record: dict) -> None:
-    """Write `results/MODEL/benchmarks/NAME.json`, which the book reads, and print it."""
+def save(model: str, name: str, record: dict, by_processor: bool = False) -> None:
+    """Write `results/MODEL/benchmarks/NAME.json`, which the book reads, and print it.
+
+    By processor it is `NAME.PROCESSOR.json`: what another processor took stays beside it.
+    """
     command = " ".join([f"python benchmarks/{name}.py", *sys.argv[1:]])
-    record = {**record, "command": command, "provenance": provenance.provenance()}
-    text = json.dumps(record, indent=1)
-    files.write_atomic(files.results_dir() / model / "benchmarks" / f"{name}.json", text + "\n")
+    where = provenance.provenance(processor=provenance.processor())
+    text = json.dumps({**record, "command": command, "provenance": where}, indent=1)
+    slug = re.sub("[^a-z0-9_]+", "-", where["processor"].lower()).strip("-")
+    file = f"{name}.{slug}.json" if by_processor else f"{name}.json"
+    files.write_atomic(files.results_dir() / model / "benchmarks" / file, text + "\n")
     print(text)

@@ -5,7 +5,7 @@ must give the same answers, token for token up to where ours stops.
 
     python benchmarks/evaluation.py [MODEL] [--questions 640] [--repeats 3] [--dtypes ...]
 
-Writes `results/MODEL/benchmarks/evaluation.json`, which the book reads.
+Writes `results/MODEL/benchmarks/evaluation.PROCESSOR.json`, which the book reads.
 """
 
 import argparse
@@ -97,7 +97,9 @@ def main() -> None:
         )
         for dtype in options.dtypes  # float32 first: what was rounded does not come back
     ]
-    common.save(options.model, "evaluation", {"model": options.model, "runs": runs})
+    common.save(
+        options.model, "evaluation", {"model": options.model, "runs": runs}, by_processor=True
+    )
 
 
 if __name__ == "__main__":

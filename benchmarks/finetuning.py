@@ -7,7 +7,7 @@ its default padding (to the longest of a batch) and logs and saves nothing.
     pip install -e '.[bench]'
     python benchmarks/finetuning.py [MODEL] [--steps N] [--repeats N]
 
-Writes `results/MODEL/benchmarks/finetuning.json`, which the book quotes.
+Writes `results/MODEL/benchmarks/finetuning.PROCESSOR.json`, which the book quotes.
 """
 
 import argparse
@@ -239,7 +239,7 @@ def main() -> None:
         "trl": metadata.version("trl"),
         "runs": runs,
     }
-    save(options.model, "finetuning", record)
+    save(options.model, "finetuning", record, by_processor=True)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ fact at once, padded on the left, with `num_return_sequences`.
 
     python benchmarks/mastery.py [MODEL] [--facts 2] [--repeats 3] [--dtypes float32 bfloat16]
 
-Writes `results/MODEL/benchmarks/mastery.json`, which the book reads.
+Writes `results/MODEL/benchmarks/mastery.PROCESSOR.json`, which the book reads.
 """
 
 import argparse
@@ -130,7 +130,7 @@ def main() -> None:
         for dtype in options.dtypes
     ]
     record = {"model": options.model, "repeats": options.repeats, "runs": runs}
-    common.save(options.model, "mastery", record)
+    common.save(options.model, "mastery", record, by_processor=True)
 
 
 if __name__ == "__main__":

@@ -50,13 +50,27 @@ def machine() -> str:
     A product of bfloat16 matrices is faster than one of float32 with `amx_bf16`; with `avx512_bf16`
     alone it depends on the processor; with neither it takes about five times as long.
     """
+    where = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"
+    return f"{where}, {_instructions()}"
+
+
+@cache
+def processor() -> str:
+    """Return what computes: the GPU's name, or the CPU's with the instructions it multiplies by."""
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    name = torch.cpu.get_capabilities().get("cpu_name")
+    return f"{name}, {_instructions()}" if name else _instructions()
+
+
+def _instructions() -> str:
     import torch  # here, because a command that only reads records is quicker without it
 
     can = torch.cpu.get_capabilities()
     sets = [name for name in ("avx512_bf16", "amx_bf16") if can.get(name)]
-    vectors = torch.backends.cpu.get_cpu_capability()
-    where = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"
-    return ", ".join([where, " ".join([vectors, *sets])])
+    return " ".join([torch.backends.cpu.get_cpu_capability(), *sets])
 
 
 @cache

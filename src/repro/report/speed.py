@@ -5,6 +5,8 @@ from the protocol and the published architectures, not timed.
 """
 
 import json
+import statistics
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,21 +17,39 @@ from matplotlib.figure import Figure
 from repro import files, paper
 from repro.measures import mastery
 from repro.models import registry
+from repro.models.devices import FORMATS
 from repro.report.style import COLOURS, STYLE, closed, panels, say_if_empty
 from repro.study import profiles
 
+KEYS = ["model", "processor"]  # of what was compared in one run
 
-def benchmark_records(name: str, folder: Path | None = None) -> dict[str, dict]:
-    """Return the benchmark records of one name by model: `results/MODEL/benchmarks/NAME.json`."""
-    paths = sorted((folder or files.results_dir()).glob(f"*/benchmarks/{name}.json"))
-    return {path.parts[-3]: json.loads(path.read_text(encoding="utf-8")) for path in paths}
+
+def benchmark_records(name: str, folder: Path | None = None) -> list[dict]:
+    """Return the benchmark records of one name, with the model and the processor.
+
+    They are `results/MODEL/benchmarks/NAME.json` and, where a ratio hangs on the processor,
+    `NAME.PROCESSOR.json`.
+    """
+    root = folder or files.results_dir()
+    paths = [path for end in ("", ".*") for path in root.glob(f"*/benchmarks/{name}{end}.json")]
+    texts = {path: path.read_text(encoding="utf-8") for path in sorted(paths)}
+    return [_named(path.parts[-3], json.loads(text)) for path, text in texts.items()]
+
+
+def _named(model: str, record: dict) -> dict:
+    where = record["provenance"]  # the first records say the processor with the machine
+    processor = where.get("processor") or where["machine"].rpartition(", ")[2]
+    return record | {"model": model, "processor": processor}
 
 
 def runs(name: str, folder: Path | None = None) -> pd.DataFrame:
-    """Return one row per model and number format of a benchmark: DataFrame[model, dtype, …]."""
+    """Return one row per model, processor and number format of a benchmark.
+
+    DataFrame[model, processor, dtype, …].
+    """
     rows = [
-        {"model": registry.entry(model).title, **run}
-        for model, record in benchmark_records(name, folder).items()
+        {"model": registry.entry(record["model"]).title, "processor": record["processor"], **run}
+        for record in benchmark_records(name, folder)
         for run in record["runs"]
     ]
     return pd.DataFrame(rows)
@@ -48,6 +68,7 @@ def sampling(folder: Path | None = None) -> pd.DataFrame:
         rows.append(
             {
                 "Model": run["model"],
+                "Processor": run["processor"],
                 "Numbers": run["dtype"],
                 "generate, s per fact": run["seconds_per_fact"]["generate"],
                 "ours, s per fact": run["seconds_per_fact"]["ours"],
@@ -65,31 +86,66 @@ def sampling(folder: Path | None = None) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def across(folder: Path | None = None) -> pd.DataFrame:
-    """Return our fastest number format against `generate` in bfloat16 and in its fastest."""
+def against_the_fastest(folder: Path | None = None) -> pd.DataFrame:
+    """Return how many times faster ours is, each in the number format that is faster for it.
+
+    One row for each work, model and processor. The last two columns compare within a format: where
+    the other way is slow in it, that ratio flatters ours.
+    """
+    tables = [
+        _against_the_fastest(work, runs(name, folder), seconds)
+        for work, name, seconds in (
+            ("mastery, against generate", "mastery", _of_sampling),
+            ("evaluation, against generate", "evaluation", _of_answering),
+            ("fine-tuning, against TRL", "finetuning", _of_tuning),
+        )
+    ]
+    return pd.concat(tables, ignore_index=True)
+
+
+def _against_the_fastest(work: str, raced: pd.DataFrame, seconds: Callable) -> pd.DataFrame:
     rows = []
-    for title, group in runs("mastery", folder).groupby("model", sort=False):
-        fact = pd.DataFrame({run.dtype: run.seconds_per_fact for run in group.itertuples()}).T
-        best, its = fact["ours"].idxmin(), fact["generate"].idxmin()
-        our_seconds = fact["ours"][best]
-        row = {"Model": title, "ours in": best}
-        row["times generate in bfloat16"] = fact["generate"]["bfloat16"] / our_seconds
-        row |= {"generate's fastest": its, "times that": fact["generate"][its] / our_seconds}
-        rows.append(row)
+    for (model, processor), group in raced.groupby(KEYS, sort=False) if len(raced) else ():
+        each = pd.DataFrame({run["dtype"]: seconds(run) for run in group.to_dict("records")}).T
+        ours, theirs = each["ours"].idxmin(), each["theirs"].idxmin()
+        row = {"Work": work, "Model": model, "Processor": processor, "ours in": ours}
+        row |= {"theirs in": theirs, "times faster": each["theirs"].min() / each["ours"].min()}
+        within = (each["theirs"] / each["ours"]).reindex(FORMATS)
+        rows.append(row | {f"both in {name}": ratio for name, ratio in within.items()})
     return pd.DataFrame(rows)
+
+
+def _of_sampling(run: dict) -> dict[str, float]:
+    return {
+        "ours": run["seconds_per_fact"]["ours"],
+        "theirs": run["seconds_per_fact"]["generate"],
+    }
+
+
+def _of_answering(run: dict) -> dict[str, float]:
+    return {
+        "ours": statistics.median(run["seconds"]["ours"]),
+        "theirs": statistics.median(run["seconds"]["generate"]),
+    }
+
+
+def _of_tuning(run: dict) -> dict[str, float]:
+    speeds = run["samples_per_second"]
+    return {"ours": 1 / speeds["repro"], "theirs": 1 / speeds["trl"]}
 
 
 def answering(folder: Path | None = None) -> pd.DataFrame:
     """Return the seconds for the same questions with `generate` and with ours."""
     rows = []
     for run in runs("evaluation", folder).to_dict("records"):
-        seconds = {way: sorted(each)[len(each) // 2] for way, each in run["seconds"].items()}
+        seconds = _of_answering(run)
         rows.append(
             {
                 "Model": run["model"],
+                "Processor": run["processor"],
                 "Numbers": run["dtype"],
                 "Questions": run["questions"],
-                "generate, s": seconds["generate"],
+                "generate, s": seconds["theirs"],
                 "ours, s": seconds["ours"],
                 "times faster": run["ratio"],
                 "answers that differ": run["different"],
@@ -104,11 +160,12 @@ def tuning(folder: Path | None = None) -> pd.DataFrame:
     In bfloat16 also how far each is from its own curve in float32, which is what rounding does.
     """
     rows, raced = [], runs("finetuning", folder).to_dict("records")
-    exact = {run["model"]: run["loss"] for run in raced if run["dtype"] == "float32"}
+    exact = {_race(run): run["loss"] for run in raced if run["dtype"] == "float32"}
     for run in raced:
         losses = run["loss"]
         row = {
             "Model": run["model"],
+            "Processor": run["processor"],
             "Numbers": run["dtype"],
             "TRL, samples per s": run["samples_per_second"]["trl"],
             "ours, samples per s": run["samples_per_second"]["repro"],
@@ -116,9 +173,13 @@ def tuning(folder: Path | None = None) -> pd.DataFrame:
             "largest difference of a loss": _apart(losses["trl"], losses["repro"]),
         }
         for way, name in (("trl", "TRL"), ("repro", "ours")):
-            row[f"{name} from its float32"] = _apart(losses[way], exact[run["model"]][way])
+            row[f"{name} from its float32"] = _apart(losses[way], exact[_race(run)][way])
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def _race(run: dict) -> tuple[str, ...]:
+    return tuple(run[key] for key in KEYS)
 
 
 def _apart(one: list[float], other: list[float]) -> float:
@@ -126,10 +187,13 @@ def _apart(one: list[float], other: list[float]) -> float:
 
 
 def curves(folder: Path | None = None) -> pd.DataFrame:
-    """Return both loss curves of each fine-tuning benchmark: DataFrame[model, dtype, way, …]."""
+    """Return both loss curves of each fine-tuning benchmark.
+
+    DataFrame[model, processor, dtype, way, step, loss].
+    """
     names = {"trl": "TRL", "repro": "ours"}
     return pd.DataFrame(
-        {"model": run["model"], "dtype": run["dtype"], "way": names[way], "step": i + 1, "loss": x}
+        {key: run[key] for key in (*KEYS, "dtype")} | {"way": names[way], "step": i + 1, "loss": x}
         for run in runs("finetuning", folder).to_dict("records")
         for way, losses in run["loss"].items()
         for i, x in enumerate(losses)
@@ -139,10 +203,10 @@ def curves(folder: Path | None = None) -> pd.DataFrame:
 def planned(folder: Path | None = None) -> pd.DataFrame:
     """Return what `repro plan` said of a study, and what the study then took."""
     rows = []
-    for model, record in benchmark_records("plan", folder).items():
+    for record in benchmark_records("plan", folder):
         for what, unit, scale in (("seconds", "min", 60), ("memory", "GB", 1e9)):
             said, took = record["planned"][what] / scale, record["taken"][what] / scale
-            row = {"Model": registry.entry(model).title, "Profile": record["profile"]}
+            row = {"Model": registry.entry(record["model"]).title, "Profile": record["profile"]}
             row |= {"What": f"{what}, {unit}".replace("seconds", "time"), "planned": said}
             rows.append({**row, "taken": took, "planned / taken": said / took})
     return pd.DataFrame(rows)
@@ -152,13 +216,16 @@ def machines(folder: Path | None = None) -> pd.DataFrame:
     """Return where, when and with what each benchmark ran, and the command."""
     rows = []
     for name in ("mastery", "evaluation", "finetuning", "restore", "plan"):
-        for model, record in benchmark_records(name, folder).items():
+        for record in benchmark_records(name, folder):
             where = record["provenance"]
             versions = where["versions"] | ({"trl": record["trl"]} if "trl" in record else {})
             rows.append(
                 {
-                    "Command": record.get("command", f"python benchmarks/{name}.py {model}"),
+                    "Command": record.get(
+                        "command", f"python benchmarks/{name}.py {record['model']}"
+                    ),
                     "Machine": where["machine"],
+                    "Processor": record["processor"],
                     "Date": where["date"][:10],
                     "Commit": (where["git_commit"] or "–")[:10],
                     "Versions": ", ".join(f"{k} {v}" for k, v in versions.items()),
@@ -278,17 +345,21 @@ def memory() -> pd.DataFrame:
 
 @plt.rc_context(STYLE)
 def loss_figure(frame: pd.DataFrame) -> Figure:
-    """Draw two ways to fine-tune on the same batches: one panel per model and number format.
+    """Draw two ways to fine-tune on the same batches: one panel per model, processor and format.
 
     `frame` comes from `speed.curves`. TRL's curve is wide and pale, ours thin and on top.
     """
-    groups = list(frame.groupby(["model", "dtype"], sort=False)) if len(frame) else []
+    groups = list(frame.groupby([*KEYS, "dtype"], sort=False)) if len(frame) else []
     figure, axes = panels(max(1, len(groups)))
-    for axis, ((model, dtype), rows) in zip(axes, groups, strict=False):
+    for axis, ((model, processor, dtype), rows) in zip(axes, groups, strict=False):
         for way, style in (("TRL", {"lw": 6, "alpha": 0.35}), ("ours", {"lw": 1.2})):
             curve = rows[rows["way"] == way]
             axis.plot(curve["step"], curve["loss"], color=COLOURS[1], label=way, **style)
-        axis.set(title=f"{model}, {dtype}", xlabel="Step", ylabel="Loss (nats per answer token)")
+        axis.set(
+            title=f"{model}, {dtype},\n{processor}",
+            xlabel="Step",
+            ylabel="Loss (nats per answer token)",
+        )
     say_if_empty(axes[0], frame)
     if groups:
         figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
