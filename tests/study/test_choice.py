@@ -6,7 +6,7 @@ import pytest
 
 from repro.data import stratified
 from repro.errors import ConfigError
-from repro.study import open_study, plan, profiles
+from repro.study import calibration, open_study, plan, profiles
 
 CHOOSE = {
     "templates": [0, 3],
@@ -120,3 +120,12 @@ def test_every_profile_draws_from_each_band_of_each_split():
             counts, topics = profile.facts[split], 14 if split == "testood" else 10
             assert len(counts) == len(profile.choose["edges"]) + 1
             assert min(counts) >= stratified.CELL * topics
+
+
+def test_a_plan_times_the_scoring_itself(opened):
+    study = replace(opened, seed=7)  # nothing of it is scored yet
+    speed = calibration.calibrate(study)
+    table = plan.plan(study, speed).set_index("kind")
+    candidates, _ = study.choice.to_score()
+    assert table["seconds"]["score"] == pytest.approx(speed.scored * len(candidates))
+    assert speed.scored > 0 and speed.fact > 0

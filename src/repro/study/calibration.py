@@ -3,11 +3,12 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import pandas as pd
 
 from repro.data import facts
-from repro.measures import accuracy, mastery
+from repro.measures import accuracy, mastery, scores
 from repro.restoration import restore
 from repro.study.compute import FactComputation
 from repro.study.session import Session
@@ -18,6 +19,7 @@ from repro.training.recipe import Recipe
 MASTERY_TOKENS = 6_000  # tokens generated to time mastery, and to guess at the levels
 QUESTIONS = 256  # answered to time evaluation
 STEPS = 5  # of fine-tuning, beside a first one
+SCORED = 96  # facts scored: about two rows for each of two threads
 SHARE = 10.0  # percent restored and taken back
 
 
@@ -25,11 +27,12 @@ SHARE = 10.0  # percent restored and taken back
 class Speed:
     """Seconds on this machine for one of each kind of work.
 
-    A fact mastered; a fine-tuning begun, and each of its samples; a question read, and each
+    A fact scored, where the profile chooses facts by score; a fact mastered; a fine-tuning begun, and each of its samples; a question read, and each
     token of its answer; a ranking; a share restored and taken back. `answer` is the length of
     a typical answer, in tokens; `levels` the shares of the facts by mastery level, in a sample.
     """
 
+    scored: float
     fact: float
     tuning: float
     sample: float
@@ -74,12 +77,21 @@ def _calibrate(study: Study, computation: FactComputation) -> Speed:
     ranking, restoring = _restoration(session, study.model.learning_rate, pool)
     session.reset()  # the pre-trained model answers at length, so that its tokens can be timed
     question, token = _answering(session, pool)
+    scored = _scoring(session, study.choice.protocol, pool) if study.choice else 0.0
     return Speed(
-        *(mastered / len(few), tuning, sample, question, token, ranking, restoring),
+        *(scored, mastered / len(few), tuning, sample, question, token, ranking, restoring),
         answer=_answer_length(session, few),
         levels=levels.value_counts(normalize=True).to_dict(),
         small=session.small,
     )
+
+
+def _scoring(session: Session, protocol: scores.ScoreProtocol, pool: pd.DataFrame) -> float:
+    """Return the seconds to score a fact."""
+    few = facts.sample(pool, min(SCORED, len(pool)), 0)
+    measure = partial(scores.measure, session.reader, session.tokenizer)
+    measure(few[:1], protocol)  # untimed: kernels are compiled
+    return _seconds(lambda: measure(few, protocol)) / len(few)
 
 
 def _answer_length(session: Session, few: pd.DataFrame) -> float:

@@ -90,9 +90,10 @@ class _Cost:
 
     def _work(self, request: Request) -> dict:
         """Return how often each kind of timed work occurs in a record, and the tokens."""
-        if request.kind == "score":  # two facts after one template take about a question's time
-            statements = self._candidates() * len(request.params["protocol"]["templates"])
-            return {"question": statements / 2, "tokens": EXAMPLE_TOKENS * statements}
+        if request.kind == "score":
+            candidates, _ = self.study.choice.to_score()
+            statements = len(candidates) * len(request.params["protocol"]["templates"])
+            return {"scored": len(candidates), "tokens": EXAMPLE_TOKENS * statements}
         if request.kind == "mastery":
             protocol = self.study.profile.protocol(self.study.seed)
             number = sum(self.split_sizes.values())
@@ -105,10 +106,6 @@ class _Cost:
         if request.kind in ("concentration", "where"):
             return {"ranking": 1}
         return {"question": 1}
-
-    def _candidates(self) -> int:
-        candidates, _ = self.study.choice.to_score()
-        return len(candidates)
 
     def _answers(self, request: Request) -> dict:
         split, limit = request.params["split"], request.params["max_new_tokens"]
