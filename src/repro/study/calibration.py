@@ -27,9 +27,10 @@ SHARE = 10.0  # percent restored and taken back
 class Speed:
     """Seconds on this machine for one of each kind of work.
 
-    A fact scored, where the profile chooses facts by score; a fact mastered; a fine-tuning begun, and each of its samples; a question read, and each
-    token of its answer; a ranking; a share restored and taken back. `answer` is the length of
-    a typical answer, in tokens; `levels` the shares of the facts by mastery level, in a sample.
+    A fact scored, where the profile chooses facts by score; a fact mastered; a fine-tuning begun,
+    and each of its samples; a question read, and each token of its answer; a ranking; a share
+    restored and taken back. `answer` is the length of a typical answer, in tokens; `levels` the
+    shares of the facts by mastery level, in a sample.
     """
 
     scored: float
