@@ -32,16 +32,17 @@ import pandas as pd
 from IPython.display import Markdown
 
 from repro import paper
-from repro.report import html, layout, mastery
+from repro.report import choice, html, layout, mastery
 from repro.study import open_study
 
 s = open_study(model, profile)
 facts, ours, published = s.mastery(), s.results.distribution(), paper.table("distribution")
-layout.statement(mastery.result(ours, s.model.title), mastery.QUESTION)
+scored, estimated = s.results.scored(), s.results.natural_distribution()
+layout.statement(mastery.result(ours, s.model.title, estimated), mastery.QUESTION)
 
 # %%
 layout.figure(
-    mastery.figure(pd.concat([ours, published])),
+    mastery.figure(pd.concat([ours, published]), estimated=estimated),
     "1.1",
     "Share of the training facts at each mastery level: our model and the five of the paper.",
     alt="Bars: share of training facts per mastery level, for our model and the five of the paper",
@@ -71,7 +72,7 @@ Markdown(
 layout.figure(
     mastery.rates_figure(facts),
     "1.2",
-    "How many facts have which R. Colours are mastery levels; R = 0 is a bar of its own.",
+    "How many of the measured facts have which R. Colours are mastery levels; R = 0 is a bar of its own.",
     alt="Histogram of R over all facts, with a bar of its own for R = 0",
 )
 
@@ -82,7 +83,7 @@ layout.figure(
 # be trained on at the larger sizes, and an accuracy measured on it has a wide interval.
 
 # %%
-mastery.tables(ours, s.model.title)
+mastery.tables(ours, s.model.title, estimated)
 
 # %%
 empty = ours[ours["count"] == 0].groupby("split", sort=False)["level"].agg(list)
@@ -90,22 +91,36 @@ missing = [f"{paper.SPLIT_TITLES[split].lower()} {levels}" for split, levels in 
 Markdown("Levels without a single fact: " + ("; ".join(missing) or "none") + ".")
 
 # %%
-shares = mastery.level_shares(ours)
+Markdown(choice.filling(s, scored))
+
+# %%
+shares = mastery.level_shares(ours, estimated)
 columns = ["split", "level", "count", "share", "low", "high"]
 html.table(shares[columns], f"Shares (%) with 95 % intervals, {s.model.title}")
+
+# %% [markdown]
+# ## How the facts were chosen
+
+# %%
+Markdown(choice.how(s, scored))
+
+# %%
+choice.tables(s, scored)
 
 # %% [markdown]
 # ## Topics differ
 #
 # The ten in-domain topics are about places, the others are not. They are sorted by how much of
-# them the model does not know at all.
+# them the model does not know at all. Facts that were chosen by score count as often as they stand for
+# others.
 
 # %%
 questions = {topic.id: topic.question.replace("{subject}", "…") for topic in paper.TOPICS.values()}
 names = {topic: f"{topic}: {question}" for topic, question in questions.items()}
-outside = facts["split"] == "testood"
+counted = mastery.weighted(facts, scored)
+outside = counted["split"] == "testood"
 layout.figure(
-    mastery.topics_figure(facts[~outside], names),
+    mastery.topics_figure(counted[~outside], names),
     "1.3",
     "Share of facts at each level, by in-domain topic.",
     alt="Bars: share of facts per mastery level for each in-domain topic",
@@ -113,7 +128,7 @@ layout.figure(
 
 # %%
 layout.figure(
-    mastery.topics_figure(facts[outside], names),
+    mastery.topics_figure(counted[outside], names),
     "1.4",
     "Share of facts at each level, by out-of-domain topic.",
     alt="Bars: share of facts per mastery level for each out-of-domain topic",
@@ -131,7 +146,7 @@ success = mastery.template_rates(facts)
 layout.figure(
     mastery.templates_figure(success),
     "1.5",
-    "Success rate of every mapping template, by topic.",
+    "Success rate of every mapping template on the measured facts, by topic.",
     alt="Heat map: success rate of every mapping template, one row per topic",
 )
 

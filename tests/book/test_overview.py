@@ -22,6 +22,9 @@ class Measured:
     def distribution(self):
         return made_up.distribution()
 
+    def natural_distribution(self):
+        return pd.DataFrame()
+
     def divergence(self):
         return made_up.divergence()
 

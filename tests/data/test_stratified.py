@@ -79,6 +79,17 @@ def test_each_fact_is_drawn_as_often_as_its_inclusion_probability_says():
     assert total == pytest.approx(3 * 24)
 
 
+def test_what_the_drawn_facts_stand_for_is_the_estimate():
+    candidates, population = made_up(), {"P17": 80, "P19": 50, "P20": 40}
+    drawn = stratified.draw(candidates, (12, 9, 30), seed=1)
+    weights = stratified.weights(drawn, candidates, population)
+    assert weights.sum() == pytest.approx(sum(population.values()))
+    assert len(weights) == len(drawn) and (weights >= 1).all() and weights.max() > 2
+    shares = stratified.estimate(drawn, candidates, population)["share"]
+    for level, share in enumerate(shares):
+        assert np.average(drawn["level"] == level, weights=weights) == pytest.approx(share / 100)
+
+
 def test_the_estimate_of_all_facts_is_exact():
     candidates = made_up()
     population = candidates["topic"].value_counts().to_dict()

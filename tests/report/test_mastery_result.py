@@ -2,6 +2,7 @@
 
 import made_up
 import numpy as np
+import pandas as pd
 import pytest
 from matplotlib.colors import to_rgb
 
@@ -27,6 +28,57 @@ def test_level_shares_have_intervals():
     assert shares["share"].sum() == pytest.approx(100)
     assert ((shares["low"] <= shares["share"]) & (shares["share"] <= shares["high"])).all()
     assert shares.query("count == 0")["high"].gt(0).all()
+
+
+ESTIMATED = pd.DataFrame(
+    {
+        "model": "made-up",
+        "split": "train",
+        "level": range(5),
+        "drawn": [30, 12, 3, 0, 0],
+        "share": [90.0, 9.0, 1.0, 0.0, 0.0],
+        "low": [88.0, 7.5, 0.6, 0.0, 0.0],
+        "high": [92.0, 10.5, 1.8, 0.5, 0.5],
+    }
+)
+
+
+def test_where_facts_were_chosen_the_shares_are_the_estimates_and_the_counts_the_drawn():
+    shares = mastery.level_shares(made_up.distribution(), ESTIMATED)
+    train, test = (shares.query(f"split == '{split}'") for split in ("train", "test"))
+    assert train["share"].tolist() == ESTIMATED["share"].tolist()
+    assert train["high"].tolist() == ESTIMATED["high"].tolist()
+    assert train["count"].tolist() == [30, 12, 3, 0, 0]
+    assert train["estimated"].all() and not test["estimated"].any()
+    plain = mastery.level_shares(made_up.distribution())
+    assert test["share"].tolist() == plain.query("split == 'test'")["share"].tolist()
+
+
+def test_an_estimated_share_stands_below_the_drawn_count_with_its_interval():
+    text = mastery.tables(made_up.distribution(), "made-up", ESTIMATED).html
+    assert "30<br><small>90.0% (88.0–92.0)</small>" in text
+    assert "30<br><small>66.7%</small>" in text  # the test split, drawn at random
+    assert "Facts drawn; below, the estimated share of all facts" in text
+    assert "estimated" not in mastery.tables(made_up.distribution(), "made-up").title
+    assert "made-up: 90 % at level 0" in mastery.result(
+        made_up.distribution(), "made-up", ESTIMATED
+    )
+
+
+def test_the_bars_of_chosen_facts_are_the_estimates():
+    figure = mastery.figure(made_up.distribution(), estimated=ESTIMATED)
+    assert [bar.get_width() for bar in figure.axes[0].patches][:3] == [90, 9, 1]
+
+
+def test_topics_count_a_fact_as_often_as_it_stands_for_others():
+    facts = made_up.mastery(facts=6).assign(level=[0, 0, 0, 1, 1, 1])
+    scored = facts[["fact_id"]].assign(weight=[3.0, 1, 1, 1, 1, None])
+    weighted = mastery.weighted(facts, scored)
+    assert weighted["fact_id"].tolist() == [f"f{i}" for i in range(5)]
+    names = {topic: topic for topic in made_up.TOPICS}
+    bars = mastery.topics_figure(weighted, names).axes[0].patches
+    assert sorted(round(bar.get_width()) for bar in bars[:3]) == [50, 75, 100]
+    assert mastery.weighted(facts, scored.iloc[:0])["weight"].tolist() == [1] * 6
 
 
 def test_bars_add_up_to_all_facts():

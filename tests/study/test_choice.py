@@ -2,29 +2,20 @@
 
 from dataclasses import replace
 
+import chosen
 import pytest
+from chosen import CHOOSE, FACTS
 
 from repro.data import stratified
 from repro.errors import ConfigError
 from repro.study import calibration, open_study, plan, profiles
 
-CHOOSE = {
-    "templates": [0, 3],
-    "edges": [-4.5],
-    "candidates": {"train": "all", "test": 30},
-}
-FACTS = {"train": [8, 10], "dev": 6, "test": [6, 6], "testood": 8}
-
 
 @pytest.fixture(scope="module")
 def opened(tmp_path_factory, tiny_model, tiny_facts_folder):
     """Return a study of the tiny model, in a cache of its own."""
-    folder = tmp_path_factory.mktemp("choice")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("REPRO_CACHE", str(folder / "cache"))
-        patch.setenv("REPRO_RESULTS", str(folder / "results"))
-        study = open_study(tiny_model, "smoke", tiny_facts_folder, learning_rate=1e-3)
-        yield replace(study, profile=replace(study.profile, choose=CHOOSE, facts=FACTS))
+    with chosen.study(tmp_path_factory.mktemp("choice"), tiny_model, tiny_facts_folder) as study:
+        yield study
 
 
 def kinds(requests):

@@ -14,6 +14,7 @@ from repro.report import (
     html,
     layers,
     locations,
+    mastery,
     restoration,
     strategies,
     tasks,
@@ -35,7 +36,7 @@ def overview(measured) -> pd.DataFrame:
     means = summary.means(accuracy)
     restored = summary.means(summary.restored(accuracy))
     rows = [
-        *_mastery(measured.results.distribution()),
+        *_mastery(measured.results),
         *_scale(means),
         _table_2(means),
         _figure_3(measured),
@@ -87,8 +88,10 @@ def _hurts(kl: pd.DataFrame, levels: pd.DataFrame, level: int) -> pd.DataFrame:
     return phenomena.divergence_lowers_accuracy(kl.merge(at_level[[*run, "accuracy"]], on=run))
 
 
-def _mastery(ours: pd.DataFrame) -> list[tuple]:
-    published = paper.table("distribution")
+def _mastery(results) -> list[tuple]:
+    """Return the rows of Tables 1 and 8, of facts chosen by score as estimated for all facts."""
+    published = mastery.level_shares(paper.table("distribution"))
+    ours = mastery.level_shares(results.distribution(), results.natural_distribution())
     rows = []
     for item, model, split, level in (
         ("Table 1", "LLaMA-3-8B", "train", 0),
@@ -102,9 +105,8 @@ def _mastery(ours: pd.DataFrame) -> list[tuple]:
 
 
 def _share(frame: pd.DataFrame, split: str, level: int) -> float:
-    rows = frame[frame["split"] == split]
-    total = rows["count"].sum()
-    return 100 * rows.loc[rows["level"] == level, "count"].sum() / total if total else np.nan
+    rows = frame[(frame["split"] == split) & (frame["level"] == level)]
+    return float(rows["share"].iloc[0]) if len(rows) == 1 else np.nan
 
 
 def _scale(means: pd.DataFrame) -> list[tuple]:

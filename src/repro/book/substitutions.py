@@ -3,12 +3,13 @@
 import json
 import statistics
 
+import numpy as np
 import pandas as pd
 
 from repro import files, paper
 from repro.claims.sources import SHARE
 from repro.paper.quotes import quoted
-from repro.report import locations
+from repro.report import locations, mastery
 from repro.statistics import summary
 from repro.study import Study, profiles
 
@@ -145,13 +146,19 @@ def of_study(measured: Study) -> dict[str, str]:
     return {
         **{f"{split}_facts": f"{count:,}" for split, count in facts.items()},
         "test_top": f"{(test == test.max()).sum():,}",
-        "level_0": f"{100 * (rows['level'] == 0).mean():.0f}",
-        "level_4": f"{100 * (rows['level'] == 4).mean():.1f}",
+        "level_0": f"{_percent_at(measured, 0):.0f}",
+        "level_4": f"{_percent_at(measured, 4):.1f}",
         "learning_rate": f"{measured.model.learning_rate:g}",
         **_our_concentration(measured.results.concentration()),
         **_best_restoration(measured),
         **_of_places(locations.named(measured.results.locations())),
     }
+
+
+def _percent_at(measured: Study, level: int) -> float:
+    """Return the share of facts at a level, of facts chosen by score as estimated for all."""
+    facts = mastery.weighted(measured.mastery(), measured.results.scored())
+    return 100 * float(np.average(facts["level"] == level, weights=facts["weight"]))
 
 
 def _our_concentration(rows: pd.DataFrame) -> dict[str, str]:

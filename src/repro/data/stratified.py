@@ -117,6 +117,18 @@ def _count(frame: pd.DataFrame, topics: list[str], number: int) -> np.ndarray:
     return table
 
 
+def weights(
+    drawn: pd.DataFrame, candidates: pd.DataFrame, population: Mapping[str, int]
+) -> np.ndarray:
+    """Return how many facts each drawn fact stands for, 1 / p, float (rows of `drawn`).
+
+    Arguments as in `cells`. Within a split the weights add up to its number of facts.
+    """
+    counted = cells(drawn, candidates, population)
+    places = np.searchsorted(counted.topics, drawn["topic"])
+    return 1 / counted.inclusion[places, drawn["band"].to_numpy()]
+
+
 def estimate(
     drawn: pd.DataFrame, candidates: pd.DataFrame, population: Mapping[str, int]
 ) -> pd.DataFrame:

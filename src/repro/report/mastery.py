@@ -1,4 +1,8 @@
-"""What a model knows before fine-tuning (§3.1): Tables 1 and 8, topics and templates."""
+"""What a model knows before fine-tuning (§3.1): Tables 1 and 8, topics and templates.
+
+Where a study's facts were chosen by score, the counts are of the facts drawn, and the shares are
+estimates for all facts of a split (`Results.natural_distribution`).
+"""
 
 import textwrap
 
@@ -20,15 +24,15 @@ LLM = "LLaMA-3-8B"  # of the paper's five models, the one whose shares ours are 
 
 
 @plt.rc_context(STYLE)
-def figure(frame: pd.DataFrame, split: str = "train") -> Figure:
+def figure(
+    frame: pd.DataFrame, split: str = "train", estimated: pd.DataFrame | None = None
+) -> Figure:
     """Draw Tables 1 and 8 as bars: the share of facts per mastery level, one bar per model.
 
-    `frame` has model, split, level, count.
+    `frame` and `estimated` as in `level_shares`.
     """
-    counts = frame[frame["split"] == split].pivot_table(
-        index="model", columns="level", values="count", aggfunc="sum", sort=False
-    )
-    figure = level_bars(100 * counts.div(counts.sum(axis=1), axis=0))
+    shares = level_shares(frame[frame["split"] == split], estimated)
+    figure = level_bars(shares.pivot_table("share", "model", "level", sort=False))
     figure.axes[0].set_xlabel(f"Facts of the {SPLIT_TITLES[split].lower()} split (%)")
     return figure
 
@@ -37,11 +41,13 @@ def figure(frame: pd.DataFrame, split: str = "train") -> Figure:
 def topics_figure(mastery: pd.DataFrame, names: dict[str, str]) -> Figure:
     """Draw the share of facts per mastery level, one bar per topic; `names` labels topic ids.
 
+    Where `mastery` has a column `weight`, each fact counts as often as it says.
     Raises ValueError if two topics have the same name: their bars would cover each other.
     """
     if len(set(names.values())) < len(names):
         raise ValueError("two topics have the same name")
-    counts = mastery.groupby(["topic", "level"]).size().unstack(fill_value=0)
+    weighted = mastery if "weight" in mastery else mastery.assign(weight=1)
+    counts = weighted.groupby(["topic", "level"])["weight"].sum().unstack(fill_value=0)
     shares = 100 * counts.div(counts.sum(axis=1), axis=0)
     known = shares.get(0, pd.Series(0.0, index=shares.index)).sort_values(kind="stable").index
     labels = {topic: textwrap.fill(name, 27) for topic, name in names.items()}
@@ -79,36 +85,72 @@ def templates_figure(success: pd.DataFrame) -> Figure:
     return figure
 
 
-def table(frame: pd.DataFrame, title: str) -> Html:
+def table(frame: pd.DataFrame, title: str, estimated: pd.DataFrame | None = None) -> Html:
     """Return Tables 1 and 8: facts per mastery level and split, with their share in percent.
 
-    `frame` has model, split, level, count. A 0 here is a count: the level exists and is empty.
+    `frame` and `estimated` as in `level_shares`; an estimated share has its interval beside it. A 0
+    here is a count: the level exists and is empty.
     """
-    rows = frame.assign(order=frame["split"].map(list(SPLIT_TITLES).index))
+    shares = level_shares(frame, estimated)
+    rows = shares.assign(order=shares["split"].map(list(SPLIT_TITLES).index))
     rows = in_model_order(rows.rename(columns={"model": "group"}))
     rows["row"] = rows["split"].map(SPLIT_TITLES)
     totals = rows.groupby(["group", "row"])["count"].transform("sum")
-    shares = 100 * rows["count"] / totals
-    counts = zip(rows["count"], shares, strict=True)
-    rows["text"] = [f"{count:,}<br><small>{share:.1f}%</small>" for count, share in counts]
+    rows["text"] = [_share_text(row) for row in rows.itertuples()]
     rows["column"] = rows["level"].map(lambda level: f"level {level}")
     every = rows.assign(column="all", text=totals.map("{:,}".format))
     rows = pd.concat([rows, every.drop_duplicates(["group", "row"])]).assign(css="")
     columns = [*(f"level {level}" for level in LEVELS), "all"]
-    return grid(rows, columns, ("Model", "Facts"), title, frame)
+    return grid(rows, columns, ("Model", "Facts"), title, shares)
 
 
-def level_shares(distribution: pd.DataFrame) -> pd.DataFrame:
-    """Return the share of facts at every level in percent, with its 95 % Wilson interval.
+def _share_text(row) -> str:
+    """Return a cell of Tables 1 and 8: the count, below it the share, estimated ones with ends."""
+    text = f"{row.count:,}<br><small>{row.share:.1f}%"
+    if row.estimated:
+        text += f" ({row.low:.1f}–{row.high:.1f})"
+    return text + "</small>"
 
-    `distribution` has model, split, level, count; share, low and high are added. A split
-    without facts is left out.
+
+def level_shares(distribution: pd.DataFrame, estimated: pd.DataFrame | None = None) -> pd.DataFrame:
+    """Return the share of facts at every level in percent, with its 95 % interval.
+
+    Args:
+        distribution: DataFrame[model, split, level, count].
+        estimated: `Results.natural_distribution`, of a study whose facts were chosen by score.
+
+    Returns:
+        `distribution` with share, low, high (Wilson's interval) and estimated (bool): for the
+        splits that `estimated` has, the share of all facts of the split with the interval of the
+        estimate. A split without facts is left out.
     """
     total = distribution.groupby(["model", "split"])["count"].transform("sum")
     rows = distribution.assign(total=total)[total > 0]
     low, high = wilson(rows["count"], rows["total"])
     share = 100 * rows["count"] / rows["total"]
-    return rows.assign(share=share, low=100 * low, high=100 * high).drop(columns="total")
+    rows = rows.assign(share=share, low=100 * low, high=100 * high, estimated=False)
+    rows = rows.drop(columns="total")
+    if estimated is None or estimated.empty:
+        return rows
+    keys = ["model", "split", "level"]
+    rows = rows.set_index(keys)
+    rows.update(estimated.set_index(keys)[["share", "low", "high"]])
+    rows["estimated"] = rows.index.isin(pd.MultiIndex.from_frame(estimated[keys]))
+    return rows.reset_index()
+
+
+def weighted(mastery: pd.DataFrame, scored: pd.DataFrame) -> pd.DataFrame:
+    """Return mastery with `weight`: how many facts each stands for.
+
+    Args:
+        mastery: `Study.mastery()`.
+        scored: `Results.scored`; without rows each fact stands for itself. With rows, the facts of
+            splits that were not chosen by score are left out.
+    """
+    if scored.empty:
+        return mastery.assign(weight=1.0)
+    known = scored.loc[scored["weight"].notna(), ["fact_id", "weight"]]
+    return mastery.merge(known, on="fact_id", validate="1:1")
 
 
 def template_rates(mastery: pd.DataFrame) -> pd.DataFrame:
@@ -142,12 +184,12 @@ def best_templates(success: pd.DataFrame, texts: dict[str, tuple[str, ...]]) -> 
     ).sort_values("best", ascending=False, kind="stable", ignore_index=True)
 
 
-def tables(ours: pd.DataFrame, model: str) -> Html:
+def tables(ours: pd.DataFrame, model: str, estimated: pd.DataFrame | None = None) -> Html:
     """Return Tables 1 and 8 as tabs: ours, the paper's, and the difference of shares in points."""
     published = paper.table("distribution")
     shares = [
-        level_shares(frame)[["split", "level", "share"]]
-        for frame in (ours, published[published["model"] == LLM])
+        level_shares(frame, known)[["split", "level", "share"]]
+        for frame, known in ((ours, estimated), (published[published["model"] == LLM], None))
     ]
     compared = beside_paper(*shares, ["split", "level"], "share")
     cells = compared.assign(
@@ -157,19 +199,26 @@ def tables(ours: pd.DataFrame, model: str) -> Html:
     )
     title = f"Shares: ours less {LLM}'s, points"
     parts = {
-        "Ours": table(ours, f"Ours: {model}"),
+        "Ours": table(ours, _title(model, estimated), estimated),
         "Paper": table(published, "Tables 1 and 8 of the paper"),
         "Difference": differences(cells, ("", "Facts"), title, compared),
     }
     return tabs(parts, "Tables 1 and 8")
 
 
-def result(ours: pd.DataFrame, model: str) -> str:
+def _title(model: str, estimated: pd.DataFrame | None) -> str:
+    if estimated is None or estimated.empty:
+        return f"Ours: {model}"
+    return f"Ours: {model}. Facts drawn; below, the estimated share of all facts (95 % interval)"
+
+
+def result(ours: pd.DataFrame, model: str, estimated: pd.DataFrame | None = None) -> str:
     """Say how many training facts a model does not know at all, and how many it masters."""
     published = paper.table("distribution")
     parts = []
-    for name, frame in ((model, ours), (LLM, published[published["model"] == LLM])):
-        rows = level_shares(frame[frame["split"] == "train"]).set_index("level")["share"]
+    sides = ((model, ours, estimated), (LLM, published[published["model"] == LLM], None))
+    for name, frame, known in sides:
+        rows = level_shares(frame[frame["split"] == "train"], known).set_index("level")["share"]
         none, full = (rows.get(level, 0.0) for level in (LEVELS[0], LEVELS[-1]))
         parts.append(f"{name}: {none:.0f} % at level 0, {full:.1f} % at level {LEVELS[-1]}")
     return f"Of the training facts before fine-tuning, {'; '.join(parts)}."

@@ -112,6 +112,22 @@ class Choice:
         columns = ["split", "level", "drawn", "share", "low", "high"]
         return pd.concat(parts, ignore_index=True)[columns]
 
+    def weighted(self, mastery: pd.DataFrame, record: records.Record) -> pd.DataFrame:
+        """Return every scored fact, and of the drawn ones their level and what they stand for.
+
+        `mastery` is DataFrame[fact_id, level, …]. Returns DataFrame[fact_id, topic, split, score,
+        band, level, weight]: level and weight, the number of facts that a fact stands for, are
+        missing where a fact was not drawn.
+        """
+        levels, parts = mastery[["fact_id", "level"]], []
+        for split, candidates in self.scored(record).groupby("split", sort=False):
+            drawn = candidates.merge(levels, on="fact_id", validate="1:1")
+            population = record.result["population"][split]
+            drawn["weight"] = stratified.weights(drawn, candidates, population)
+            known = drawn[["fact_id", "level", "weight"]]
+            parts.append(candidates.merge(known, on="fact_id", how="left", validate="1:1"))
+        return pd.concat(parts, ignore_index=True)
+
     @cached_property
     def _loaded(self) -> pd.DataFrame:
         return facts.load(self.data, world=self.model.facts)

@@ -44,9 +44,21 @@ class Results:
         columns = ["model", "split", "level", "drawn", "share", "low", "high"]
         if not self.study.choice:
             return pd.DataFrame(columns=columns)
-        record, levels = self.study.scores().record(), self.study.mastery()
+        levels, record = self.study.mastery(), self.study.scores().record()
         table = self.study.choice.estimate(levels, record)
         return table.assign(model=self.study.model.title)[columns]
+
+    def scored(self) -> pd.DataFrame:
+        """Return every fact that was scored, where facts were chosen by score; else no row.
+
+        Columns: fact_id, topic, split, score (nats), band, and of the facts that were drawn level
+        and weight, the number of facts that one stands for.
+        """
+        if not self.study.choice:
+            columns = ["fact_id", "topic", "split", "score", "band", "level", "weight"]
+            return pd.DataFrame(columns=columns)
+        levels, record = self.study.mastery(), self.study.scores().record()
+        return self.study.choice.weighted(levels, record)
 
     def accuracy(self, requests: Iterable[Request] | None = None) -> pd.DataFrame:
         """Return answers by topic and level, by default of every run, restored or not (Table 4).
