@@ -36,7 +36,7 @@ from repro.report import choice, html, layout, mastery
 from repro.study import open_study
 
 s = open_study(model, profile)
-facts, ours, published = s.mastery(), s.results.distribution(), paper.table("distribution")
+facts, ours, published = s.results.mastery(), s.results.distribution(), paper.table("distribution")
 scored, estimated = s.results.scored(), s.results.natural_distribution()
 layout.statement(mastery.result(ours, s.model.title, estimated), mastery.QUESTION)
 

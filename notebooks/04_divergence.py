@@ -80,7 +80,7 @@ Markdown(text + (f"{kl['facts'].max():,} facts." if len(kl) else "there are none
 # ## Figure 3: one fact, ten logits
 
 # %%
-example = s.results.logits_example()
+example = divergence.example(s)
 text = "Question: {question} Answer: {answer}.\n\nThe pre-trained model reads: “{template_prompt}”"
 Markdown(text.format(**example) if example else "Not one fact of this level could be compared.")
 

@@ -442,11 +442,11 @@ def run(
 ) -> None:
     """Compute the missing records of a study. It may be interrupted, and goes on when repeated."""
     from repro.models.devices import processes
-    from repro.study import schedule
+    from repro.study import requests, schedule
 
     study = _open(model, profile, data, learning_rate, dtype)
     made = 0 if missing else study.run(workers, schedule.parse_part(part) if part else None)
-    left = study.missing(study.all_requests()) if missing or part else []
+    left = requests.missing(study.all_requests()) if missing or part else []
     launched = made or "WORLD_SIZE" in os.environ  # else nothing need load what knows of others
     if not launched or processes().is_main_process:
         _say(f"{study.model.name} {study.profile.name}: {_progress(made, left, missing)}")

@@ -14,7 +14,7 @@ class Measured:
         named = {"name": name, "folder": None, "control_percents": (5, 20), "facts": "atlas"}
         self.model = self.profile = type("Named", (), named)
         self.frame = made_up.accuracy(percents=(0, 20), **options)
-        self.results = self.grid = self.requests = self
+        self.results = self.grid = self.requests = self.pools = self
 
     def accuracy(self):
         return self.frame
@@ -31,8 +31,11 @@ class Measured:
     def concentration(self):
         return made_up.concentration()
 
-    def logits_example(self):
-        return {}
+    def runs(self):
+        return []
+
+    def compute(self, tasks):
+        assert tasks == []
 
     def compared_level(self):
         return 2
@@ -57,7 +60,7 @@ class Measured:
     def layers(self):
         return made_up.layers()
 
-    def facts_of(self, run, split):
+    def facts(self, run, split):
         return pd.DataFrame({"level": [0, 1] * 40})
 
     def answers(self, tasks=None):

@@ -107,7 +107,7 @@ def atlas_scored():
     from repro.models import loading
     from repro.study.study import open_study
 
-    measured = open_study("micro-m", "full").mastery()
+    measured = open_study("micro-m", "full").results.mastery()
     known = facts.load(world="atlas")
     network, tokenizer = loading.load_model("micro-m", device="cpu")
     protocol = scores.ScoreProtocol((0, 3))

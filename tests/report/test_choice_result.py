@@ -16,7 +16,7 @@ def study(tmp_path_factory, tiny_model, tiny_facts_folder):
     """Return a study whose facts are chosen by score, in a cache of its own."""
     folder = tmp_path_factory.mktemp("choice")
     with chosen.study(folder, tiny_model, tiny_facts_folder) as opened:
-        opened.mastery()
+        opened.results.mastery()
         yield opened
 
 
@@ -84,7 +84,7 @@ def test_the_page_says_how_facts_were_chosen(study):
 def test_of_facts_drawn_at_random_nothing_is_claimed(study, tiny_model, tiny_facts_folder):
     plain = open_study(tiny_model, "smoke", tiny_facts_folder)
     scored = plain.results.scored()
-    assert scored.empty and mastery.weighted(plain.mastery(), scored)["weight"].eq(1).all()
+    assert scored.empty and mastery.weighted(plain.results.mastery(), scored)["weight"].eq(1).all()
     assert "chosen by score" not in choice.how(plain, scored)
     assert "–" in choice.tables(plain, scored).html
     assert "were scored" not in choice.filling(replace(plain), scored)

@@ -123,12 +123,12 @@ class Measured:
     def __init__(self, questions):
         self.questions = questions
         self.profile = type("Named", (), {"control_percents": (5, 20)})
-        self.results = self.grid = self.requests = self
+        self.results = self.grid = self.requests = self.pools = self
 
     def controls(self):
         return made_up.controls(questions=self.questions)
 
-    def facts_of(self, run, split):
+    def facts(self, run, split):
         return pd.DataFrame({"level": np.repeat([0, 1], self.questions)})
 
     def control_runs(self):

@@ -83,7 +83,7 @@ def test_a_model_is_measured_and_others_are_shown_as_far_as_they_are(own_folders
     facts = exposure.known(measured)
     assert list(facts["model"].unique()) == ["micro-s"]
     assert exposure.unknown(measured) == ["micro-m", "micro-l"]
-    open_study("micro-m", "smoke").mastery()
+    open_study("micro-m", "smoke").results.mastery()
     assert list(exposure.known(measured)["model"].unique()) == ["micro-s", "micro-m"]
     assert exposure.unknown(measured) == ["micro-l"]
     asked = sum(measured.profile.facts.values())

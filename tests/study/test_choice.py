@@ -9,6 +9,7 @@ from chosen import CHOOSE, FACTS
 from repro.data import stratified
 from repro.errors import ConfigError
 from repro.study import calibration, open_study, plan, profiles
+from repro.study.requests import missing
 
 
 @pytest.fixture(scope="module")
@@ -27,10 +28,10 @@ def test_scores_come_first_then_mastery_then_the_rest(opened):
     assert kinds(study.all_requests()) == ["score"]
     table = plan.plan(study)  # a plan needs no scores and computes none
     assert table.set_index("kind")["missing"][["score", "mastery"]].tolist() == [1, 1]
-    assert study.missing([study.scores()])
-    study.compute([study.scores()])
+    assert missing([study.choice.request()])
+    study.compute([study.choice.request()])
     assert kinds(study.all_requests()) == ["score", "mastery"]
-    measured = replace(opened).mastery()
+    measured = replace(opened).results.mastery()
     assert measured["split"].value_counts().to_dict() == {
         "train": 18,
         "test": 12,
@@ -45,7 +46,7 @@ def test_scores_come_first_then_mastery_then_the_rest(opened):
 def test_later_records_name_the_scores_and_the_facts_that_were_drawn(opened):
     study = replace(opened)
     params = study.requests.mastery().params
-    assert params["score"] == study.scores().key
+    assert params["score"] == study.choice.request().key
     assert params["choose"] == CHOOSE and params["facts"] == FACTS
     assert len(params["drawn"]) == 16
     for change in (
@@ -53,15 +54,15 @@ def test_later_records_name_the_scores_and_the_facts_that_were_drawn(opened):
         {"choose": {**CHOOSE, "edges": [-5.0]}},
     ):
         other = replace(opened, profile=replace(opened.profile, **change))
-        assert other.scores().key == study.scores().key
+        assert other.choice.request().key == study.choice.request().key
         assert other.requests.mastery().key != study.requests.mastery().key
     other = replace(opened, profile=replace(opened.profile, choose={**CHOOSE, "templates": [0]}))
-    assert other.scores().key != study.scores().key
+    assert other.choice.request().key != study.choice.request().key
 
 
 def test_the_drawn_facts_are_those_of_their_bands(opened):
     study = replace(opened)
-    record = study.scores().record()
+    record = study.choice.request().record()
     drawn, scored = study.choice.drawn(record), study.choice.scored(record)
     assert drawn.groupby(["split", "band"]).size().to_dict() == {
         ("test", 0): 6,
@@ -93,7 +94,7 @@ def test_a_study_whose_facts_are_drawn_at_random_has_no_estimate(
 ):
     monkeypatch.setenv("REPRO_CACHE", str(tmp_path / "cache"))
     study = open_study(tiny_model, "smoke", tiny_facts_folder)
-    assert study.choice is None and study.scores() is None
+    assert study.choice is None
     assert "choose" not in study.requests.source
     assert study.results.natural_distribution().empty
 
@@ -101,7 +102,7 @@ def test_a_study_whose_facts_are_drawn_at_random_has_no_estimate(
 def test_counts_that_do_not_fit_the_bands_are_refused(opened):
     profile = replace(opened.profile, facts={**FACTS, "train": [8]})
     with pytest.raises(ConfigError, match="score bands"):
-        replace(opened, profile=profile).mastery()
+        replace(opened, profile=profile).results.mastery()
 
 
 def test_every_profile_draws_from_each_band_of_each_split():

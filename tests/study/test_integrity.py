@@ -88,7 +88,7 @@ def test_damaged_mastery_is_counted_again_first(place, whole, capsys, suffix):
     (path,) = (place / "cache" / "records" / "mastery").glob(f"*.{suffix}")
     path.write_bytes(b"\n".join(path.read_bytes().splitlines()[:40]) + b"\n")
     with pytest.raises(StoreError, match=path.name):
-        again(opened).mastery()
+        again(opened).results.mastery()
     assert cli.main(words(opened, "--repair")) == 0
     assert capsys.readouterr().out.endswith("tiny-llama smoke: 1 records computed again\n")
     assert results(contents(place)) == results(before)

@@ -8,6 +8,7 @@ from repro.models import registry
 from repro.report import scale
 from repro.statistics import summary
 from repro.study import Study, open_study, profiles, task_study
+from repro.study.requests import missing
 
 FOLDERS = sorted(
     folder
@@ -23,7 +24,7 @@ def measured(request, tmp_path, monkeypatch):
     """Return a committed study, of which nothing is computed: a record that is missing fails."""
 
     def only_read(self, tasks, workers=None):
-        assert not self.missing(tasks), "no record in results/: repro run, then repro export"
+        assert not missing(tasks), "no record in results/: repro run, then repro export"
 
     monkeypatch.setenv("REPRO_CACHE", str(tmp_path))
     monkeypatch.delenv("REPRO_DATA", raising=False)
@@ -39,20 +40,20 @@ def test_the_default_study_is_committed():
 @pytest.mark.parametrize("model_and_profile", MASTERY, ids="/".join)
 def test_where_only_mastery_was_measured_it_is_that_of_the_weights(model_and_profile):
     alone = open_study(*model_and_profile)
-    assert alone.missing([alone.requests.mastery()]) == []
-    assert alone.mastery()["level"].nunique() == 5
+    assert missing([alone.requests.mastery()]) == []
+    assert alone.results.mastery()["level"].nunique() == 5
 
 
 def test_nothing_is_missing(measured):
     tasks = measured.all_requests()
-    assert len(tasks) > 1 and measured.missing(tasks) == []
+    assert len(tasks) > 1 and missing(tasks) == []
 
 
 def test_table_5_is_whole_or_absent(measured):
     known = task_study.TaskStudy(measured.model, measured.profile).requests()
     wanted = len(task_study.TITLES) * (1 + len(measured.profile.tasks["percents"]))
     assert len(known) in (0, wanted)
-    assert measured.missing(known) == []
+    assert missing(known) == []
 
 
 def test_the_learning_rate_is_the_best_on_dev(measured):
@@ -72,7 +73,7 @@ def test_answers_never_exceed_questions_and_cover_the_split(measured):
     assert (frame["correct"] <= frame["total"]).all() and (frame["total"] > 0).all()
     asked = frame[frame["split"] == "test"].groupby(["run", "restored_percent"])["total"].sum()
     given = measured.profile.facts["test"]
-    facts = measured.mastery()["split"].value_counts()
+    facts = measured.results.mastery()["split"].value_counts()
     assert set(asked) == {facts["test"]} and given in ("all", facts["test"])
 
 

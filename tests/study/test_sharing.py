@@ -142,7 +142,7 @@ def test_an_interrupted_study_gives_its_claims_back(
 ):
     """In a notebook the process lives on, and the traceback with it."""
     study = open_study(tiny_model, "smoke", tiny_facts_folder, learning_rate=RATE)
-    study.mastery()
+    study.results.mastery()
 
     def interrupt(*_):
         raise KeyboardInterrupt

@@ -13,6 +13,7 @@ from repro import provenance
 from repro.data import facts
 from repro.errors import ConfigError, ModelError, StoreError
 from repro.models import loading, weights
+from repro.report import divergence
 from repro.restoration import restore
 from repro.study import open_study, profiles, records, requests, results
 from repro.training.recipe import Adapter, Recipe
@@ -87,7 +88,7 @@ def keys(opened):
 def test_every_task_has_its_record(computed):
     tasks = computed.all_requests()
     assert len({key(task) for task in tasks}) == len(tasks)
-    assert computed.missing(tasks) == []
+    assert requests.missing(tasks) == []
     assert {task.kind for task in tasks} == {
         *("mastery", "finetune", "accuracy", "divergence", "concentration", "where")
     }
@@ -111,7 +112,7 @@ def test_a_second_start_computes_nothing_and_loads_no_model(computed, cache, no_
     assert again.run() == 0
     frames = again.results
     for frame in (
-        *(frames.distribution(), again.mastery(), frames.accuracy(), frames.divergence()),
+        *(frames.distribution(), frames.mastery(), frames.accuracy(), frames.divergence()),
         *(frames.concentration(), frames.losses(), again.records(), frames.controls()),
         *(frames.layers(), frames.locations(), frames.answers()),
     ):
@@ -234,7 +235,7 @@ def test_runs_differ_by_level_size_and_sample(computed):
 
 
 def test_mastery_frame(computed):
-    frame = computed.mastery()
+    frame = computed.results.mastery()
     hits = [f"t{i:02d}" for i in range(21)]
     assert list(frame) == [
         *("fact_id", "topic", "split", "hits", "trials", "rate", "level"),
@@ -252,7 +253,7 @@ def test_distribution_has_every_level_of_every_split(computed):
     assert len(frame) == 4 * 5
     assert set(frame["level"]) == {0, 1, 2, 3, 4}
     assert frame.groupby("split")["count"].sum().to_dict() == computed.profile.facts
-    counted = computed.mastery().groupby(["split", "level"]).size()
+    counted = computed.results.mastery().groupby(["split", "level"]).size()
     nonzero = frame[frame["count"] > 0].set_index(["split", "level"])["count"]
     assert nonzero.sort_index().to_dict() == counted.to_dict()
     assert (frame["count"] == 0).any()
@@ -273,7 +274,7 @@ def test_accuracy_frame_counts_every_question_once(computed):
 def test_levels_and_topics_without_facts_are_absent(computed):
     frame = computed.results.accuracy()
     assert (frame["total"] > 0).all()
-    table = computed.mastery()
+    table = computed.results.mastery()
     known = table.groupby(["split", "topic", "level"]).size()
     asked = frame[frame["split"] != "train"].groupby(["split", "topic", "test_level"])["total"]
     assert asked.first().to_dict() == known[known.index.isin(asked.first().index)].to_dict()
@@ -289,7 +290,7 @@ def test_base_model_is_in_the_frame(computed):
 
 
 def pools(computed):
-    table = computed.mastery()
+    table = computed.results.mastery()
     return table[table["split"] == "train"]["level"].value_counts().to_dict()
 
 
@@ -321,13 +322,13 @@ def test_divergence_frame(computed):
     assert np.isfinite(frame["kl_sum"]).all()
     level = computed.compared_level()
     assert set(frame["test_level"]) == {level}
-    table = computed.mastery()
+    table = computed.results.mastery()
     there = table[(table["split"] == "test") & (table["level"] == level)]
     assert frame.groupby(RUN)["facts"].sum().max() <= len(there)
 
 
 def test_logits_example_agrees_with_itself(computed):
-    example = computed.results.logits_example()
+    example = divergence.example(computed)
     tuned, base = np.array(example["tuned_logits"]), np.array(example["base_logits"])
     p, q = (np.exp(x) / np.exp(x).sum() for x in (tuned, base))
     assert len(example["tokens"]) == 10
@@ -418,8 +419,12 @@ def test_more_facts_than_there_are(computed, elsewhere):
 # --- restoration ------------------------------------------------------------------------------
 
 
+def restored(computed, percent):
+    return computed.results.accuracy(results.restoration_requests(computed, percent))
+
+
 def test_one_more_share_is_computed_and_restores_exactly_its_floor(computed):
-    frame = computed.results.restored(33.3)
+    frame = restored(computed, 33.3)
     assert set(frame) >= ACCURACY
     assert set(frame["restored_percent"]) == {33.3}
     assert set(frame["split"]) == {"dev", "test", "testood", "train"}
@@ -431,7 +436,7 @@ def test_one_more_share_is_computed_and_restores_exactly_its_floor(computed):
 
 
 def test_a_share_already_restored_is_read(computed, no_model):
-    frame = computed.results.restored(20)
+    frame = restored(computed, 20)
     whole = computed.results.accuracy()
     same = whole[whole["restored_percent"] == 20]
     order = [*RUN, "split", "topic", "test_level"]
@@ -444,11 +449,9 @@ def test_restoring_nothing_is_the_fine_tuned_model(computed):
     for run in computed.grid.restored_runs():
         plain = computed.requests.accuracy(run, "test")
         assert key(computed.requests.accuracy(run, "test", 0)) == key(plain)
-    tiny_share = computed.results.restored(
-        1e-4
-    )  # rounds down to no parameter, but is run as a share
+    tiny_share = restored(computed, 1e-4)  # rounds down to no parameter, but is run as a share
     assert restore.how_many(parameters_in_region(computed.model.folder), 1e-4) == 0
-    none = computed.results.restored(0)
+    none = restored(computed, 0)
     columns = [*RUN, "split", "topic", "test_level", "correct", "total"]
     pd.testing.assert_frame_equal(tiny_share[columns], none[columns])
 
@@ -456,7 +459,7 @@ def test_restoring_nothing_is_the_fine_tuned_model(computed):
 @pytest.mark.parametrize("percent", [-0.1, 100.1, float("nan"), float("inf")])
 def test_an_impossible_share_is_refused(computed, percent, no_model):
     with pytest.raises(ConfigError, match="from 0 to 100"):
-        computed.results.restored(percent)
+        restored(computed, percent)
 
 
 # --- controls, layers, where, answers -----------------------------------------------------------
@@ -536,7 +539,7 @@ def test_strategies_are_runs_of_all_levels_with_records_of_their_own(computed):
     assert not set(mixed["run"]) & set(adapted["run"])
     assert requests.MIXED not in set(computed.results.accuracy()["train_level"])
     first, second = computed.grid.mixed_runs()[-1], computed.grid.lora_runs()[-1]
-    assert computed.facts_of(first, "train").equals(computed.facts_of(second, "train"))
+    assert computed.pools.facts(first, "train").equals(computed.pools.facts(second, "train"))
     assert "lora" not in computed.requests.finetune(first).params  # records of old keep their key
     settings = computed.requests.finetune(second).params["lora"]
     assert set(settings) == {field.name for field in fields(Adapter)}
@@ -551,7 +554,8 @@ def test_a_profile_with_adapters_of_rank_0_is_refused(computed):
 
 def test_an_instruct_model_answers_the_same_questions(computed):
     assert computed.model.instruct == "" and computed.results.instruct().empty
-    same = computed.with_instruct(str(computed.model.folder))
+    own_folder = str(computed.model.folder)
+    same = replace(computed, model=replace(computed.model, instruct=own_folder))
     columns = ["split", "topic", "test_level", "correct", "total"]
     base = computed.results.accuracy().query("train_level == -1")
     answered = same.results.instruct()[columns].reset_index(drop=True)
@@ -640,7 +644,7 @@ def test_looking_at_a_study_that_was_never_run_computes_nothing(
 
 def some_frames(opened):
     frames = opened.results
-    return [opened.mastery(), frames.accuracy(), frames.divergence(), frames.losses()]
+    return [frames.mastery(), frames.accuracy(), frames.divergence(), frames.losses()]
 
 
 def contents(folder):
@@ -661,7 +665,7 @@ def test_an_exported_study_needs_no_cache(computed, elsewhere, cache, monkeypatc
     assert again.run() == 0
     for ours, theirs in zip(frames, some_frames(again), strict=True):
         pd.testing.assert_frame_equal(ours, theirs)
-    assert again.results.logits_example() == computed.results.logits_example()
+    assert divergence.example(again) == divergence.example(computed)
     first = contents(results)
     again.export()
     assert contents(results) == first

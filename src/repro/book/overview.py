@@ -142,7 +142,7 @@ def _paper_table_2(test_level: str) -> float:
 
 
 def _figure_3(measured) -> tuple:
-    example = measured.results.logits_example()
+    example = divergence.example(measured)
     ours = example["kl"] if example else np.nan
     return "Figure 3", "KL divergence of the worked example, nats", IMAGE, ours, "04_divergence"
 

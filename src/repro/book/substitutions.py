@@ -141,7 +141,7 @@ def of_profile(name: str) -> dict[str, str]:
 def of_study(measured: Study) -> dict[str, str]:
     """Return our numbers for the model and profile the book is built for."""
     facts = measured.results.distribution().groupby("split")["count"].sum()
-    rows = measured.mastery()
+    rows = measured.results.mastery()
     test = rows.query("split == 'test'")["level"]
     return {
         **{f"{split}_facts": f"{count:,}" for split, count in facts.items()},
@@ -157,7 +157,7 @@ def of_study(measured: Study) -> dict[str, str]:
 
 def _percent_at(measured: Study, level: int) -> float:
     """Return the share of facts at a level, of facts chosen by score as estimated for all."""
-    facts = mastery.weighted(measured.mastery(), measured.results.scored())
+    facts = mastery.weighted(measured.results.mastery(), measured.results.scored())
     return 100 * float(np.average(facts["level"] == level, weights=facts["weight"]))
 
 

@@ -32,6 +32,7 @@ from repro.statistics.verdicts import (
     UNDECIDED,
 )
 from repro.study import Study, open_study, profiles
+from repro.study.requests import missing
 
 SAME_DIRECTION = "same direction"
 NOT_REPRODUCED = "not reproduced by the tables"
@@ -316,5 +317,5 @@ def others(first: Study) -> Iterable[Study]:
         known = name in registry.entries() and profile in profiles.PROFILES
         if known and (name, profile) != (first.model.name, first.profile.name):
             other = open_study(name, profile)
-            if not other.missing(other.all_requests()):
+            if not missing(other.all_requests()):
                 yield other

@@ -82,7 +82,7 @@ def how(measured: Study, scored: pd.DataFrame) -> str:
     """Say in Markdown how a study's facts were chosen; of one drawn at random, that they were."""
     if not measured.choice:
         return "The facts of each split are all there are, or were drawn at random from them."
-    population = measured.scores().record().result["population"]
+    population = measured.choice.request().record().result["population"]
     sizes = scored["split"].value_counts()
     parts = [
         f"{sizes[split]:,} of {sum(population[split].values()):,}"

@@ -42,7 +42,7 @@ def gather(measured: Study) -> tuple[pd.DataFrame, pd.DataFrame, bool]:
     """
     counts = measured.results.controls()
     units = measured.results.answers(control_requests(measured))
-    facts = measured.facts_of(None, "test")["level"].value_counts()
+    facts = measured.pools.facts(None, "test")["level"].value_counts()
     together = bool(facts.min() < bootstrap.ENOUGH)
     if together:
         counts = counts.assign(test_level=0)

@@ -21,6 +21,7 @@ from repro.report.style import (
 from repro.statistics.bootstrap import ARRAYS
 from repro.statistics.intervals import Z95
 from repro.statistics.summary import RUN, run_columns, tuned
+from repro.study import Study
 
 
 @plt.rc_context(STYLE)
@@ -68,11 +69,22 @@ def scatter_figure(frame: pd.DataFrame) -> Figure:
     return finish(figure, frame)
 
 
+def example(measured: Study) -> dict:
+    """Return one worked example of §4.1 (Figure 3): the median fact of the largest run.
+
+    Empty where no run could be compared. See `repro.measures.divergence.compare` for its entries.
+    """
+    requests = [measured.requests.divergence(run) for run in measured.grid.runs()]
+    measured.compute(requests)
+    examples = [request.record().result["example"] for request in requests]
+    return next((each for each in reversed(examples) if each), {})
+
+
 @plt.rc_context(STYLE)
 def logits_figure(example: dict) -> Figure:
     """Draw Figure 3 on a real example: the ten logits of both models, before and after softmax.
 
-    `example` comes from `Results.logits_example`; the tokens are the tuned model's ten highest.
+    `example` comes from the function of that name; the tokens are the tuned model's ten highest.
     """
     figure, axes = plt.subplots(1, 2, figsize=(WIDTH, 4.2), sharey=True, layout="constrained")
     rows = np.arange(len(example["tokens"]))

@@ -28,6 +28,7 @@ from repro.report.style import (
 )
 from repro.statistics import bootstrap
 from repro.study import Study, open_study
+from repro.study.requests import missing
 
 QUESTION = "How often must a model read a fact before it masters it?"
 HALF = 0.5  # the mean R at which a model is said to master half
@@ -41,11 +42,11 @@ def known(measured: Study) -> pd.DataFrame:
     """
     columns = ["model", "fact_id", "topic", "rate", "level", "exposure"]
     parts = [
-        s.mastery()
+        s.results.mastery()
         .merge(atlas.exposure(), on="fact_id", validate="1:1")
         .assign(model=s.model.title)
         for s in _studies(measured)
-        if s.model.name == measured.model.name or not s.missing([s.requests.mastery()])
+        if s.model.name == measured.model.name or not missing([s.requests.mastery()])
     ]
     return pd.concat([part[columns] for part in parts] or [pd.DataFrame(columns=columns)])
 
@@ -60,8 +61,8 @@ def about(measured: Study, facts: pd.DataFrame) -> str:
             " its text states each fact, so there is no exposure to set its mastery against. What"
             f" follows is of the models that were, as far as they have been measured. {text}"
         )
-    if missing := unknown(measured):
-        commands = (f"{name} (`-p model {name}` measures it)" for name in missing)
+    if names := unknown(measured):
+        commands = (f"{name} (`-p model {name}` measures it)" for name in names)
         text += f" Not measured yet: {', '.join(commands)}."
     return text
 
@@ -75,7 +76,7 @@ def shown(measured: Study, facts: pd.DataFrame) -> str:
 
 def unknown(measured: Study) -> list[str]:
     """Return the names of the `atlas` models that are here and have not been measured so."""
-    return [s.model.name for s in _studies(measured) if s.missing([s.requests.mastery()])]
+    return [s.model.name for s in _studies(measured) if missing([s.requests.mastery()])]
 
 
 def _studies(measured: Study) -> list[Study]:

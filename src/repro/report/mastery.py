@@ -143,7 +143,7 @@ def weighted(mastery: pd.DataFrame, scored: pd.DataFrame) -> pd.DataFrame:
     """Return mastery with `weight`: how many facts each stands for.
 
     Args:
-        mastery: `Study.mastery()`.
+        mastery: `Results.mastery()`.
         scored: `Results.scored`; without rows each fact stands for itself. With rows, the facts of
             splits that were not chosen by score are left out.
     """
@@ -156,7 +156,7 @@ def weighted(mastery: pd.DataFrame, scored: pd.DataFrame) -> pd.DataFrame:
 def template_rates(mastery: pd.DataFrame) -> pd.DataFrame:
     """Return the success rate in percent of every mapping template: topics × template number.
 
-    `mastery` is `Study.mastery()`; a column is named after the template's place, counted from 1,
+    `mastery` is `Results.mastery()`; a column is named after the template's place, counted from 1,
     in Tables 13–36. Templates that the profile does not use have no column.
     """
     columns = template_columns(mastery)

@@ -4,6 +4,8 @@ The paper takes the setting that is best on the very split it reports, which fav
 with the most settings to choose from. Beside that, the fair way: the setting that is best on dev.
 """
 
+from dataclasses import replace
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -174,7 +176,8 @@ def instruct(measured, name: str):
         return measured
     if name != "none" and _place(registry.entry(name)) == _place(measured.model):
         raise ConfigError(f"{name} is the studied model: it cannot be its own instruct model")
-    return measured.with_instruct("" if name == "none" else name)
+    variant = "" if name == "none" else name
+    return replace(measured, model=replace(measured.model, instruct=variant))
 
 
 def _place(model: registry.ModelEntry) -> tuple:

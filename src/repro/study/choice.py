@@ -15,7 +15,8 @@ from repro import paper
 from repro.data import facts, stratified
 from repro.measures import scores
 from repro.models.registry import ModelEntry
-from repro.study import records
+from repro.study import number_format, records
+from repro.study.number_format import NumberFormat
 from repro.study.profiles import Profile
 from repro.study.requests import Request, source
 
@@ -25,20 +26,32 @@ KIND = "score"
 class Choice:
     """The choice of facts of one study, before and after the scores are there."""
 
-    def __init__(self, model: ModelEntry, profile: Profile, data: Path | None, seed: int):
+    def __init__(
+        self, model: ModelEntry, profile: Profile, data: Path | None, seed: int, dtype: str | None
+    ):
         """Take what a study is of; the profile has `choose`."""
         self.model, self.profile, self.data, self.seed = model, profile, data, seed
+        self.dtype = dtype
         self.candidates: dict = profile.choose["candidates"]  # facts scored, by split
         self.edges = profile.choose["edges"]
         self.protocol = scores.ScoreProtocol(tuple(profile.choose["templates"]))
 
-    def request(self, named_format: dict | None = None) -> Request:
-        """Request the scores; `named_format` is what parameters say of the number format."""
+    def request(self) -> Request:
+        """Request the scores."""
+        return Request(KIND, self._unformatted | self.number_format.parameters)
+
+    @cached_property
+    def number_format(self) -> NumberFormat:
+        """The format of the study: that of the scores, which are computed first of all."""
+        return number_format.choose(self.model, KIND, self._unformatted, self.dtype)
+
+    @cached_property
+    def _unformatted(self) -> dict:
+        """The parameters of the scores but the number format."""
         shared = source(self.model, self.profile, self.data, self.seed)
         del shared["facts"]
         protocol = {"templates": list(self.protocol.templates)}
-        params = {**shared, "candidates": self.candidates, "protocol": protocol}
-        return Request(KIND, {**params, **(named_format or {})})
+        return {**shared, "candidates": self.candidates, "protocol": protocol}
 
     def to_score(self) -> tuple[pd.DataFrame, dict[str, dict[str, int]]]:
         """Return the candidates, and the facts of each split and topic that they stand for."""
@@ -131,3 +144,12 @@ class Choice:
     @cached_property
     def _loaded(self) -> pd.DataFrame:
         return facts.load(self.data, world=self.model.facts)
+
+
+def selected_facts(study) -> pd.DataFrame:
+    """Return the facts that a `Study` measures. Computes the scores if facts are chosen by them."""
+    if study.choice:
+        study.compute([study.choice.request()])
+        return study.choice.selected(study.choice.request().record())
+    loaded = facts.load(study.data, world=study.model.facts)
+    return facts.select(loaded, study.requests.source["facts"], study.seed)

@@ -21,8 +21,9 @@ from repro.inference.decoding import Prompt
 from repro.measures import accuracy, divergence, mastery, scores
 from repro.models import devices
 from repro.restoration import restore
+from repro.study.choice import selected_facts
 from repro.study.computation import POLL, WAITING, Claim, Computation, Outcome
-from repro.study.requests import MIXED, Request, Run
+from repro.study.requests import MIXED, Request, Run, missing
 from repro.study.schedule import Part, longest_first
 from repro.study.session import Session, TunedModel
 from repro.study.workers import Workers, how_many, started
@@ -46,7 +47,7 @@ class FactComputation(Computation):
 
     def __init__(self, study, loaded: pd.DataFrame | None = None, bars: bool = True):
         """Take a `repro.study.Study`, and its profile's facts if they are loaded already."""
-        super().__init__(Session(study.model, study.number_format, bars), study.profile.name)
+        super().__init__(Session(study.model, study.number_format.name, bars), study.profile.name)
         self.study, self.facts = study, loaded
         self.workers: Workers | None = None
         self._known: pd.DataFrame | None = None
@@ -58,9 +59,9 @@ class FactComputation(Computation):
 
         Facts that are chosen by score are known once the scores are there.
         """
-        scores = self.study.scores()
-        if self.facts is None and (scores is None or scores.record()):
-            self.facts = self.study.selected_facts()
+        choice = self.study.choice
+        if self.facts is None and (choice is None or choice.request().record()):
+            self.facts = selected_facts(self.study)
         super().load()
 
     def describe(self, request: Request) -> str:
@@ -166,7 +167,7 @@ class FactComputation(Computation):
         if devices.in_first_process(
             lambda: mastery.missing_blocks(self.facts, protocol, _partial(request))
         ):
-            return not self.study.missing([request])
+            return not missing([request])
         self.compute([request], workers)
         return True
 
@@ -205,10 +206,10 @@ class FactComputation(Computation):
     def facts_of(self, run: Run | None, split: str) -> pd.DataFrame:
         """Return the facts of a split, or those a run is trained on, with mastery and texts."""
         if self._known is None:
-            measured = self.study.mastery().drop(columns=["topic", "split"])
+            measured = self.study.pools.mastery.drop(columns=["topic", "split"])
             merged = self.facts.merge(measured, on="fact_id", validate="1:1")
             self._known = merged.set_index("fact_id")
-        return self._known.loc[self.study.facts_of(run, split)["fact_id"]].reset_index()
+        return self._known.loc[self.study.pools.facts(run, split)["fact_id"]].reset_index()
 
     def prompts(self, state: RunState, split: str) -> list[Prompt]:
         """Return the questions of a split; those of `train` are the run's own."""
@@ -278,7 +279,7 @@ def _finetune(work: FactComputation, state: RunState, _: Request) -> tuple[dict,
     """Report the training that `prepare` did."""
     losses = [{"step": i + 1, "loss": loss} for i, loss in enumerate(state.training["loss"])]
     rest = {name: value for name, value in state.training.items() if name != "loss"}
-    trained = work.study.facts_of(state.run, "train")
+    trained = work.study.pools.facts(state.run, "train")
     topics = trained["topic"].value_counts().sort_index().to_dict()
     return {"losses": losses, "topics": topics, **rest}, None
 

@@ -76,7 +76,7 @@ def _check_request(study: Study, request: Request) -> None:
     if record.has_table:
         records.load_table(record)
     if request.kind in ("accuracy", "instruct"):
-        records.check_asked(record, len(study.facts_of(request.run, request.params["split"])))
+        records.check_asked(record, len(study.pools.facts(request.run, request.params["split"])))
 
 
 def check_folder(path: Path) -> list[Damage]:

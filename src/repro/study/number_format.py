@@ -4,11 +4,25 @@ A model's answers differ a little between the formats, so a study never mixes th
 record decides. What has no record yet takes the format that is faster on this machine.
 """
 
+from typing import NamedTuple
+
 from repro import files, provenance
 from repro.errors import ConfigError, StoreError
 from repro.models import architecture, devices, weights
 from repro.models.registry import ModelEntry
 from repro.study import records
+
+
+class NumberFormat(NamedTuple):
+    """What the parameters of a study's records say of its format, and the format itself.
+
+    The first records that were made did not name it, and those of models so small that float32 is
+    always faster do not.
+    """
+
+    parameters: dict
+    name: str
+
 
 NAMED = tuple({"dtype": name} for name in devices.FORMATS)  # as records name their format
 
@@ -20,11 +34,8 @@ def check(fixed: str | None) -> None:
         raise ConfigError(f"unknown number format {fixed!r}: give {known}")
 
 
-def choose(model: ModelEntry, kind: str, params: dict, fixed: str | None) -> tuple[dict, str]:
-    """Return what the parameters of a study's records say of the format, and the format.
-
-    The first records that were made did not name it, and those of models so small that float32 is
-    always faster do not.
+def choose(model: ModelEntry, kind: str, params: dict, fixed: str | None) -> NumberFormat:
+    """Return the format of a study.
 
     Args:
         model: the model that is studied.
@@ -35,21 +46,21 @@ def choose(model: ModelEntry, kind: str, params: dict, fixed: str | None) -> tup
     return devices.in_first_process(lambda: _choose(model, kind, params, fixed))
 
 
-def _choose(model: ModelEntry, kind: str, params: dict, fixed: str | None) -> tuple[dict, str]:
+def _choose(model: ModelEntry, kind: str, params: dict, fixed: str | None) -> NumberFormat:
     if begun := _recorded(kind, params, fixed):
         return begun
     if fixed != "bfloat16" and architecture.parameter_count(model) <= devices.SMALL_MODEL:
-        return {}, "float32"
+        return NumberFormat({}, "float32")
     name = fixed or _fastest(model)
-    return {"dtype": name}, name
+    return NumberFormat({"dtype": name}, name)
 
 
-def recorded(kind: str, params: dict, fixed: str | None) -> tuple[dict, str] | None:
-    """Return the same of the first record that was made, or begun, with these parameters."""
+def recorded(kind: str, params: dict, fixed: str | None) -> NumberFormat | None:
+    """Return the format of the first record that was made, or begun, with these parameters."""
     return devices.in_first_process(lambda: _recorded(kind, params, fixed))
 
 
-def _recorded(kind: str, params: dict, fixed: str | None) -> tuple[dict, str] | None:
+def _recorded(kind: str, params: dict, fixed: str | None) -> NumberFormat | None:
     begun = []
     for named in ({}, *NAMED):
         date, name = _begun(kind, params | named)
@@ -58,7 +69,7 @@ def _recorded(kind: str, params: dict, fixed: str | None) -> tuple[dict, str] | 
     if not begun:
         return None
     _, name, named = min(begun, key=lambda each: each[0])
-    return named, name
+    return NumberFormat(named, name)
 
 
 def _begun(kind: str, params: dict) -> tuple[str, str]:

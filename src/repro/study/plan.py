@@ -13,7 +13,8 @@ from repro import paper
 from repro.measures import mastery
 from repro.models import gguf
 from repro.study import workers
-from repro.study.requests import Request
+from repro.study.choice import selected_facts
+from repro.study.requests import Request, missing
 from repro.study.study import Study
 
 if TYPE_CHECKING:  # it loads PyTorch, and a plan without anything missing needs no calibration
@@ -41,16 +42,16 @@ def plan(study: Study, speed: Speed | None = None) -> pd.DataFrame:
     """
     cost = _Cost(study, speed)
     requests = cost.study.all_requests()
-    missing = {request.key for request in study.missing(requests)}
+    keys_without_record = {request.key for request in missing(requests)}
     # A run with any record missing is fine-tuned again, also where its own record exists.
-    again = {r.run for r in requests if r.key in missing and r.run is not None}
+    again = {r.run for r in requests if r.key in keys_without_record and r.run is not None}
     rows = []
     for request in requests:
-        needed = request.key in missing
+        needed = request.key in keys_without_record
         trained = request.kind == "finetune" and request.run in again
         rows.append(cost.row(request, needed, needed or trained))
     table = pd.DataFrame(rows).groupby("kind", sort=False).sum().reset_index()
-    if speed and speed.small and missing:
+    if speed and speed.small and keys_without_record:
         blocks = workers.how_many(sum(cost.split_sizes.values()) // mastery.BLOCK)
         runs = workers.how_many(len(again))
         table["seconds"] /= [blocks if kind == "mastery" else runs for kind in table["kind"]]
@@ -74,7 +75,7 @@ class _Cost:
         """The number of facts of each split."""
         if self.study.choice:
             return self.study.choice.split_sizes()
-        chosen = self.study.selected_facts()
+        chosen = selected_facts(self.study)
         return chosen["split"].value_counts().reindex(paper.SPLITS, fill_value=0).to_dict()
 
     def row(self, request: Request, missing: bool, computed: bool) -> dict:
@@ -121,7 +122,7 @@ class _Cost:
 
 def _is_measured(study: Study) -> bool:
     """Tell whether mastery is there, and the scores by which facts are chosen before it."""
-    scored = study.choice is None or study.scores().record()
+    scored = study.choice is None or study.choice.request().record()
     return bool(scored and study.requests.mastery().record())
 
 
@@ -138,7 +139,7 @@ def memory(study: Study) -> int:
     from repro.models import devices
 
     device, parameters = devices.best_device(), study.model.parameters or 0
-    copy = 2 if study.number_format == "bfloat16" else 0  # bytes of a parameter that decodes
+    copy = 2 if study.number_format.name == "bfloat16" else 0  # bytes of a parameter that decodes
     trains, decodes = 5 * 4 * parameters, (3 * 4 + copy) * parameters + kv_cache.BUDGET
     one = max(trains, decodes) + LIBRARIES
     small = device.type == "cpu" and 0 < parameters <= devices.SMALL_MODEL

@@ -14,7 +14,7 @@ ENOUGH = 10  # facts that make the divergence of a level worth comparing (§4.1)
 class Pools:
     """Facts by split and level, and those that each run is trained on.
 
-    Frames have the rows and columns of `Study.mastery`, ordered by fact_id, which is the order of
+    Frames have the rows and columns of `Results.mastery`, ordered by fact_id, which is the order of
     the answers in a record.
     """
 

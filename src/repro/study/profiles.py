@@ -43,6 +43,11 @@ class Profile:
     lora_rank: int
     choose: dict | None = None
 
+    @property
+    def restored_percents(self) -> list[float]:
+        """The shares that are restored; `percents` may hold 0 too, where nothing is."""
+        return [float(percent) for percent in self.percents if percent]
+
     def protocol(self, seed: int) -> Protocol:
         """Return the mastery protocol of this profile."""
         return Protocol(self.templates, self.draws, self.max_new_tokens, seed=seed)

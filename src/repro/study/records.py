@@ -7,6 +7,7 @@ damaged is refused: see `repro.study.record_files`.
 """
 
 import json
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from repro.provenance import digest, key
 from repro.study import committed, record_checks
 from repro.study.record_files import Record, Stored, damaged, parse, read, read_table, table_text
 
-__all__ = ["Record", "check_asked", "export", "load", "load_table", "matching", "save"]
+__all__ = ["Record", "check_asked", "export", "load", "load_table", "matching", "origins", "save"]
 
 
 def save(record: Record, table: pd.DataFrame | None = None) -> None:
@@ -114,6 +115,19 @@ def check_asked(record: Record, number: int) -> None:
     except ValueError as error:
         cause = f"does not fit its study ({record.name}: {error})"
         raise damaged(_found(record).path, cause) from error
+
+
+def origins(records: Iterable[Record], shared: dict | None = None) -> pd.DataFrame:
+    """Return where each record comes from: kind, key, wall_seconds, date, commit, versions …
+
+    `shared` are further columns, such as the parameters that all records share.
+    """
+    # A fine-tuning times itself, because its record is written after other work.
+    return pd.DataFrame(
+        {"kind": r.kind, "key": r.key, **(shared or {}), **r.provenance}
+        | ({"wall_seconds": r.result["seconds"]} if "seconds" in r.result else {})
+        for r in records
+    )
 
 
 def export(records: list[Record], folder: Path) -> list[Path]:

@@ -16,7 +16,7 @@ from repro import paper, provenance
 from repro.data import facts
 from repro.measures import accuracy
 from repro.measures.divergence import CANDIDATES, NEAR
-from repro.models import architecture, registry, weights
+from repro.models import architecture, devices, registry, weights
 from repro.study import records
 from repro.study.profiles import Profile
 from repro.training.recipe import Adapter, Recipe
@@ -62,6 +62,18 @@ class Request:
     def record(self) -> records.Record | None:
         """Return the finished record, or None."""
         return records.load(self.kind, self.params)
+
+
+def missing(requests: Iterable[Request]) -> list[Request]:
+    """Return the requests without a record. Raises StoreError as `records.load` does."""
+    requests = list(requests)
+    absent = devices.in_first_process(lambda: [r.record() is None for r in requests])
+    return [request for request, is_absent in zip(requests, absent, strict=True) if is_absent]
+
+
+def finished(requests: Iterable[Request]) -> list[records.Record]:
+    """Return the records of those requests that have one. Raises StoreError as `missing` does."""
+    return [record for record in (request.record() for request in requests) if record]
 
 
 def source(model: registry.ModelEntry, profile: Profile, data: Path | None, seed: int) -> dict:
@@ -143,12 +155,16 @@ class Requests:
 
     def concentration(self, run: Run) -> Request:
         """Request the shares of the change that the most changed parameters hold (Table 3)."""
-        options = {"region": REGION, "percents": self._percents(), "without_zero_base": True}
+        options = {
+            "region": REGION,
+            "percents": self.profile.restored_percents,
+            "without_zero_base": True,
+        }
         return Request("concentration", {**self._parent(run), **options}, run)
 
     def locations(self, run: Run) -> Request:
         """Request the layers and modules of the most changed parameters (Tables 9 and 10)."""
-        options = {"region": REGION, "percents": self._percents()}
+        options = {"region": REGION, "percents": self.profile.restored_percents}
         return Request("where", {**self._parent(run), **options}, run)
 
     # --- what a table needs of one run --------------------------------------------------------
@@ -186,9 +202,6 @@ class Requests:
         number = architecture.layer_count(self.model)
         parts = np.array_split(range(number), min(self.profile.layer_blocks, number))
         return [f"{p[0]}-{p[-1]}" if len(p) > 1 else f"{p[0]}" for p in parts]
-
-    def _percents(self) -> list[float]:
-        return [float(percent) for percent in self.profile.percents if percent]
 
     def _seed(self, run: Run) -> int:
         return self.source["seed"] * 1000 + run.sample

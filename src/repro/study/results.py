@@ -29,9 +29,13 @@ class Results:
         self.study = study
         self._accuracy: pd.DataFrame | None = None
 
+    def mastery(self) -> pd.DataFrame:
+        """Return DataFrame[fact_id, topic, split, hits, trials, rate, level, t00 …]."""
+        return self.study.pools.mastery.copy()
+
     def distribution(self) -> pd.DataFrame:
         """Return the facts by split and level (Tables 1, 8): [model, split, level, count]."""
-        table = mastery.distribution(self.study.mastery(), paper.SPLITS)
+        table = mastery.distribution(self.study.pools.mastery, paper.SPLITS)
         return table.assign(model=self.study.model.title)[["model", "split", "level", "count"]]
 
     def natural_distribution(self) -> pd.DataFrame:
@@ -44,7 +48,7 @@ class Results:
         columns = ["model", "split", "level", "drawn", "share", "low", "high"]
         if not self.study.choice:
             return pd.DataFrame(columns=columns)
-        levels, record = self.study.mastery(), self.study.scores().record()
+        levels, record = self.study.pools.mastery, self.study.choice.request().record()
         table = self.study.choice.estimate(levels, record)
         return table.assign(model=self.study.model.title)[columns]
 
@@ -57,7 +61,7 @@ class Results:
         if not self.study.choice:
             columns = ["fact_id", "topic", "split", "score", "band", "level", "weight"]
             return pd.DataFrame(columns=columns)
-        levels, record = self.study.mastery(), self.study.scores().record()
+        levels, record = self.study.pools.mastery, self.study.choice.request().record()
         return self.study.choice.weighted(levels, record)
 
     def accuracy(self, requests: Iterable[Request] | None = None) -> pd.DataFrame:
@@ -71,14 +75,6 @@ class Results:
         if self._accuracy is None:  # kept, because several tables start from it
             self._accuracy = _counts(self.study, paper_requests(self.study))
         return self._accuracy.copy()
-
-    def restored(self, percent: float) -> pd.DataFrame:
-        """Return the columns of `accuracy` for one restored share of the restoration runs.
-
-        Raises:
-            ConfigError: the share is not a percentage.
-        """
-        return self.accuracy(restoration_requests(self.study, percent))
 
     def mixed(self) -> pd.DataFrame:
         """Return answers after fine-tuning on facts of all levels (Table 7), as in `accuracy`."""
@@ -120,7 +116,7 @@ class Results:
         """
         requests = [self.study.requests.locations(run) for run in self.study.grid.restored_runs()]
         frame = _frames(self.study, requests, "table").assign(model=self.study.model.title)
-        shares = [float(percent) for percent in self.study.profile.percents if percent]
+        shares = self.study.profile.restored_percents
         frame = frame.assign(top_percent=[shares] * len(frame))
         return frame.explode(["top_percent", "k"], ignore_index=True).infer_objects()
 
@@ -128,7 +124,7 @@ class Results:
         """Return the answer to every question, one row per set of answers, for paired intervals.
 
         Columns: those of `controls` without topic, test_level, correct and total, and three
-        arrays over questions in the order of `Study.facts_of`: values (0 or 1), sizes (1), strata
+        arrays over questions in the order of `Pools.facts`: values (0 or 1), sizes (1), strata
         (mastery levels), as `bootstrap` takes them. Records made before answers were kept have no
         row. By default the requests of `accuracy`; also `control_requests`, `layer_requests`.
         """
@@ -136,7 +132,7 @@ class Results:
         rows = []
         for request, record in zip(requests, _records(self.study, requests), strict=True):
             if "hits" in record.result:
-                facts = self.study.facts_of(request.run, request.params["split"])
+                facts = self.study.pools.facts(request.run, request.params["split"])
                 levels = facts["level"].to_numpy()
                 hits = accuracy.unpack(record.result["hits"], len(levels)).astype(np.int8)
                 columns = {"model": self.study.model.title, **_columns(self.study, request)}
@@ -157,12 +153,6 @@ class Results:
         """Return KL sums by run and topic (Figure 5), in nats: [… topic, facts, kl_sum]."""
         requests = [self.study.requests.divergence(run) for run in self.study.grid.runs()]
         return _frames(self.study, requests, "table").assign(model=self.study.model.title)
-
-    def logits_example(self) -> dict:
-        """Return one worked example of §4.1 (Figure 3): the largest run's median fact."""
-        requests = [self.study.requests.divergence(run) for run in self.study.grid.runs()]
-        examples = [record.result["example"] for record in _records(self.study, requests)]
-        return next((example for example in reversed(examples) if example), {})
 
     def concentration(self) -> pd.DataFrame:
         """Return Table 3 for our runs: [… top_percent, share_of_change_percent, k, n, …]."""
@@ -301,7 +291,7 @@ def _frames(
 def _table(study, request: Request, result: dict, part: str) -> pd.DataFrame:
     if part == "counts" and "hits" in result:  # older records hold the counts themselves
         asked = request.run, request.params["split"]
-        facts = study.facts_of(*asked)
+        facts = study.pools.facts(*asked)
         hits = accuracy.unpack(result["hits"], len(facts))
         return accuracy.count(facts, hits, study.pools.cells(*asked))
     return pd.DataFrame(result[part])

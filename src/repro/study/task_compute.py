@@ -39,7 +39,7 @@ class TaskComputation(Computation):
         Its long answers are decoded by transformers: committed records were computed so, and the
         CPU engine would round differently.
         """
-        session = Session(study.model, study.number_format, engine=False)
+        session = Session(study.model, study.number_format.name, engine=False)
         super().__init__(session, study.profile.name)
         self.study = study
 

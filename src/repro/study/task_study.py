@@ -21,6 +21,7 @@ from repro.models import registry, weights
 from repro.statistics import bootstrap, verdicts
 from repro.statistics.intervals import wilson
 from repro.study import number_format, profiles, records
+from repro.study.number_format import NumberFormat
 from repro.study.profiles import Profile
 from repro.study.requests import REGION, Request
 from repro.training.recipe import Recipe
@@ -65,19 +66,20 @@ class TaskStudy:
         return {}
 
     @cached_property
-    def number_format(self) -> str:
+    def number_format(self) -> NumberFormat:
         """The format that the model is trained and answers in; it needs the examples."""
         kind, first = "task_finetune", [self._training(task) for task in TITLES]
         for params in first:
             if begun := number_format.recorded(kind, params, self.dtype):
-                return begun[1]
-        return number_format.choose(self.model, kind, first[0], self.dtype)[1]
+                return begun
+        return number_format.choose(self.model, kind, first[0], self.dtype)
 
     def finetune_request(self, task: str) -> Request | None:
         """Request the fine-tuning; None where neither examples nor a record are there."""
         kind, params = "task_finetune", self._training(task)
         if self.data:
-            params |= number_format.choose(self.model, kind, params, self.number_format)[0]
+            name = self.number_format.name
+            params |= number_format.choose(self.model, kind, params, name).parameters
         return self._known(kind, params, "train")
 
     def _training(self, task: str) -> dict:
