@@ -39,10 +39,10 @@ from IPython.display import Markdown
 
 from repro.report import html, layout, tasks
 from repro.statistics import verdicts
-from repro.study import task_study
 
-trial, about = task_study.shown(model, profile)
-means, differences = trial.means(), trial.differences()
+trial, about = tasks.shown(model, profile)
+results = trial.results
+means, differences = results.means(), results.differences()
 layout.findings(trial.model.title, tasks.findings(differences))
 
 # %%
@@ -70,7 +70,7 @@ layout.figure(
 Markdown(about)
 
 # %%
-html.table(trial.training(), "Fine-tuning, and rows of the data that could not be used")
+html.table(results.training(), "Fine-tuning, and rows of the data that could not be used")
 
 # %% [markdown]
 # ## Table 5
@@ -87,7 +87,7 @@ tasks.tables(means, trial.model.title)
 # length.
 
 # %%
-html.table(trial.answers(), "What the answers were like", decimals=1)
+html.table(results.answers(), "What the answers were like", decimals=1)
 
 # %% [markdown]
 # ## Does restoring help?

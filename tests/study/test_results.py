@@ -7,7 +7,7 @@ from repro import files
 from repro.models import registry
 from repro.report import scale
 from repro.statistics import summary
-from repro.study import Study, open_study, profiles, task_study
+from repro.study import Study, open_study, profiles, task_results, task_study
 from repro.study.requests import missing
 
 FOLDERS = sorted(
@@ -51,7 +51,7 @@ def test_nothing_is_missing(measured):
 
 def test_table_5_is_whole_or_absent(measured):
     known = task_study.TaskStudy(measured.model, measured.profile).requests()
-    wanted = len(task_study.TITLES) * (1 + len(measured.profile.tasks["percents"]))
+    wanted = len(task_results.TITLES) * (1 + len(measured.profile.tasks["percents"]))
     assert len(known) in (0, wanted)
     assert missing(known) == []
 

@@ -25,7 +25,7 @@ from repro.measures.task_scores import METRICS, score
 from repro.models import loading
 from repro.report import html, tasks
 from repro.restoration import restore
-from repro.study import records, task_study
+from repro.study import records, requests, task_results, task_study
 from repro.study.requests import REGION
 from repro.training import sft
 from repro.training.prompts import encode_prompts
@@ -254,26 +254,26 @@ def trial(place, folder, tiny_model):
 
 
 def results(trial):
-    return [(request.kind, record.key, record.result) for request, record in trial._records()]
+    return [(r.kind, r.key, r.result) for r in requests.finished(trial.requests())]
 
 
 def test_it_computes_once_goes_on_and_is_read_without_examples(trial, place, tiny_loaded):
-    assert trial.means().empty and trial.run() == 8 and trial.run() == 0
+    assert trial.results.means().empty and trial.run() == 8 and trial.run() == 0
     blind = replace(trial, data=None)
     assert results(blind) == results(trial) and blind.run() == 0
-    means = blind.means()
-    pd.testing.assert_frame_equal(means, trial.means())
+    means = blind.results.means()
+    pd.testing.assert_frame_equal(means, trial.results.means())
     assert len(means) == 3 * 4 and (means["total"] == 6).all()
     assert (means["low"] <= means["accuracy"]).all() and (means["accuracy"] <= means["high"]).all()
-    assert list(blind.training()["cut_documents"]) == [0, 8]
-    assert list(blind.training()["rows_skipped"]) == ["none", "none"]
-    assert (blind.answers()["cut"] <= blind.answers()["questions"]).all()
-    assert len(blind.differences()) == 2 * 4 and set(blind.records()["kind"]) == {
+    assert list(blind.results.training()["cut_documents"]) == [0, 8]
+    assert list(blind.results.training()["rows_skipped"]) == ["none", "none"]
+    assert (blind.results.answers()["cut"] <= blind.results.answers()["questions"]).all()
+    assert len(blind.results.differences()) == 2 * 4 and set(blind.records()["kind"]) == {
         "task_finetune",
         "task_score",
     }
     parameters = restore.pair(*[restore.snapshot(tiny_loaded[0])] * 2, REGION).parameters
-    restored = {share: record.result["restored"] for _, share, record in trial._scores()}
+    restored = {share: record.result["restored"] for _, share, record in trial.results._scores()}
     assert restored == {x: restore.how_many(parameters, x) for x in (0.0, 20.0, 60.0)}
     check_by_hand(trial)
 
@@ -293,7 +293,7 @@ def test_it_computes_once_goes_on_and_is_read_without_examples(trial, place, tin
     assert sorted(f.name for f in files) == names
     assert files[0].parent == place / "results/tiny-llama/smoke"
     (place / "cache").rename(place / "elsewhere")
-    pd.testing.assert_frame_equal(blind.means(), means)
+    pd.testing.assert_frame_equal(blind.results.means(), means)
 
 
 def check_by_hand(trial) -> None:
@@ -338,16 +338,18 @@ def test_a_model_of_an_invented_world_has_no_part_in_it(place, folder, monkeypat
     with pytest.raises(ConfigError, match="choose a model of real text"):
         task_study.open_task_study("micro-m", "smoke", folder)
     monkeypatch.setenv("REPRO_TASKS", str(folder))
-    shown, told = task_study.shown("micro-m", "smoke")
-    assert "Table 5 does not apply" in told and shown.means().empty and shown.requests() == []
+    shown, told = tasks.shown("micro-m", "smoke")
+    assert "Table 5 does not apply" in told
+    assert shown.results.means().empty and shown.requests() == []
 
 
 def test_what_is_not_measured_says_what_to_set(place, tiny_model):
-    shown, told = task_study.shown(str(tiny_model), "smoke")
+    shown, told = tasks.shown(str(tiny_model), "smoke")
     assert told.startswith("Nothing is measured yet") and "REPRO_TASKS must name" in told
-    for draw in (shown.training, shown.answers, shown.differences, shown.means):
-        assert "Nothing" in html.table(draw(), "Nothing").html
-    assert "<table" in tasks.table(shown.means(), "Nothing").html
+    frames = shown.results
+    for frame in (frames.training, frames.answers, frames.differences, frames.means):
+        assert "Nothing" in html.table(frame(), "Nothing").html
+    assert "<table" in tasks.table(frames.means(), "Nothing").html
 
 
 def test_table_5_is_shaded_by_the_difference_from_no_restoration():
@@ -363,7 +365,7 @@ def made_up(gain: float) -> Side:
         base = generator.uniform(0.2, 0.5, 60)
         for share, values in ((0.0, base), (20.0, base + gain * generator.uniform(0.5, 1, 60))):
             rows.append((metric, share, 0, values, np.ones(60), np.zeros(60)))
-    units = pd.DataFrame(rows, columns=task_study.UNITS)
+    units = pd.DataFrame(rows, columns=task_results.UNITS)
     means = units[["metric", "restored_percent"]].assign(
         accuracy=[100 * v.mean() for v in units["values"]]
     )

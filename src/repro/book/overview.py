@@ -43,7 +43,7 @@ def overview(measured) -> pd.DataFrame:
         *_divergence(measured, accuracy),
         _concentration(measured),
         _restore("Table 4", restored, "test", paper.table("restore")),
-        *_tasks(task_study.TaskStudy(measured.model, measured.profile).means()),
+        *_tasks(task_study.TaskStudy(measured.model, measured.profile).results.means()),
         _restore("Table 6", restored, "train", paper.table("restore_train")),
         _strategies(measured),
         *_where(measured.results.locations()),

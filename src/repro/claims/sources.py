@@ -86,8 +86,8 @@ def of_study(measured) -> Side:
     units["restored_levels"] = restored
     if len(answers):
         units |= dict.fromkeys(("acc", "levels"), summary.tuned(answers))
-    other = task_study.TaskStudy(measured.model, measured.profile)
-    frames["tasks"], units["tasks"] = other.means(), other.units()
+    of_tasks = task_study.TaskStudy(measured.model, measured.profile).results
+    frames["tasks"], units["tasks"] = of_tasks.means(), of_tasks.units()
     blocks, strategy_side = of_layers(measured), of_strategies(measured)
     frames, units = frames | blocks.frames | strategy_side.frames, units | blocks.units
     return Side(_name(measured), {k: frame for k, frame in frames.items() if len(frame)}, units)

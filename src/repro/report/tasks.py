@@ -4,7 +4,9 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
-from repro import paper
+from repro import files, paper
+from repro.data import task_examples
+from repro.models import registry
 from repro.report.html import (
     Html,
     beside_paper,
@@ -17,6 +19,8 @@ from repro.report.html import (
 )
 from repro.report.layout import Finding, tabs
 from repro.report.style import MARKERS, STYLE, VIVID, closed, say_if_empty, share_axis, side_by_side
+from repro.study import profiles
+from repro.study.task_study import TaskStudy, open_task_study, why_not
 
 COLUMNS = {
     "xsum_rouge1": ("XSum", "ROUGE-1"),
@@ -24,6 +28,48 @@ COLUMNS = {
     "xsum_rougeL": ("XSum", "ROUGE-L"),
     "gsm8k_accuracy": ("GSM8K", "Acc"),
 }
+
+
+def shown(model: str, profile: str) -> tuple[TaskStudy, str]:
+    """Return the study whose results a page shows, and Markdown that says which and why.
+
+    Where the model has no part in Table 5, it is the first that `results/` holds; what is missing
+    of the model's own is computed if there are examples.
+    """
+    study = open_task_study(model, profile)
+    if not study.applies:
+        others = [other for other in _committed() if other.results.means().size]
+        reason = f"**{why_not(study.model)}.** So Table 5 does not apply to it."
+        if not others:
+            return study, reason
+        return others[0], f"{reason} Shown instead: {about(others[0])}"
+    study.run()
+    if study.results.means().size:
+        return study, about(study)
+    return study, f"Nothing is measured yet: {about(study)} To measure, {task_examples.FOLDER}."
+
+
+def _committed() -> list[TaskStudy]:
+    folders = sorted(path.parent for path in files.results_dir().glob("*/*/task_score.jsonl"))
+    known = [(f.parent.name, f.name) for f in folders if f.parent.name in registry.entries()]
+    return [
+        TaskStudy(registry.entry(name), profiles.profile(profile))
+        for name, profile in known
+        if profile in profiles.PROFILES
+    ]
+
+
+def about(study: TaskStudy) -> str:
+    """Return a line of Markdown on the model and the sizes."""
+    sizes = study.profile.tasks
+    math, news = sizes["gsm8k"], sizes["xsum"]
+    return (
+        f"**{study.model.title}**, profile `{study.profile.name}`: {math['train']} problems of"
+        f" GSM8K to train on and {math['test']} to test with, answers of up to"
+        f" {math['new_tokens']} tokens; {news['train']} and {news['test']} documents of XSum,"
+        f" each cut off after {news['document_tokens']} tokens, summaries of up to"
+        f" {news['new_tokens']}; learning rate {study.model.learning_rate:g}, answers greedy."
+    )
 
 
 def table(frame: pd.DataFrame, title: str) -> Html:

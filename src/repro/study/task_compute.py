@@ -15,7 +15,7 @@ from repro.measures.task_scores import score
 from repro.study.computation import Computation
 from repro.study.requests import Request
 from repro.study.session import Session, TunedModel
-from repro.study.task_study import TITLES
+from repro.study.task_results import TITLES
 from repro.training.prompts import encode_prompts
 from repro.training.recipe import Recipe
 
