@@ -1,41 +1,29 @@
 """Examples of GSM8K and XSum, from a folder or from the Hub, checked and counted (Table 5).
 
 A folder holds `gsm8k/train.jsonl` and `gsm8k/test.jsonl` (question, answer), and in `xsum/` any
-`.jsonl` (document, summary, split). From the Hub they come through the package `datasets`.
+`.jsonl` (document, summary, split). From the Hub they come through the package `datasets`. What is
+particular to a task is in `repro.data.gsm8k` and `repro.data.xsum`.
 """
-
-from __future__ import annotations
 
 import hashlib
 import json
 import os
-import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import ModuleType
 
 import pandas as pd
 
-from repro.data import facts
-from repro.data.gsm8k import final_number
+from repro.data import facts, gsm8k, xsum
 from repro.errors import ConfigError, DataError
 
-if TYPE_CHECKING:  # what reads records only, as most do, need not wait for PyTorch
-    from transformers import PreTrainedTokenizerBase
-
-TASKS = {"gsm8k": ("question", "answer"), "xsum": ("document", "summary")}
+TASKS: dict[str, ModuleType] = {"gsm8k": gsm8k, "xsum": xsum}
 SPLITS = ("train", "test")
 OTHER_SPLITS = ("validation", "dev")  # there may be such rows; nothing here is chosen on them
 HUB = "hub"
-_ON_HUB = {
-    "gsm8k": {"path": "openai/gsm8k", "name": "main"},
-    # The Hub's own conversion: `datasets` no longer runs the script in this repository.
-    "xsum": {"path": "EdinburghNLP/xsum", "revision": "refs/convert/parquet"},
-}
-_CALCULATOR = re.compile(r"<<[^<>]*>>")
 FOLDER = (
     "REPRO_TASKS must name a folder with gsm8k/train.jsonl, gsm8k/test.jsonl and xsum/*.jsonl,"
     f" or be {HUB!r}"
@@ -113,20 +101,20 @@ def _counted(skipped: dict[str, int]) -> str:
 def read(task: str, place: Path | str) -> tuple[pd.DataFrame, dict[str, int]]:
     """Return every usable example, and how many rows were skipped for which reason.
 
-    Skipped are rows with an empty text, and answers of GSM8K without a final number. Its notes for
-    a calculator (`<<2*3=6>>`) are left out.
+    Skipped are rows with an empty text, and answers of GSM8K without a final number. The frame has
+    the columns of `Examples`; rows of other splits than train and test are left out.
 
     Raises DataError for an unreadable file or a row without its columns.
     """
     skipped, made, places = Counter(), [], Counter()
     for where, split, row in _hub(task) if place == HUB else _folder(task, Path(place)):
-        question, answer = (_text(row, column, where) for column in TASKS[task])
+        question, answer = (_text(row, column, where) for column in TASKS[task].COLUMNS)
         places[split] += 1
         if reason := _unusable(task, question, answer):
             skipped[reason] += 1
         elif split in SPLITS:
             example = f"{task}-{split}-{places[split] - 1:06d}"
-            made.append((example, task, split, question, _CALCULATOR.sub("", answer)))
+            made.append((example, task, split, question, TASKS[task].reference(answer)))
     frame = pd.DataFrame(made, columns=["fact_id", "topic", "split", "question", "object"])
     return frame, dict(sorted(skipped.items()))
 
@@ -138,20 +126,17 @@ def _text(row: dict, column: str, where: str) -> str:
 
 
 def _unusable(task: str, question: str, answer: str) -> str:
-    for text, column in zip((question, answer), TASKS[task], strict=True):
+    for text, column in zip((question, answer), TASKS[task].COLUMNS, strict=True):
         if not text:
             return f"with an empty {column}"
-    return "without a number" if task == "gsm8k" and final_number(answer) is None else ""
+    return TASKS[task].reason_to_skip(answer)
 
 
 def _folder(task: str, folder: Path) -> Iterator[Row]:
-    if task == "gsm8k":
-        paths = [folder / task / f"{split}.jsonl" for split in SPLITS]
-    else:
-        paths = sorted((folder / task).glob("*.jsonl")) or [folder / task / "*.jsonl"]
-    for path in paths:
+    column = TASKS[task].SPLIT_COLUMN
+    for path in TASKS[task].paths(folder / task):
         for where, row in _lines(path):
-            split = path.stem if task == "gsm8k" else _text(row, "split", where)
+            split = _text(row, column, where) if column else path.stem
             if split not in (*SPLITS, *OTHER_SPLITS):
                 raise DataError(f"{where}: the split is {split!r}, not train or test")
             yield where, split, row
@@ -181,7 +166,7 @@ def _hub(task: str) -> Iterator[Row]:
             f"to get {task} from the Hub the package datasets is needed: install it with"
             f" `pip install -e '.[hub]'`. Without it {FOLDER}"
         ) from None
-    chosen = _ON_HUB[task]
+    chosen = TASKS[task].ON_HUB
     for split in SPLITS:
         try:
             rows = datasets.load_dataset(**chosen, split=split)
@@ -197,13 +182,3 @@ def _hub(task: str) -> Iterator[Row]:
 def _digest(examples: pd.DataFrame) -> str:
     rows = examples[["fact_id", "question", "object"]].to_numpy().tolist()
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
-
-
-def shorten(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], limit: int) -> list[str]:
-    """Return texts cut off after their first `limit` tokens."""
-    options = {"add_special_tokens": False, "return_offsets_mapping": True}
-    spans = tokenizer(list(texts), **options).offset_mapping
-    return [
-        text[: ends[limit - 1][1]] if len(ends) > limit else text
-        for text, ends in zip(texts, spans, strict=True)
-    ]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from repro.data import task_examples
+from repro.data import xsum
 from repro.inference.decoding import Prompt
 from repro.measures import accuracy
 from repro.measures.task_scores import score
@@ -72,7 +72,7 @@ class TaskComputation(Computation):
         limit = self.study.profile.tasks[task].get("document_tokens")
         if limit is None:
             return examples, 0
-        texts = task_examples.shorten(self.session.tokenizer, examples["question"], limit)
+        texts = xsum.shorten(self.session.tokenizer, examples["question"], limit)
         return examples.assign(question=texts), int((examples["question"] != texts).sum())
 
 

@@ -1,0 +1,43 @@
+"""XSum: news documents and their summaries; where they are, and how documents are cut.
+
+It offers `repro.data.task_examples` the same names as `repro.data.gsm8k`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # what reads records only, as most do, need not wait for PyTorch
+    from transformers import PreTrainedTokenizerBase
+
+COLUMNS = ("document", "summary")
+SPLIT_COLUMN = "split"
+# The Hub's own conversion: `datasets` no longer runs the script in this repository.
+ON_HUB = {"path": "EdinburghNLP/xsum", "revision": "refs/convert/parquet"}
+
+
+def paths(folder: Path) -> list[Path]:
+    """Return the files of a folder of XSum: any `.jsonl`; where there is none, what is missing."""
+    return sorted(folder.glob("*.jsonl")) or [folder / "*.jsonl"]
+
+
+def reason_to_skip(summary: str) -> str:
+    """Return why a summary cannot be used: there is no reason but to be empty."""
+    return ""
+
+
+def reference(summary: str) -> str:
+    """Return a summary as it is trained on: as it is."""
+    return summary
+
+
+def shorten(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], limit: int) -> list[str]:
+    """Return texts cut off after their first `limit` tokens."""
+    options = {"add_special_tokens": False, "return_offsets_mapping": True}
+    spans = tokenizer(list(texts), **options).offset_mapping
+    return [
+        text[: ends[limit - 1][1]] if len(ends) > limit else text
+        for text, ends in zip(texts, spans, strict=True)
+    ]
