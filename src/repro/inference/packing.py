@@ -13,6 +13,7 @@ import torch
 from transformers import PreTrainedModel
 
 from repro.inference.cpu.prefix_tree import merge_prefixes
+from repro.models.tokens import shared_prefix
 
 _FITTING: WeakSet[PreTrainedModel] = WeakSet()  # networks that were tried and fit
 
@@ -38,9 +39,7 @@ def groups(texts: Sequence[list[int]], most: int) -> list[list[int]]:
     """Return which texts to pack together: alike ones, of at most `most` nodes or a single text."""
     made, size, before = [], most, []
     for i in sorted(range(len(texts)), key=texts.__getitem__):
-        pairs = zip(before, texts[i], strict=False)
-        shared = next((at for at, (a, b) in enumerate(pairs) if a != b), len(before))
-        new = len(texts[i]) - shared
+        new = len(texts[i]) - shared_prefix(before, texts[i])
         if size + new > most:  # it begins a row, so all of its tokens are new
             made.append([])
             size, new = 0, len(texts[i])

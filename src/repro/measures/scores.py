@@ -13,7 +13,6 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
-from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -25,7 +24,7 @@ from repro.errors import ConfigError, DataError
 from repro.measures import blocks
 from repro.measures.mastery import blocks_of, template_columns
 from repro.models.devices import processes
-from repro.models.tokens import encode
+from repro.models.tokens import encode, shared_prefix
 
 if TYPE_CHECKING:  # what reads records only, as most do, need not wait for PyTorch
     import torch
@@ -199,10 +198,9 @@ def _split(prompt: list[int], whole: list[int]) -> tuple[list[int], list[int]]:
     Where the answer changes how the end of the prompt is tokenised, that end is scored too: the
     two texts part where their tokens part.
     """
-    pairs = zip(prompt, whole[:-1], strict=False)
-    shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
-    shared = max(1, shared)  # something must be read before a token can be predicted
-    return whole[:-1], whole[shared:]
+    read = whole[:-1]
+    # Something must be read before a token can be predicted.
+    return read, whole[max(1, shared_prefix(prompt, read)) :]
 
 
 def _rows(asked: Sequence[Statement]) -> list[list[int]]:
@@ -215,8 +213,7 @@ def _rows(asked: Sequence[Statement]) -> list[list[int]]:
                 f"a statement of {len(context)} tokens with an object of {size} is too long to be"
                 f" scored: at most {ROW_NODES} and {ROW_TARGETS}"
             )
-        pairs = zip(before, context, strict=False)
-        new = len(context) - sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+        new = len(context) - shared_prefix(before, context)
         if nodes + new > ROW_NODES or targets + size > ROW_TARGETS:
             rows.append([])
             nodes, targets, new = 0, 0, len(context)

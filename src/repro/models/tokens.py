@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import takewhile
 from typing import TYPE_CHECKING
 
 from repro.errors import ModelError
@@ -27,6 +28,12 @@ def prefix_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
         if whole[start : start + len(plain)] == plain:
             return whole[:start]
     raise ModelError("this tokenizer changes a text when it adds special tokens: it cannot be used")
+
+
+def shared_prefix(first: Sequence[int], second: Sequence[int]) -> int:
+    """Return how many tokens two texts begin with in common."""
+    equal = (a == b for a, b in zip(first, second, strict=False))
+    return sum(1 for _ in takewhile(bool, equal))
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:

@@ -18,10 +18,12 @@ from repro.study.record_files import (
     Record,
     Stored,
     damaged,
+    kind_and_key,
     parse,
     parse_json,
     read,
     read_table,
+    record_name,
     table_text,
 )
 
@@ -40,7 +42,7 @@ class Folder:
 
     def error_about(self, kind: str, key: str) -> StoreError | None:
         """Return what is wrong with the file that may have held a record, or None."""
-        if self.digests is not None and f"{kind}-{key}" not in self.digests:
+        if self.digests is not None and record_name(kind, key) not in self.digests:
             return None
         files = (f"{kind}.jsonl", DIGESTS)
         return next((error for path, error in self.errors if path.name in files), None)
@@ -100,7 +102,7 @@ def read_folder(folder: Path) -> Folder:
             except StoreError as error:
                 errors.append((path, error))
                 continue
-            name, known = f"{kind}-{key}", digests or {}
+            name, known = record_name(kind, key), digests or {}
             table = folder / f"{name}.csv"
             given = known.get(name), known.get(table.name)
             stored[key] = Stored(line, path, table, given, digests is not None)
@@ -139,7 +141,7 @@ def write(records: Iterable[tuple[Record, bytes | None]], folder: Path) -> list[
     for record, table in sorted(records, key=lambda pair: pair[0].key):
         kinds.setdefault(record.kind, []).append((record, table))
     before = digests_of(folder)
-    digests = {n: each for n, each in before.items() if n.partition("-")[0] not in kinds}
+    digests = {n: each for n, each in before.items() if kind_and_key(n)[0] not in kinds}
     for record, table in (pair for pairs in kinds.values() for pair in pairs):
         digests |= _digests(record, table)
     write_digests(folder, before | digests)
@@ -147,7 +149,7 @@ def write(records: Iterable[tuple[Record, bytes | None]], folder: Path) -> list[
     for kind, pairs in sorted(kinds.items()):
         for record, table in pairs:
             if table is not None:
-                written.append(folder / f"{record.name}.csv")
+                written.append(folder / record.table_name)
                 write_atomic(written[-1], table)
         written.append(folder / f"{kind}.jsonl")
         write_atomic(written[-1], "".join(json.dumps(asdict(r)) + "\n" for r, _ in pairs))
@@ -178,7 +180,7 @@ def digests_of(folder: Path) -> dict[str, str]:
 
 def _digests(record: Record, table: bytes | None) -> dict[str, str]:
     of_record = digest(record.kind, record.params, record.result, record.provenance)
-    of_table = {f"{record.name}.csv": text_sha256(table)} if table is not None else {}
+    of_table = {record.table_name: text_sha256(table)} if table is not None else {}
     return {record.name: of_record} | of_table
 
 
@@ -209,7 +211,7 @@ def remove(folder: Path, keys: Iterable[str | None]) -> None:
         else:
             path.unlink(missing_ok=True)
     if known.digests is not None:
-        names = {f"{s.path.stem}-{k}" for k, s in known.stored.items() if k not in unwanted}
+        names = {record_name(s.kind, k) for k, s in known.stored.items() if k not in unwanted}
         digests = {n: d for n, d in known.digests.items() if n.removesuffix(".csv") in names}
         write_digests(folder, digests)
     forget()

@@ -12,7 +12,15 @@ from repro.errors import StoreError
 from repro.files import results_dir
 from repro.models import registry
 from repro.study import committed, profiles, records
-from repro.study.record_files import GitFileError, Stored, damaged, parse, read_table
+from repro.study.record_files import (
+    GitFileError,
+    Stored,
+    damaged,
+    kind_and_key,
+    parse,
+    read_table,
+    record_name,
+)
 from repro.study.requests import Request
 from repro.study.study import Study, open_study
 
@@ -24,6 +32,11 @@ class Damage:
     kind: str
     key: str | None
     error: StoreError
+
+    @property
+    def name(self) -> str:
+        """The name of the record (`record_files.record_name`)."""
+        return record_name(self.kind, self.key)
 
 
 def check_study(study: Study) -> list[Damage]:
@@ -84,11 +97,11 @@ def check_folder(path: Path) -> list[Damage]:
     folder = committed.read_folder(path)
     damage = [Damage(where.stem, None, error) for where, error in folder.errors]
     for wanted, stored in folder.stored.items():
-        damage += _check_stored(stored.path.stem, wanted, stored)
-    names = {f"{stored.path.stem}-{wanted}" for wanted, stored in folder.stored.items()}
+        damage += _check_stored(stored.kind, wanted, stored)
+    names = {record_name(stored.kind, wanted) for wanted, stored in folder.stored.items()}
     for name in sorted(folder.digests or ()):
         if name.removesuffix(".csv") not in names:
-            kind, _, wanted = name.removesuffix(".csv").rpartition("-")
+            kind, wanted = kind_and_key(name)
             error = damaged(path / f"{kind}.jsonl", f"lacks {name}, of which there is a digest")
             damage.append(Damage(kind, wanted, error))
     return damage
@@ -138,30 +151,23 @@ def _compute_again(study: Study, damage: list[Damage], workers: int | None) -> i
             raise each.error
     folders = _delete(damage)
     first = study.requests.mastery()
-    again = [r for r in [first] if _name(r) in folders] or _needed(study, folders)
+    if first.name in folders:  # what depends on mastery is not known until it is measured again
+        again = [first]
+    else:
+        again = [request for request in study.all_requests() if request.name in folders]
     study.compute(again, workers)
-    for folder in {folders[_name(request)] for request in again} - {None}:
-        _export_again([r for r in again if folders[_name(r)] == folder], folder)
+    for folder in {folders[request.name] for request in again} - {None}:
+        _export_again([request for request in again if folders[request.name] == folder], folder)
     return len(again)
-
-
-def _name(request: Request) -> str:
-    return f"{request.kind}-{request.key}"
-
-
-def _needed(study: Study, names: Iterable[str]) -> list[Request]:
-    wanted = set(names)
-    return [request for request in study.all_requests() if _name(request) in wanted]
 
 
 def _delete(damage: list[Damage]) -> dict[str, Path | None]:
     """Delete damaged records; return for each the folder of `results/` it was in, or None."""
-    folders = {f"{each.kind}-{each.key}": _folder(each) for each in damage}
+    folders = {each.name: _folder(each) for each in damage}
     for folder in set(folders.values()) - {None}:
-        keys = [each.key for each in damage if folders[f"{each.kind}-{each.key}"] == folder]
-        committed.remove(folder, keys)
+        committed.remove(folder, [each.key for each in damage if folders[each.name] == folder])
     for each in (each for each in damage if each.key):
-        if not folders[f"{each.kind}-{each.key}"] or _in_cache_damaged(each.kind, each.key):
+        if not folders[each.name] or _in_cache_damaged(each.kind, each.key):
             records.delete(each.kind, each.key)
     return folders
 

@@ -30,6 +30,17 @@ from repro.study import record_checks
 REMEDY = "`repro check MODEL --repair` deletes it and computes it again"
 
 
+def record_name(kind: str, key: str | None) -> str:
+    """Return the name of a record among those of all kinds: `accuracy-0123456789abcdef`."""
+    return f"{kind}-{key}"
+
+
+def kind_and_key(name: str) -> tuple[str, str]:
+    """Return kind and key of a record by its name, or by the name of its table's file."""
+    kind, _, key_of_record = name.removesuffix(".csv").rpartition("-")
+    return kind, key_of_record
+
+
 @dataclass(frozen=True)
 class Record:
     """What one run was asked to do (`params`), what came out, and where and when."""
@@ -42,8 +53,13 @@ class Record:
 
     @property
     def name(self) -> str:
-        """Its name among records of all kinds, such as `accuracy-0123456789abcdef`."""
-        return f"{self.kind}-{self.key}"
+        """Its name, as `record_name` makes it."""
+        return record_name(self.kind, self.key)
+
+    @property
+    def table_name(self) -> str:
+        """The name of its table's file in a folder of `results/`."""
+        return f"{self.name}.csv"
 
     @property
     def has_table(self) -> bool:
@@ -60,6 +76,11 @@ class Stored:
     table: Path  # the CSV beside it, if it has one
     digests: tuple[str | None, str | None] = (None, None)  # of the record and of its table
     digests_required: bool = False
+
+    @property
+    def kind(self) -> str:
+        """The kind of record: the name of the file in `results/`, of the folder in the cache."""
+        return self.path.stem if self.path.suffix == ".jsonl" else self.path.parent.name
 
 
 class GitFileError(StoreError):

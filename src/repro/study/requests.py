@@ -19,6 +19,7 @@ from repro.measures.divergence import CANDIDATES, NEAR
 from repro.models import architecture, devices, registry, weights
 from repro.study import records
 from repro.study.profiles import Profile
+from repro.study.record_files import record_name
 from repro.training.recipe import Adapter, Recipe
 
 VERSION = 2  # part of every key: raised when a change to the code changes results
@@ -58,6 +59,11 @@ class Request:
     def key(self) -> str:
         """The key of the record (`repro.provenance.key`)."""
         return provenance.key(self.kind, self.params)
+
+    @property
+    def name(self) -> str:
+        """The name of the record (`repro.study.record_files.record_name`)."""
+        return record_name(self.kind, self.key)
 
     def record(self) -> records.Record | None:
         """Return the finished record, or None."""
