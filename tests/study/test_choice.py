@@ -12,10 +12,18 @@ from repro.study import calibration, open_study, plan, profiles
 from repro.study.requests import missing
 
 
+@pytest.fixture
+def unscored(tmp_path, tiny_model, tiny_facts_folder):
+    """Return a study without any record."""
+    with chosen.study(tmp_path, tiny_model, tiny_facts_folder) as study:
+        yield study
+
+
 @pytest.fixture(scope="module")
 def opened(tmp_path_factory, tiny_model, tiny_facts_folder):
-    """Return a study of the tiny model, in a cache of its own."""
+    """Return a study whose scores are there; take a copy to compute more."""
     with chosen.study(tmp_path_factory.mktemp("choice"), tiny_model, tiny_facts_folder) as study:
+        study.compute([study.choice.request()])
         yield study
 
 
@@ -23,15 +31,15 @@ def kinds(requests):
     return [request.kind for request in requests]
 
 
-def test_scores_come_first_then_mastery_then_the_rest(opened):
-    study = replace(opened)
+def test_scores_come_first_then_mastery_then_the_rest(unscored):
+    study = replace(unscored)
     assert kinds(study.all_requests()) == ["score"]
     table = plan.plan(study)  # a plan needs no scores and computes none
     assert table.set_index("kind")["missing"][["score", "mastery"]].tolist() == [1, 1]
     assert missing([study.choice.request()])
     study.compute([study.choice.request()])
     assert kinds(study.all_requests()) == ["score", "mastery"]
-    measured = replace(opened).results.mastery()
+    measured = replace(unscored).results.mastery()
     assert measured["split"].value_counts().to_dict() == {
         "train": 18,
         "test": 12,
