@@ -70,6 +70,23 @@ def test_files_are_those_imported_in_the_end(package, code, files):
     assert found(package, code) == files
 
 
+@pytest.mark.parametrize(
+    ("code", "others"),
+    [
+        ("from repro import open_study\ns = open_study(model, profile)", False),
+        ("from repro import open_study\ns = open_study('micro-s', profile)", True),
+        ("from repro.report import scale", False),
+        ("from repro.report import levels", True),
+        ("open('../results/micro-s/full/accuracy.jsonl')", True),
+    ],
+)
+def test_only_a_script_that_opens_other_studies_shows_other_models(package, code, others):
+    (package / "repro/report/levels.py").write_text("def all():\n    return files.results_dir()\n")
+    script = package / "script.py"
+    script.write_text(code)
+    assert dependencies.shows_other_models(script) is others
+
+
 def test_a_public_name_counts_with_the_module_it_is_loaded_from(tmp_path):
     script = tmp_path / "script.py"
     script.write_text("from repro import load_facts\n")
@@ -101,4 +118,6 @@ def test_each_notebook_depends_on_its_own_result_and_few_on_those_of_others():
     assert "03_levels" not in using("report/restoration.py")
     assert "05_restore" in using("report/restoration.py")
     assert using("study/records.py") == everything
+    alone = {p.stem for p in NOTEBOOKS.glob("*.py") if not dependencies.shows_other_models(p)}
+    assert "02_scale" in alone and not alone & {"06_tasks", "10_claims", "12_exposure"}
     assert using("book/overview.py") == using("book/pages.py") == using("cli.py") == set()

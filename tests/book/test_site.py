@@ -67,7 +67,7 @@ def test_a_notebook_runs_once_and_is_published(book):
 def test_what_makes_a_notebook_stale(book):
     (source,) = book.sources()
     stamps = {execution.digest(book, source)}
-    source.write_text(CELLS.format(code="print(2)"))
+    source.write_text(CELLS.format(code="from repro.report import tasks"))
     stamps.add(execution.digest(book, source))
     results = book.root / "results/micro-m/smoke"
     results.mkdir(parents=True)
@@ -82,6 +82,20 @@ def test_what_makes_a_notebook_stale(book):
     stamps.add(execution.digest(book, source))
     assert len(stamps) == 6
     assert execution.digest(book, source) in stamps
+
+
+def test_records_of_other_models_leave_a_page_of_one_model_alone(book, tmp_path):
+    (source,) = book.sources()
+    source.write_text(CELLS.format(code="s = open_study(model, profile)"))
+    copy = tmp_path / "copy-of-micro-m"  # its records may be kept under the name of the original
+    copy.mkdir()
+    books = [book, execution.Book(book.root, "smollm2-135m", "smoke")]
+    books += [execution.Book(book.root, str(copy), "smoke")]
+    before = [execution.digest(each, source) for each in books]
+    (book.root / "results/micro-m/smoke").mkdir(parents=True)
+    (book.root / "results/micro-m/smoke/accuracy.jsonl").write_text("{}\n")
+    after = [execution.digest(each, source) for each in books]
+    assert [a != b for a, b in zip(before, after, strict=True)] == [True, False, True]
 
 
 def test_a_failing_notebook_names_itself_and_leaves_nothing(book):

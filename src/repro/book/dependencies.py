@@ -5,6 +5,7 @@ The book runs a notebook again when one of them changes, and leaves the other no
 
 import ast
 import hashlib
+import re
 from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
@@ -16,6 +17,10 @@ DATA_FILES = {".yaml", ".json", ".csv"}
 # `repro.book` reaches Sphinx's side of the book, and with it every result, through one import
 # inside a function that no notebook calls.
 NOT_FOLLOWED = {"repro.book.extension"}
+PAGE_PACKAGES = {"report", "claims", "book"}
+OPENS_RECORDS = re.compile(r"open_\w*study|\b(Task)?Study\(|results_dir|\brecords\.|results/\w")
+OWN_STUDY = "open_study(model, profile)"  # as every notebook opens the study of its parameters
+IMPORT_OF_STUDY = re.compile(r"^from repro(\.study)? import .*$", re.MULTILINE)
 
 
 def files_of(code: Path) -> list[Path]:
@@ -33,6 +38,21 @@ def files_of(code: Path) -> list[Path]:
     folders = {path.parent for path in sources} - {PACKAGE}
     data = (path for folder in folders for path in folder.rglob("*") if path.suffix in DATA_FILES)
     return sorted({*sources, *data})
+
+
+def shows_other_models(code: Path) -> bool:
+    """Tell whether a script may show records of other models than the one it is run on.
+
+    It may, unless it opens no study but that of its parameters, and no module of the packages that
+    make pages, of those it imports, opens a study or lists `results/` itself. Rather too often than
+    too seldom: a page that is run in vain costs a minute, a stale page is wrong.
+    """
+    text = IMPORT_OF_STUDY.sub("", code.read_text(encoding="utf-8-sig"))
+    if OPENS_RECORDS.search(text.replace(OWN_STUDY, "")):
+        return True
+    modules = [path for path in files_of(code) if path.suffix == ".py"]
+    pages = [p for p in modules if p.relative_to(PACKAGE).parts[0] in PAGE_PACKAGES]
+    return any(OPENS_RECORDS.search(path.read_text(encoding="utf-8")) for path in pages)
 
 
 def content_hash(paths: Iterable[Path]) -> str:

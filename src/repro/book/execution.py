@@ -70,16 +70,21 @@ class Book:
 def digest(book: Book, source: Path) -> str:
     """Return a hash of a notebook, the modules it imports, the results and the parameters.
 
-    The results are the committed records of all models: some pages show other models too.
+    The results are the committed records of the model; of all models, where the page may show
+    others, or where records of this one may be kept under another name.
     """
-    paths = [source, *dependencies.files_of(source), *result_files()]
+    entry = registry.entry(book.model)
+    alone = entry.name in registry.entries() and not dependencies.shows_other_models(source)
+    results = result_files(files.results_dir() / entry.name) if alone else result_files()
+    paths = [source, *dependencies.files_of(source), *results]
     parameters = repr(sorted(book.parameters().items()))
     return hashlib.sha256((parameters + dependencies.content_hash(paths)).encode()).hexdigest()
 
 
-def result_files() -> list[Path]:
-    """Return the files of the committed records, sorted."""
-    return sorted(path for path in files.results_dir().rglob("*") if path.suffix in RESULT_FILES)
+def result_files(folder: Path | None = None) -> list[Path]:
+    """Return the files of committed records in a folder, by default all of `results/`, sorted."""
+    folder = folder or files.results_dir()
+    return sorted(path for path in folder.rglob("*") if path.suffix in RESULT_FILES)
 
 
 def is_fresh(executed: Path, stamp: str) -> bool:
