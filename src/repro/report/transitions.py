@@ -1,0 +1,439 @@
+"""What becomes of single facts: known before fine-tuning, lost by it, brought back by restoration.
+
+A test fact is *known* when the pre-trained model has it at level `KNOWN` or above, so that more
+than half of its sampled completions hold the answer (Equation 1). It is *lost* when the fine-tuned
+model answers it wrong. Both questions of this page need the answer to every question, which the
+records keep: does what the pre-trained model shows of a fact tell whether it will be lost, and
+does restoration bring back the lost facts, or others?
+
+Every training level is looked at with as many facts as its largest restored run had. Intervals are
+over questions and data samples (`repro.statistics.bootstrap`).
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from repro.paper import LEVELS
+from repro.report.layout import Finding
+from repro.report.style import COLOURS, MARKERS, STYLE, closed, panels, say_if_empty, share_axis
+from repro.statistics import bootstrap
+from repro.statistics.verdicts import Comparison, compare_jointly
+from repro.study import Study
+
+KNOWN = 3  # the lowest level of a fact that counts as known: R is above one half
+BINS, IN_BIN = 5, 20  # of a level's facts in the calibration curve: at most, and facts of each
+FEW = 10  # facts that must be lost, and come right, to ask which ones come back
+ALL = -1  # "level" of all facts together
+UNIT = ["train_level", "sample", "values", "sizes", "strata"]
+CURVE = ["level", "before", "facts", "lost", "low", "high"]
+RECOVERY = ["level", "restored_percent", "wrong", "right", "share", "low", "high"]
+COUNTS = ["restored_percent", "known", "lost", "brought_back", "expected", "others_wrong"]
+COUNTS += ["others_right", "known_broken", "others_broken"]
+BY_MODEL = ["model", "question", "at", "estimate", "low", "high", "low_joint", "high_joint"]
+BY_MODEL += ["verdict"]
+
+
+@dataclass(frozen=True)
+class Answered:
+    """The test facts of a study and the answers of its fine-tuned models.
+
+    `facts` has a row for each test fact: fact_id, topic, level and `before`, what the pre-trained
+    model shows of it, which `measure` names. `answers` has a row for each run and restored share:
+    train_level, train_size, sample, restored_percent and `values`, an array over the facts of 1
+    (right) and 0 (wrong).
+    """
+
+    title: str
+    measure: str
+    facts: pd.DataFrame
+    answers: pd.DataFrame
+    chosen: bool = False  # the facts, by score
+
+    def tuned(self) -> pd.DataFrame:
+        """Return the answers of the runs as they were fine-tuned, with nothing restored."""
+        return self.answers[self.answers["restored_percent"] == 0]
+
+    def pairs(self, percent: float) -> pd.DataFrame:
+        """Return the answers at a restored share, with those without restoration as `before`."""
+        keys = ["train_level", "train_size", "sample"]
+        restored = self.answers[self.answers["restored_percent"] == percent]
+        tuned = self.tuned()[[*keys, "values"]].rename(columns={"values": "before"})
+        return restored.merge(tuned, on=keys, validate="1:1")
+
+    def percents(self) -> list[float]:
+        """Return the restored shares above 0."""
+        return sorted(percent for percent in self.answers["restored_percent"].unique() if percent)
+
+
+def gather(measured: Study) -> Answered:
+    """Return the facts and answers of a study; the facts' scores where they were scored, else R."""
+    facts = measured.facts_of(None, "test")[["fact_id", "topic", "level", "rate"]]
+    scored = measured.results.scored()
+    facts = facts.merge(scored[["fact_id", "score"]], on="fact_id", how="left")
+    known = bool(facts["score"].notna().all())
+    facts["before"] = facts["score"] if known else facts["rate"]
+    requests = [
+        measured.requests.accuracy(run, "test", percent)
+        for run, percents in _runs(measured)
+        for percent in percents
+    ]
+    columns = ["train_level", "train_size", "sample", "restored_percent", "values"]
+    answers = measured.results.answers(requests)
+    answers = answers[columns] if len(answers) else pd.DataFrame(columns=columns)
+    facts = facts[["fact_id", "topic", "level", "before"]]
+    measure, chosen = "score (nats)" if known else "R", measured.choice is not None
+    return Answered(_title(measured), measure, facts, answers, chosen)
+
+
+def _title(measured: Study) -> str:
+    return f"{measured.model.title}, {measured.profile.name}"
+
+
+def _runs(measured: Study) -> list[tuple]:
+    """Return the runs of each level at its largest restored size, each with its shares."""
+    restored = set(measured.grid.restored_runs())
+    largest: dict[int, int] = {}
+    for run in restored:
+        largest[run.level] = max(run.size, largest.get(run.level, 0))
+    return [
+        (run, measured.profile.percents if run in restored else (0,))
+        for run in measured.grid.runs()
+        if run.size is not None and run.size == largest.get(run.level)
+    ]
+
+
+# --- is it lost? ----------------------------------------------------------------------------------
+
+
+def calibration(answered: Answered) -> pd.DataFrame:
+    """Return how many of a level's facts are lost, by what the pre-trained model shows of them.
+
+    The facts of each level from 1 are divided into bins of equal size by `before`. `CURVE`: level,
+    the bin's mean of `before`, its number of facts, and the percentage that fine-tuned models
+    answer wrong, mean over runs, with its 95 % interval.
+    """
+    rows = []
+    for level in LEVELS[1:]:
+        facts = answered.facts[answered.facts["level"] == level]
+        number = min(BINS, len(facts) // IN_BIN)
+        if not number or answered.answers.empty:
+            continue
+        for members in _bins(facts["before"], number):
+            before = answered.facts["before"].to_numpy()[members].mean()
+            units = _units(answered.tuned(), lambda run, at=members: 1 - run["values"][at])
+            rows.append((level, before, len(members), *_interval(units)))
+    return pd.DataFrame(rows, columns=CURVE)
+
+
+def losses(answered: Answered) -> pd.DataFrame:
+    """Compare, level by level, the facts of which the model shows more with those of less.
+
+    Returns rows of `verdicts.compare_jointly`: the percentage lost of the upper half less that of
+    the lower, in points. Levels with fewer facts than a paired interval needs have no row.
+    """
+    comparisons = []
+    for level in LEVELS[1:]:
+        facts = answered.facts[answered.facts["level"] == level]
+        upper = _upper_half(facts["before"])
+        if min(upper.sum(), (~upper).sum()) < bootstrap.ENOUGH or answered.answers.empty:
+            continue
+        at, sign = facts.index.to_numpy(), np.where(upper, 2.0, -2.0)
+        units = _units(
+            answered.tuned(), lambda run, at=at, sign=sign: sign * (1 - run["values"][at]), upper
+        )
+        text = f"level {level}: the half with the higher {answered.measure} is lost less often"
+        comparisons.append(_comparison(text, units, "below"))
+    return compare_jointly(comparisons)
+
+
+def _bins(before: pd.Series, number: int) -> list[np.ndarray]:
+    """Return the places of facts in bins of `before` as equal as ties allow, from the lowest."""
+    bins = pd.qcut(before, number, labels=False, duplicates="drop")
+    return [group.index.to_numpy() for _, group in before.groupby(bins)]
+
+
+def _upper_half(before: pd.Series) -> np.ndarray:
+    """Return which facts are in the upper half: bool. What is tied stays together."""
+    values = before.to_numpy(float)
+    cuts = np.unique(values)[1:]
+    if not len(cuts):
+        return np.zeros(len(values), bool)
+    sizes = np.array([(values >= cut).sum() for cut in cuts])
+    return values >= cuts[np.abs(sizes - len(values) / 2).argmin()]
+
+
+# --- does it come back? ---------------------------------------------------------------------------
+
+
+def recovery(answered: Answered) -> pd.DataFrame:
+    """Return how many wrong answers are right after restoration, by level before fine-tuning.
+
+    `RECOVERY`: level (`ALL`: of all facts, which is what every level would have if restoration did
+    not care what the model knew), restored_percent, wrong (answers, over all runs), right after
+    restoration, their share in percent with its 95 % interval. Levels of fewer than `IN_BIN` facts
+    have no row.
+    """
+    rows = []
+    level_of = answered.facts["level"].to_numpy()
+    for percent in answered.percents():
+        pairs = answered.pairs(percent)
+        for level in (ALL, *LEVELS):
+            chosen = np.ones(len(level_of), bool) if level == ALL else level_of == level
+            wrong, right = _counts(pairs, chosen)
+            if wrong and chosen.sum() >= IN_BIN:
+                units = _units(pairs, _ratio(pairs, [chosen]))
+                rows.append((level, percent, wrong, right, *_interval(units)))
+    return pd.DataFrame(rows, columns=RECOVERY)
+
+
+def returns(answered: Answered) -> pd.DataFrame:
+    """Compare, share by share, how often lost facts come back with how often others come right.
+
+    Returns rows of `verdicts.compare_jointly`: of the known facts that were answered wrong the
+    percentage that restoration brings back, less that of the other facts answered wrong. Under
+    independence of what was known it is 0. A share has no row where fewer than `FEW` facts of
+    either kind were answered wrong, or fewer than `FEW` come right.
+    """
+    known = (answered.facts["level"] >= KNOWN).to_numpy()
+    comparisons = []
+    for percent in answered.percents():
+        pairs = answered.pairs(percent)
+        if min(_ever_wrong(pairs, known), _ever_wrong(pairs, ~known), _come_right(pairs)) < FEW:
+            continue
+        units = _units(pairs, _ratio(pairs, [~known, known]), known)
+        text = f"{percent:g} % restored: lost facts come back more often than others come right"
+        comparisons.append(_comparison(text, units, "above"))
+    return compare_jointly(comparisons)
+
+
+def counts(answered: Answered) -> pd.DataFrame:
+    """Return how many answers change in which way at each restored share, over all runs: `COUNTS`.
+
+    known: answers asked of known facts; lost: of these wrong after fine-tuning; brought_back: of
+    these right after restoration; expected: as many as there would be if the answers that come
+    right were drawn from all wrong ones; others: facts that were not known; broken: right after
+    fine-tuning, wrong after restoration.
+    """
+    known = (answered.facts["level"] >= KNOWN).to_numpy()
+    rows = []
+    for percent in answered.percents():
+        pairs = answered.pairs(percent)
+        lost, back = _counts(pairs, known)
+        wrong, right = _counts(pairs, ~known)
+        expected = lost * (back + right) / (lost + wrong) if lost + wrong else 0.0
+        answers = int(known.sum()) * len(pairs)
+        broken = _broken(pairs, known), _broken(pairs, ~known)
+        rows.append((percent, answers, lost, back, expected, wrong, right, *broken))
+    return pd.DataFrame(rows, columns=COUNTS)
+
+
+def _counts(pairs: pd.DataFrame, chosen: np.ndarray) -> tuple[int, int]:
+    """Return how many answers to these facts are wrong, and how many of them come right."""
+    before, after = _stacked(pairs, chosen)
+    return int((before == 0).sum()), int(((before == 0) & (after == 1)).sum())
+
+
+def _broken(pairs: pd.DataFrame, chosen: np.ndarray) -> int:
+    """Return how many right answers to these facts go wrong."""
+    before, after = _stacked(pairs, chosen)
+    return int(((before == 1) & (after == 0)).sum())
+
+
+def _stacked(pairs: pd.DataFrame, chosen: np.ndarray | slice) -> list[np.ndarray]:
+    """Return the answers without and with restoration, (runs, facts) of these facts."""
+    return [np.stack(pairs[name].tolist())[:, chosen] for name in ("before", "values")]
+
+
+def _ever_wrong(pairs: pd.DataFrame, chosen: np.ndarray) -> int:
+    """Return how many of these facts at least one run answers wrong."""
+    before, _ = _stacked(pairs, chosen)
+    return int((before == 0).any(axis=0).sum())
+
+
+def _come_right(pairs: pd.DataFrame) -> int:
+    """Return how many facts come right in at least one run."""
+    before, after = _stacked(pairs, slice(None))
+    return int(((before == 0) & (after == 1)).any(axis=0).sum())
+
+
+def _ratio(pairs: pd.DataFrame, groups: list[np.ndarray]):
+    """Return the function of a run that gives the values whose mean is a share of wrong answers.
+
+    The share of a group's wrong answers that come right is a ratio of two sums over facts and runs.
+    Each fact's value is that ratio plus the fact's part in its deviation (the ratio linearised), so
+    that their mean is the ratio and their spread that of the ratio. Of two groups the mean is
+    halved, so their values are doubled, those of the first with a minus sign.
+    """
+    runs, parts = len(pairs), []
+    signs = [1.0] if len(groups) == 1 else [-2.0, 2.0]
+    for sign, group in zip(signs, groups, strict=True):
+        wrong, right = _counts(pairs, group)
+        parts.append((sign, group, right / wrong, group.sum() * runs / wrong))
+    members = groups[0] if len(groups) == 1 else np.ones(len(groups[0]), bool)
+
+    def values(run: pd.Series) -> np.ndarray:
+        wrong = run["before"] == 0
+        right = wrong & (run["values"] == 1)
+        each = np.zeros(len(wrong))
+        for sign, group, ratio, scale in parts:
+            each += group * sign * (ratio + scale * (right - ratio * wrong))
+        return each[members]
+
+    return values
+
+
+# --- intervals ------------------------------------------------------------------------------------
+
+
+def _units(runs: pd.DataFrame, values, strata: np.ndarray | None = None) -> pd.DataFrame:
+    """Return what `bootstrap` draws from: a row for each run, `values` being a function of it."""
+    rows = []
+    for _, run in runs.iterrows():
+        each = np.asarray(values(run), float)
+        groups = np.zeros(len(each), int) if strata is None else np.asarray(strata, int)
+        rows.append((run["train_level"], run["sample"], each, np.ones(len(each)), groups))
+    return pd.DataFrame(rows, columns=UNIT)
+
+
+def _interval(units: pd.DataFrame) -> tuple[float, float, float]:
+    """Return the mean over training levels with its 95 % interval, in percent."""
+    groups = [np.stack(rows["values"].tolist()) for _, rows in units.groupby("train_level")]
+    values = [group / len(groups) for group in groups]
+    numbers = bootstrap.interval(values, units["sizes"].iloc[0], units["strata"].iloc[0])
+    return tuple(100 * float(np.clip(number, 0, 1)) for number in numbers)
+
+
+def _comparison(text: str, units: pd.DataFrame, expected: str) -> Comparison:
+    """Return the comparison of the mean over training levels with zero."""
+    levels = sorted(units["train_level"].unique())
+    terms = [(1 / len(levels), {"train_level": level}) for level in levels]
+    means = units.assign(accuracy=[100 * values.mean() for values in units["values"]])
+    means = means.groupby("train_level")["accuracy"].mean().reset_index()
+    return Comparison(text, terms, expected, means.assign(low=np.nan, high=np.nan), units)
+
+
+# --- what is shown --------------------------------------------------------------------------------
+
+
+def findings(answered: Answered) -> list[Finding]:
+    """Return the answers to the two questions of the page, each corrected for its comparisons."""
+    lost, back = losses(answered), returns(answered)
+    more = f"facts with a higher {answered.measure} of one level are lost"
+    return [
+        Finding(
+            "Is it lost?",
+            "What the pre-trained model shows of a fact tells, within a level, whether it is lost.",
+            lost,
+            f"{more} less often",
+            f"{more} more often",
+            "the question",
+        ),
+        Finding(
+            "Does it come back?",
+            "Restoration brings back the facts that fine-tuning lost, not others.",
+            back,
+            "lost facts come back more often than others come right",
+            "lost facts come back less often than others come right",
+            "the question",
+        ),
+    ]
+
+
+def about(models: Iterable[Answered]) -> str:
+    """Say in Markdown of each model how many facts and runs stand behind its numbers."""
+    lines = []
+    for answered in models:
+        runs = answered.tuned()
+        sizes = ", ".join(f"{size:,}" for size in sorted(runs["train_size"].unique()))
+        known = int((answered.facts["level"] >= KNOWN).sum())
+        text = (
+            f"- **{answered.title}**: {len(answered.facts):,} test facts, {known:,} of them known;"
+        )
+        text += f" {len(runs)} runs of {sizes} facts." if len(runs) else " no restored runs."
+        if answered.chosen:
+            text += " The facts were chosen by score: within a level not as a random fact of it."
+        if known < bootstrap.ENOUGH:
+            text += f" With fewer than {bootstrap.ENOUGH} known facts nothing is compared."
+        lines.append(text)
+    return "\n".join(lines)
+
+
+def by_model(models: Iterable[Answered]) -> pd.DataFrame:
+    """Return the comparisons of every model: `BY_MODEL`, differences in points.
+
+    low_joint and high_joint are of intervals that hold for all comparisons of a model's question.
+    """
+    parts = [pd.DataFrame(columns=BY_MODEL)]
+    for answered in models:
+        questions = {"lost": losses(answered), "comes back": returns(answered)}
+        for question, compared in questions.items():
+            if len(compared):
+                at = compared["claim"].str.partition(":")[0]
+                named = compared.assign(model=answered.title, question=question, at=at)
+                parts.append(named[BY_MODEL])
+    return pd.concat(parts, ignore_index=True)
+
+
+@plt.rc_context(STYLE)
+def calibration_figure(models: Iterable[Answered]) -> Figure:
+    """Draw the calibration curves: a panel for each model, a line for each level from 1."""
+    curves = [(answered, calibration(answered)) for answered in models]
+    shown = [(answered, curve) for answered, curve in curves if len(curve)]
+    figure, axes = panels(max(1, len(shown)))
+    for axis, (answered, curve) in zip(axes, shown, strict=False):
+        for level, rows in curve.groupby("level"):
+            _line(axis, rows, "before", "lost", level)
+        axis.set(title=answered.title, xlabel=f"Before fine-tuning: {answered.measure}")
+        axis.set(ylabel="Lost (%)", ylim=(0, 103))
+    return _with_levels(figure, axes, pd.concat([curve for _, curve in curves] or [EMPTY]))
+
+
+@plt.rc_context(STYLE)
+def recovery_figure(models: Iterable[Answered]) -> Figure:
+    """Draw the wrong answers that come right against the restored share, a panel for each model.
+
+    A line for each level before fine-tuning; the dashed line is of all facts.
+    """
+    curves = [(answered, recovery(answered)) for answered in models]
+    shown = [(answered, curve) for answered, curve in curves if len(curve)]
+    figure, axes = panels(max(1, len(shown)))
+    for axis, (answered, curve) in zip(axes, shown, strict=False):
+        for level, rows in curve.groupby("level"):
+            if level == ALL:
+                axis.plot(rows["restored_percent"], rows["share"], color="0.3", ls="--", lw=1.4)
+            else:
+                _line(axis, rows, "restored_percent", "share", level)
+        share_axis(axis, curve["restored_percent"])
+        axis.set(title=answered.title, xlabel="Parameters restored (%, square-root scale)")
+        axis.set(ylabel="Wrong that come right (%)", ylim=(0, None))
+    dashed = Line2D([], [], color="0.3", ls="--", label="all facts")
+    found = pd.concat([curve for _, curve in curves] or [EMPTY])
+    return _with_levels(figure, axes, found, [dashed])
+
+
+EMPTY = pd.DataFrame(columns=["level"])
+
+
+def _line(axis, rows: pd.DataFrame, x: str, y: str, level: int) -> None:
+    """Draw a level's line with a bar for each interval."""
+    ends = np.abs([rows[y] - rows["low"], rows["high"] - rows[y]])
+    style = {"color": COLOURS[level], "marker": MARKERS[level], "ms": 5, "lw": 1.4}
+    axis.errorbar(rows[x], rows[y], yerr=ends, elinewidth=1, **style)
+
+
+def _with_levels(figure: Figure, axes, rows: pd.DataFrame, extra=()) -> Figure:
+    """Add a legend of the levels that `rows` has, or say that there are none."""
+    say_if_empty(axes[0], rows)
+    present = sorted(level for level in rows["level"].unique() if level >= 0)
+    handles = [Line2D([], [], color=COLOURS[i], marker=MARKERS[i], label=str(i)) for i in present]
+    if handles:
+        options = {"loc": "outside lower center", "ncols": 6, "columnspacing": 1.2}
+        title = "Mastery level before fine-tuning"
+        figure.legend(handles=[*handles, *extra], title=title, **options)
+    return closed(figure)
