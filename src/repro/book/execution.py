@@ -101,6 +101,8 @@ def execute(book: Book, source: Path, stamp: str) -> None:
     """
     import papermill
 
+    from repro.book import kernels  # here, with papermill: a book without a change needs neither
+
     try:
         notebook = papermill.execute_notebook(
             str(source.resolve()),
@@ -110,6 +112,7 @@ def execute(book: Book, source: Path, stamp: str) -> None:
             progress_bar=False,
             # What the kernel says of itself; the notebook's own output is kept.
             extra_arguments=["--log-level=CRITICAL"],
+            **kernels.options(),
         )
     except papermill.PapermillExecutionError as error:
         cell = f"notebooks/{source.name}, cell {error.exec_count or error.cell_index}"

@@ -9,7 +9,7 @@ import json
 import numbers
 import os
 from collections.abc import Iterator, Mapping
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 import pandas as pd
@@ -214,6 +214,7 @@ def balanced(sizes: Mapping[str, int], n: int) -> dict[str, int]:
     return taken
 
 
+@lru_cache(maxsize=2**17)  # data samples of one number and several sizes draw the same facts
 def _draw(seed: int, fact_id: str) -> bytes:
     return hashlib.blake2b(f"{seed}:{fact_id}".encode(), digest_size=16).digest()
 

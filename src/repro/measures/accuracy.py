@@ -73,11 +73,16 @@ def count(facts: pd.DataFrame, hits: Sequence[bool], cells: Cells | None = None)
         hits: whether each was answered.
         cells: those of the facts, where they are asked many times.
     """
-    table, place = cells or cells_of(facts)
-    correct = np.bincount(place, np.asarray(hits, float), len(table)).astype(int)
-    made = table.copy()
-    made.insert(2, "correct", correct)
+    cells = cells or cells_of(facts)
+    made = cells[0].copy()
+    made.insert(2, "correct", correct(hits, cells))
     return made
+
+
+def correct(hits: Sequence[bool], cells: Cells) -> np.ndarray:
+    """Return the number of right answers in each row of the table of `cells_of`."""
+    table, place = cells
+    return np.bincount(place, np.asarray(hits, float), len(table)).astype(int)
 
 
 def cells_of(facts: pd.DataFrame) -> Cells:

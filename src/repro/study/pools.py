@@ -1,5 +1,7 @@
 """The facts of a study with their mastery: the questions of each split, the pools of each level."""
 
+from functools import cached_property
+
 import pandas as pd
 
 from repro.data.facts import choose
@@ -35,6 +37,10 @@ class Pools:
 
     def compared_level(self) -> int:
         """Return the mastery level of the facts that §4.1 compares: 4 where there are enough."""
+        return self._compared_level
+
+    @cached_property
+    def _compared_level(self) -> int:
         return level_compared(self.mastery[self.mastery["split"] == "test"], ENOUGH)
 
     def facts(self, run: Run | None, split: str) -> pd.DataFrame:

@@ -276,22 +276,44 @@ def _frames(
 
     `further_columns` returns further columns for (request, result).
     """
-    tables, columns = [], []
+    tables, corrects, columns = [], [], []
     for request, record in zip(requests, _records(study, requests), strict=True):
-        tables.append(_table(study, request, record.result, part))
+        table, correct = _table(study, request, record.result, part)
+        tables.append(table)
+        corrects.append(correct)
         further = further_columns(request, record.result) if further_columns else {}
         columns.append(_columns(study, request) | further)
     if not tables:
         return pd.DataFrame()
     each = np.repeat(np.arange(len(tables)), [len(table) for table in tables])
     repeated = pd.DataFrame(columns).iloc[each].reset_index(drop=True)
-    return pd.concat([pd.concat(tables, ignore_index=True), repeated], axis=1)
+    frame = _stacked(tables)
+    if corrects[0] is not None:
+        frame["correct"] = np.concatenate(corrects)
+    return pd.concat([frame, repeated], axis=1)
 
 
-def _table(study, request: Request, result: dict, part: str) -> pd.DataFrame:
+def _table(
+    study, request: Request, result: dict, part: str
+) -> tuple[pd.DataFrame, np.ndarray | None]:
+    """Return a part of a result, and of `counts` the right answers by row.
+
+    Records of answers to the same questions share their table, in which only these differ.
+    """
     if part == "counts" and "hits" in result:  # older records hold the counts themselves
         asked = request.run, request.params["split"]
-        facts = study.pools.facts(*asked)
-        hits = accuracy.unpack(result["hits"], len(facts))
-        return accuracy.count(facts, hits, study.pools.cells(*asked))
-    return pd.DataFrame(result[part])
+        facts, cells = study.pools.facts(*asked), study.pools.cells(*asked)
+        correct = accuracy.correct(accuracy.unpack(result["hits"], len(facts)), cells)
+        return cells[0], correct
+    table = pd.DataFrame(result[part])
+    return table, table["correct"].to_numpy() if part == "counts" else None
+
+
+def _stacked(tables: list[pd.DataFrame]) -> pd.DataFrame:
+    """Return the rows of tables below each other; the same table may stand there many times."""
+    different = {id(table): table for table in tables}
+    lengths = [len(table) for table in different.values()]
+    starts = dict(zip(different, np.cumsum([0, *lengths]), strict=False))
+    rows = [np.arange(len(table)) + starts[id(table)] for table in tables]
+    together = pd.concat(different.values(), ignore_index=True)
+    return together.iloc[np.concatenate(rows)].reset_index(drop=True)

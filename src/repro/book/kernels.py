@@ -1,0 +1,175 @@
+"""Kernels that start at once: forked from a process that has loaded what the notebooks import.
+
+The imports of a notebook take longer than its tables and figures. So where Linux runs the book, one
+process loads them once, and each notebook's kernel is a fork of it: a process of its own, in which
+nothing of another notebook is seen. jupyter_client starts a kernel through a provisioner; this is
+one, and `KernelManager` is what papermill is given to use it.
+"""
+
+import atexit
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from contextlib import suppress
+from functools import cache
+from importlib import import_module
+from importlib.metadata import EntryPoint
+from pathlib import Path
+from typing import Any
+
+from jupyter_client.kernelspec import KernelSpec
+from jupyter_client.manager import AsyncKernelManager
+from jupyter_client.provisioning import KernelProvisionerFactory, LocalProvisioner
+
+from repro.book import dependencies
+
+NAME = "repro-forked"
+# What a kernel loads when it starts, and the figures when they are drawn.
+LOADED = ("ipykernel.kernelapp", "matplotlib_inline.backend_inline", "matplotlib.backends.backend_svg")
+
+
+class ForkedProcess:
+    """A forked kernel, with the methods of `subprocess.Popen` that a provisioner calls."""
+
+    stdin = stdout = stderr = None
+
+    def __init__(self, pid: int):
+        """Take the process's number. It is no child of this process."""
+        self.pid = pid
+        self.returncode: int | None = None
+
+    def poll(self) -> int | None:
+        """Return None while it runs, then 0: its own status is known to its parent alone."""
+        if self.returncode is None:
+            try:
+                os.kill(self.pid, 0)
+            except ProcessLookupError:
+                self.returncode = 0
+        return self.returncode
+
+    def wait(self) -> int:
+        """Wait until it has ended."""
+        while self.poll() is None:
+            time.sleep(0.01)
+        return 0
+
+    def send_signal(self, number: int) -> None:
+        """Send it a signal, if it still runs."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """End it at once."""
+        self.send_signal(signal.SIGKILL)
+
+    def terminate(self) -> None:
+        """Ask it to end."""
+        self.send_signal(signal.SIGTERM)
+
+
+class ForkedProvisioner(LocalProvisioner):
+    """Starts a kernel as a fork of the process that `_server` keeps."""
+
+    async def launch_kernel(self, cmd: list[str], **options: Any) -> dict:
+        """Fork a kernel with the arguments of a kernel's command, and return how to reach it."""
+        arguments = cmd[cmd.index("-f") :]
+        self.process = ForkedProcess(_fork(arguments, options.get("env"), options.get("cwd")))
+        # Its process group is the server's, which a signal to one kernel must not reach.
+        self.pid, self.pgid, self.cwd = self.process.pid, None, options.get("cwd")
+        return self.connection_info
+
+
+class KernelManager(AsyncKernelManager):
+    """Starts the usual kernel through `ForkedProvisioner`."""
+
+    @property
+    def kernel_spec(self) -> KernelSpec:
+        """The kernel's specification, with the provisioner that starts it."""
+        factory = KernelProvisionerFactory.instance(parent=self.parent)
+        entry = EntryPoint(NAME, f"{__name__}:ForkedProvisioner", factory.GROUP_NAME)
+        factory.provisioners.setdefault(NAME, entry)
+        spec = super().kernel_spec
+        spec.metadata = {**spec.metadata, "kernel_provisioner": {"provisioner_name": NAME}}
+        return spec
+
+
+def options() -> dict[str, type]:
+    """Return what papermill's `execute_notebook` is given; nothing where forking is not safe.
+
+    On macOS its own libraries may not survive a fork, and Windows has none.
+    """
+    return {"kernel_manager_class": KernelManager} if sys.platform == "linux" else {}
+
+
+@cache
+def _server() -> subprocess.Popen:
+    words = [sys.executable, "-m", __name__]
+    process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    atexit.register(process.stdin.close)  # it ends when it is asked nothing any more
+    return process
+
+
+_one_at_a_time = threading.Lock()
+
+
+def _fork(arguments: list[str], env: dict | None, folder: str | None) -> int:
+    request = {"arguments": arguments, "env": env or dict(os.environ), "folder": folder}
+    with _one_at_a_time:
+        server = _server()
+        server.stdin.write(json.dumps(request) + "\n")
+        server.stdin.flush()
+        answer = server.stdout.readline()
+    if not answer:
+        raise RuntimeError("the process that starts kernels has ended")
+    return int(answer)
+
+
+# --- the other process ----------------------------------------------------------------------------
+
+
+def _serve() -> None:
+    """Load the modules, then fork a kernel for each request and print its number."""
+    for name in LOADED:
+        import_module(name)
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # an ended kernel leaves nothing to wait for
+    for line in sys.stdin:
+        request = json.loads(line)
+        _load_imports(request["folder"] or ".")
+        pid = os.fork()
+        if pid == 0:
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            _become_kernel(**request)
+            os._exit(0)
+        print(pid, flush=True)
+
+
+@cache
+def _load_imports(folder: str) -> None:
+    """Import what the notebooks of a folder import in the end."""
+    for source in sorted(Path(folder).glob("[0-9]*.py")):
+        # What cannot be imported is an error of the notebook, which names it when it runs.
+        with suppress(Exception):
+            for name in dependencies.imported(source.read_text(encoding="utf-8"), "__main__"):
+                import_module(name)
+
+
+def _become_kernel(arguments: list[str], env: dict[str, str], folder: str | None) -> None:
+    from ipykernel.kernelapp import IPKernelApp
+
+    # Its output is what it sends: the server's pipes are not its own.
+    null = os.open(os.devnull, os.O_RDWR)
+    os.dup2(null, 0)
+    os.dup2(null, 1)
+    os.environ.clear()
+    os.environ.update(env)
+    if folder:
+        os.chdir(folder)
+    IPKernelApp.launch_instance(argv=arguments)
+
+
+if __name__ == "__main__":
+    _serve()
