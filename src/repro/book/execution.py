@@ -3,13 +3,16 @@
 `book/_executed/<model>/<notebook>.ipynb` is papermill's output, stamped with a digest of
 everything the outcome depends on. `book/notebooks/` holds the same for the chosen model, each
 with a note on how to run it; these are the book's pages, so that its table of contents names no
-model.
+model. Beside them lie the pages of the other models that have committed records, each named with
+its model, and each page has a switch that leads from one model to another.
 """
 
 import hashlib
+import html
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,8 +23,10 @@ from repro import files, provenance
 from repro.book import dependencies
 from repro.errors import ReproError
 from repro.models import registry
+from repro.study import workers
 
 STAMP, COMMIT = "repro_digest", "repro_commit"
+LINK = re.compile(r"\]\((\d\w+)\)")  # from one notebook to another
 RESULT_FILES = {".json", ".jsonl", ".csv"}
 
 
@@ -45,6 +50,11 @@ class Book:
         """Return the model's own name, also where `model` is a folder."""
         return registry.entry(self.model).name
 
+    @property
+    def title(self) -> str:
+        """Return what the model switch calls it."""
+        return registry.entry(self.model).title
+
     def sources(self) -> list[Path]:
         """Return the notebooks in their order of reading."""
         return sorted((self.root / "notebooks").glob("[0-9]*.py"))
@@ -65,6 +75,24 @@ class Book:
         """Return the command that runs a notebook as the book does."""
         options = " ".join(f"-p {name} {value}" for name, value in self.parameters().items())
         return f"papermill notebooks/{source.name} {options}"
+
+
+@dataclass(frozen=True)
+class OtherModel(Book):
+    """A model whose pages lie beside those of the book's own model.
+
+    `stems` names the notebooks that have results of it, such as `05_restore`.
+    """
+
+    stems: tuple[str, ...] = ()
+
+    def sources(self) -> list[Path]:
+        """Return the notebooks that have results of this model."""
+        return [source for source in super().sources() if source.stem in self.stems]
+
+    def page(self, source: Path) -> Path:
+        """Return the page that shows a notebook for this model."""
+        return super().page(source).with_stem(f"{source.stem}-{self.name}")
 
 
 def digest(book: Book, source: Path) -> str:
@@ -108,7 +136,8 @@ def execute(book: Book, source: Path, stamp: str) -> None:
             str(source.resolve()),
             None,
             parameters=book.parameters(),
-            cwd=str(source.parent),
+            # Not `cwd`, which would change the folder of this process, where other threads run too.
+            resources={"metadata": {"path": str(source.parent.resolve())}},
             progress_bar=False,
             # What the kernel says of itself; the notebook's own output is kept.
             extra_arguments=["--log-level=CRITICAL"],
@@ -171,29 +200,106 @@ def _fold(executed: nbformat.NotebookNode) -> None:
     first.source = re.sub(r"<details>.*?</details>", "", first.source, flags=re.DOTALL).strip()
 
 
-def publish(book: Book, source: Path) -> None:
-    """Copy an executed notebook to its page in the book, with a note on how it was run."""
+def publish(book: Book, source: Path, books: Sequence[Book] = ()) -> None:
+    """Copy an executed notebook to its page in the book, with a note on how it was run.
+
+    `books` are the models that the page's switch offers; with fewer than two it has none.
+    """
     executed = nbformat.read(book.executed(source), as_version=4)
     _fold(executed)
     executed.cells.insert(1, _note(book, source, executed))
+    if len(books) > 1:
+        executed.cells.insert(1, _switch(book, source, books))
+    if isinstance(book, OtherModel):
+        _mark_as_other(book, executed)
     text, page = nbformat.writes(executed) + "\n", book.page(source)
     # An unchanged page keeps its time, so that Sphinx need not read it again.
     if not page.is_file() or page.read_text(encoding="utf-8") != text:
         files.write_atomic(page, text)
 
 
-def refresh(book: Book, say: Callable[[str], None]) -> None:
-    """Execute the notebooks that are missing or stale, telling `say` of each, and publish all."""
-    sources = book.sources()
-    for number, source in enumerate(sources, start=1):
-        stamp, place = digest(book, source), f"[{number}/{len(sources)}] notebooks/{source.name}"
-        if not is_fresh(book.executed(source), stamp):
-            say(f"{place}: running on {book.name}, profile {book.profile} ...")
-            started = time.monotonic()
-            execute(book, source, stamp)
-            say(f"{place}: done in {time.monotonic() - started:.0f} s")
-        publish(book, source)
-    _remove_others(book, {book.page(source) for source in sources})
+def _switch(book: Book, source: Path, books: Sequence[Book]) -> nbformat.NotebookNode:
+    """Return a cell that links to the same page of every model: it needs no script."""
+    links = []
+    for other in books:
+        here = ' aria-current="page"' if other is book else ""
+        name, about = html.escape(other.title), f"profile {other.profile}"
+        href = f"{other.page(source).stem}.html"
+        links.append(f'<li><a href="{href}" title="{about}"{here}>{name}</a></li>')
+    text = f'<nav class="model-switch" aria-label="Model"><ul>{"".join(links)}</ul></nav>'
+    return nbformat.v4.new_markdown_cell(text, id="model-switch")
+
+
+def _mark_as_other(book: OtherModel, executed: nbformat.NotebookNode) -> None:
+    """Say the model in the title, keep links among its pages, and stay out of search and contents.
+
+    Otherwise the search would find every page once for each model.
+    """
+    executed.metadata |= {"orphan": True, "nosearch": True}
+    title, _, rest = executed.cells[0].source.partition("\n")
+    executed.cells[0].source = f"{title} ({book.title})\n{rest}"
+    for cell in executed.cells:
+        if cell.cell_type == "markdown":
+            cell.source = LINK.sub(lambda link: _link(book, link), cell.source)
+
+
+def _link(book: OtherModel, link: re.Match) -> str:
+    return f"]({link[1]}-{book.name})" if link[1] in book.stems else link[0]
+
+
+def refresh(book: Book, say: Callable[[str], None], others: Sequence[OtherModel] = ()) -> None:
+    """Execute the notebooks that are missing or stale, telling `say` of each, and publish all.
+
+    `others` are the models whose pages lie beside. As many notebooks run at a time as there are
+    cores.
+    """
+    books = [book, *others]
+    stamps = {(b, source): digest(b, source) for b in books for source in b.sources()}
+    stale = [job for job, stamp in stamps.items() if not is_fresh(job[0].executed(job[1]), stamp)]
+    if stale:
+        _execute_all({job: stamps[job] for job in stale}, say)
+    for one, source in stamps:
+        publish(one, source, [each for each in books if (each, source) in stamps])
+    _remove_others(book, {one.page(source) for one, source in stamps})
+
+
+def _execute_all(stale: dict[tuple[Book, Path], str], say: Callable[[str], None]) -> None:
+    """Execute notebooks, several at a time. The first that fails ends it, and its error is raised.
+
+    The threads only wait for kernels, which are processes.
+    """
+    from repro.book import kernels
+
+    pool = ThreadPoolExecutor(max_workers=workers.cores())
+    try:
+        jobs = [
+            pool.submit(_execute_one, *job, stamp, f"[{number}/{len(stale)}]", say)
+            for number, (job, stamp) in enumerate(stale.items(), start=1)
+        ]
+        finished, _ = wait(jobs, return_when=FIRST_EXCEPTION)
+        for job in finished:
+            job.result()
+    except KeyboardInterrupt:
+        kernels.end()  # or the threads would wait for them
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
+        kernels.end()
+
+
+def _execute_one(
+    book: Book, source: Path, stamp: str, place: str, say: Callable[[str], None]
+) -> None:
+    from jupyter_core.utils import ensure_event_loop
+
+    place = f"{place} notebooks/{source.name}"
+    say(f"{place}: running on {book.name}, profile {book.profile} ...")
+    started = time.monotonic()
+    try:
+        execute(book, source, stamp)
+    finally:
+        ensure_event_loop().close()  # the one that papermill made for this thread
+    say(f"{place}: done on {book.name} in {time.monotonic() - started:.0f} s")
 
 
 def _remove_others(book: Book, pages: set[Path]) -> None:

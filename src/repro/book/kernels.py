@@ -6,7 +6,6 @@ nothing of another notebook is seen. jupyter_client starts a kernel through a pr
 one, and `KernelManager` is what papermill is given to use it.
 """
 
-import atexit
 import json
 import os
 import signal
@@ -29,7 +28,11 @@ from repro.book import dependencies
 
 NAME = "repro-forked"
 # What a kernel loads when it starts, and the figures when they are drawn.
-LOADED = ("ipykernel.kernelapp", "matplotlib_inline.backend_inline", "matplotlib.backends.backend_svg")
+LOADED = (
+    "ipykernel.kernelapp",
+    "matplotlib_inline.backend_inline",
+    "matplotlib.backends.backend_svg",
+)
 
 
 class ForkedProcess:
@@ -108,9 +111,18 @@ def options() -> dict[str, type]:
 @cache
 def _server() -> subprocess.Popen:
     words = [sys.executable, "-m", __name__]
-    process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    atexit.register(process.stdin.close)  # it ends when it is asked nothing any more
-    return process
+    # In a group of its own, which can be ended together, and which an interrupt does not reach.
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "start_new_session": True}
+    return subprocess.Popen(words, text=True, **pipes)
+
+
+def end() -> None:
+    """End the process that forks kernels, and all kernels with it."""
+    if _server.cache_info().currsize:
+        server = _server()
+        os.killpg(server.pid, signal.SIGKILL)
+        _server.cache_clear()
+        server.communicate()
 
 
 _one_at_a_time = threading.Lock()

@@ -3,13 +3,15 @@
 `benchmarks/weights.py` fine-tunes one run and keeps what `restoration.weight_changes` returns.
 """
 
+import json
+
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
+from repro import files
 from repro.report.html import Html
 from repro.report.layout import figure as numbered
-from repro.report.speed import benchmark_records
 from repro.report.style import COLOURS, STYLE, VIVID, WIDTH
 
 BACK, KEPT = VIVID[1], COLOURS[1]
@@ -20,10 +22,11 @@ def shown(model: str, percent: float, number: str) -> Html:
 
     `model` is a registry name; `number` is the figure's on its page.
     """
-    record = benchmark_records("weights").get(model)
-    if record is None:
+    path = files.results_dir() / model / "benchmarks" / "weights.json"
+    if not path.is_file():
         text = f"The weights of {model} were not kept: python benchmarks/weights.py {model}"
         return Html(f'<p class="repro-note">{text}</p>', text)
+    record = json.loads(path.read_text(encoding="utf-8"))
     data = min(record["shares"], key=lambda one: abs(one["percent"] - percent))
     caption = (
         f"Ten weights of one run (level {record['level']}, {record['size']:,} facts), and the sizes"

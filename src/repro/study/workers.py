@@ -28,9 +28,13 @@ def how_many(jobs: int) -> int:
     """Return how many workers should share some jobs; 1 means that none should be started."""
     if os.name != "posix":
         return 1
+    return max(1, min(cores(), jobs // JOBS_EACH))
+
+
+def cores() -> int:
+    """Return the number of cores that this process may use."""
     known = hasattr(os, "sched_getaffinity")
-    cores = len(os.sched_getaffinity(0)) if known else os.cpu_count() or 1
-    return max(1, min(cores, jobs // JOBS_EACH))
+    return len(os.sched_getaffinity(0)) if known else os.cpu_count() or 1
 
 
 @contextmanager
