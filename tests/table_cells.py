@@ -39,11 +39,11 @@ def rows(table):
 
 def styles(table):
     """The CSS of every body cell, by the position pandas gives it."""
-    rules = {}
+    found = {}
     for selector, css in re.findall(r"((?:#T_\w+,?\s*)+)\{([^}]*)\}", table.html):
         for name in re.findall(r"#T_\w+_(row\d+_col\d+)\b", selector):
-            rules[name] = rules.get(name, "") + " ".join(css.split())
-    return rules
+            found[name] = found.get(name, "") + " ".join(css.split())
+    return found
 
 
 def csv_behind(table):

@@ -9,6 +9,7 @@ import sys
 import threading
 from pathlib import Path
 
+import axe
 import nbformat
 import pytest
 
@@ -128,15 +129,15 @@ def test_a_removed_notebook_loses_its_page(book):
 
 
 def test_numbers_of_the_paper():
-    numbers = substitutions.of_paper()
-    assert (numbers["train_facts"], numbers["test_facts"], numbers["testood_facts"]) == (
+    told = substitutions.of_paper()
+    assert (told["train_facts"], told["test_facts"], told["testood_facts"]) == (
         "75,944",
         "9,555",
         "11,613",
     )
-    assert (numbers["topics"], numbers["in_topics"], numbers["out_topics"]) == ("24", "10", "14")
+    assert (told["topics"], told["in_topics"], told["out_topics"]) == ("24", "10", "14")
     # As §5.2 of the paper words them.
-    assert (numbers["gain_20_d0"], numbers["best_gain_d0"], numbers["best_gain_d4"]) == (
+    assert (told["gain_20_d0"], told["best_gain_d0"], told["best_gain_d4"]) == (
         "9.85",
         "10.48",
         "3.44",
@@ -172,20 +173,20 @@ def test_the_page_on_atlas_counts_its_world():
     assert dict(zip(splits["Split"], facts, strict=True)) == world["split"].value_counts().to_dict()
     for split, count in zip(splits["Split"], facts, strict=True):
         assert exposures[split].dropna().str.replace(",", "").astype(int).sum() == count
-    numbers = atlas_pages.numbers()
-    facts_and_reader = [int(numbers[name].replace(",", "")) for name in ("facts", "reader")]
-    assert sum(facts_and_reader) == len(world) and facts_and_reader[0] == len(atlas.load())
+    told = atlas_pages.numbers()
+    both = [int(told[name].replace(",", "")) for name in ("facts", "reader")]
+    assert sum(both) == len(world) and both[0] == len(atlas.load())
 
 
 def test_the_page_on_atlas_asks_the_readers_facts_only():
     world, shown = atlas.world().set_index("question"), atlas_pages.example()
     fact = world.loc[shown["question"]]
     assert (fact["split"], fact["object"]) == ("train", shown["answer"])
-    stated, questions = (shown[name].splitlines()[1:-1] for name in ("stated", "asked"))
-    assert len(stated) == len(questions) == atlas_pages.SHOWN
+    stated, asked = (shown[name].splitlines()[1:-1] for name in ("stated", "asked"))
+    assert len(stated) == len(asked) == atlas_pages.SHOWN
     assert all(fact["subject"] in text and fact["object"] in text for text in stated)
     read = world[world["split"] == atlas.READER]
-    assert all(any(subject in text for subject in read["subject"]) for text in questions)
+    assert all(any(subject in text for subject in read["subject"]) for text in asked)
 
 
 def test_the_page_on_atlas_lists_the_bundled_models():
@@ -195,8 +196,8 @@ def test_the_page_on_atlas_lists_the_bundled_models():
 
 def test_the_page_on_atlas_uses_every_number():
     text = (ROOT / "book/atlas.md").read_text()
-    numbers = {**atlas_pages.numbers(), **atlas_pages.example()}
-    assert set(re.findall(r"\{\{ atlas\.(\w+) \}\}", text)) == set(numbers)
+    told = {**atlas_pages.numbers(), **atlas_pages.example()}
+    assert set(re.findall(r"\{\{ atlas\.(\w+) \}\}", text)) == set(told)
 
 
 def test_every_topic_has_all_its_templates():
@@ -273,6 +274,24 @@ def test_the_front_page_has_three_cards_with_every_model(site):
     assert text.count("(paper)") == 3 and "micro-m" in text
     assert "https://arxiv.org/abs/2509.16596" in text and "@inproceedings" in text
     assert "og:description" in text and "favicon.svg" in text and "Model micro-m" in text
+
+
+def test_claims_tools_and_citation_are_one_click_from_every_page(site):
+    for path in html_pages(site):
+        text, up = path.read_text(), "../" * (len(path.relative_to(site).parts) - 1)
+        links = set(re.findall(r'<p class="shortcuts">(.*?)</p>', text))
+        assert len(links) == 1, path.name
+        addresses = re.findall(r'href="([^"]*)"', links.pop())
+        own = path.relative_to(site).as_posix()
+        for name, part in (("notebooks/10_claims.html", ""), ("index.html", "#what-we-add")):
+            assert (part or "#" if own == name else f"{up}{name}{part}") in addresses, own
+        assert 'class="pdf-link"' in text
+
+
+def test_the_text_and_the_list_cite_alike(site):
+    assert ">2025</a>]" in (site / "introduction.html").read_text()
+    text = re.sub("<[^>]*>", "", (site / "references.html").read_text())
+    assert "[Ye et al., 2025]" in text and "[YYN" not in text
 
 
 def test_the_front_page_is_light(site):
@@ -362,8 +381,8 @@ def test_search_finds_restoration(address, browser):
     page = visit.open("search.html?q=restoration")
     finished = "/found \\d+ pages?/.test(document.querySelector('.search-summary')?.innerText)"
     page.wait_for_function(finished)  # results come one by one
-    paths = page.eval_on_selector_all("#search-results li a", "all => all.map(a => a.pathname)")
-    assert {"/parameter_level.html", "/notebooks/05_restore.html"} <= set(paths)
+    found = page.eval_on_selector_all("#search-results li a", "all => all.map(a => a.pathname)")
+    assert {"/parameter_level.html", "/notebooks/05_restore.html"} <= set(found)
     assert visit.trouble == []
 
 
@@ -412,3 +431,38 @@ FAINT = """() => {
     })
     .map(e => e.innerText.trim().slice(0, 40));
 }"""
+
+
+@pytest.mark.browser
+def test_every_page_can_be_used_by_all(site, address, browser):
+    """By axe-core's rules, wide and narrow; in the dark, where only colours differ, by contrast."""
+    visit, script, found = Visit(browser, address), axe.script(), {}
+    for path in html_pages(site):
+        name = path.relative_to(site).as_posix()
+        visit.page.emulate_media(color_scheme="light")
+        page = visit.open(name)
+        page.evaluate(script)
+        for width in (1400, 390):
+            page.set_viewport_size({"width": width, "height": 900})
+            for scheme in ("light", "dark"):
+                page.emulate_media(color_scheme=scheme)
+                page.wait_for_function(
+                    "scheme => document.documentElement.dataset.theme === scheme", arg=scheme
+                )
+                if hits := axe.violations(page, contrast_only=scheme == "dark"):
+                    found[f"{name}, {width} pixels, {scheme}"] = hits
+    assert found == {}
+
+
+@pytest.mark.browser
+def test_axe_finds_what_is_wrong(browser):
+    """A page with three faults; the search button of the theme is not counted."""
+    page = Visit(browser, "about:blank").page
+    page.set_content(
+        '<html lang="en"><title>A page</title><main><h1>A page</h1><img src="data:,">'
+        '<p style="color:#bbb;background:#fff">faint</p><h4>Too deep</h4>'
+        '<button class="search-button-field" aria-label="Search">Find</button></main></html>'
+    )
+    page.evaluate(axe.script())
+    rules = {hit.partition(":")[0] for hit in axe.violations(page)}
+    assert rules == {"image-alt", "color-contrast", "heading-order"}

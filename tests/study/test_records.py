@@ -171,8 +171,8 @@ def test_a_reader_never_sees_half_a_file(tmp_path):
     files.write_atomic(path, contents[0])
 
     def write():
-        for attempt in range(60):
-            files.write_atomic(path, contents[attempt % 2])
+        for turn in range(60):
+            files.write_atomic(path, contents[turn % 2])
 
     writer = threading.Thread(target=write)
     writer.start()
@@ -195,13 +195,13 @@ def test_a_cache_blocked_by_a_file(home):
 @contextmanager
 def unprivileged():
     """Act as a user to whom permissions apply: they do not to root."""
-    user = os.geteuid()
-    if user == 0:
+    own = os.geteuid()
+    if own == 0:
         os.seteuid(65534)
     try:
         yield
     finally:
-        os.seteuid(user)
+        os.seteuid(own)
 
 
 def test_folders_that_may_not_be_written_or_read(home, monkeypatch):
@@ -227,11 +227,11 @@ def test_folders_that_may_not_be_written_or_read(home, monkeypatch):
 
 
 def test_the_table_is_written_before_its_record(home):
-    saved = record("mastery", seed=0)
-    blocked = home / "cache" / "records" / "mastery" / f"{saved.key}.csv"
+    kept = record("mastery", seed=0)
+    blocked = home / "cache" / "records" / "mastery" / f"{kept.key}.csv"
     (blocked / "not empty").mkdir(parents=True)
     with pytest.raises(StoreError):
-        records.save(saved, TABLE)
+        records.save(kept, TABLE)
     assert files_in(home) == []
     assert load("mastery", seed=0) is None
 

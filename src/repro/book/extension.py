@@ -1,6 +1,7 @@
 """The Sphinx extension: run what is missing, write what is computed, bring MathJax along."""
 
 import json
+import os
 import re
 import shutil
 from html import escape
@@ -13,18 +14,27 @@ from sphinx.config import Config
 from sphinx.util import logging
 
 from repro import provenance
-from repro.book import dependencies, execution, icons
+from repro.book import citations, dependencies, execution, icons, pdf
 from repro.errors import ConfigError, ReproError
 from repro.files import write_atomic
 from repro.models import registry
 from repro.study import profiles
 
+CARD = "_static/book.png"  # shown beside a link to the site
 MATHJAX = "tex-svg-full.js"  # one file: it draws glyphs itself and needs no fonts
 
 DESCRIPTION = (
     "Every table and figure of an EMNLP 2025 paper on fine-tuning and model knowledge, repeated"
     " on several models, with the code that made them."
 )
+
+# On every page: where a reader goes first, whatever page a search has brought them to.
+SHORTCUTS = {
+    "every claim, checked": "notebooks/10_claims",
+    "what we add": "index#what-we-add",
+    "use it on your models": "index#use-it-on-your-models",
+    "how to cite": "index#how-to-cite",
+}
 
 log = logging.getLogger(__name__)
 
@@ -87,13 +97,30 @@ def prepare(app: Sphinx, config: Config) -> None:
         execution.refresh(book, lambda text: log.info(text))
         config.myst_substitutions = computed_text(book)
         config.html_theme_options["extra_footer"] = footer(book)
+        config.html_baseurl = site_address()
     except ReproError as error:
         # Sphinx and jupyter-book would bury an exception in three traces.
         raise SystemExit(f"The book cannot be built: {error}") from None
 
 
+def site_address() -> str:
+    """Return the address that the site will be served under, from REPRO_SITE, or nothing.
+
+    Raises:
+        ConfigError: it is not a web address.
+    """
+    address = os.environ.get("REPRO_SITE", "")
+    if not address:
+        return ""
+    if not re.fullmatch(r"https?://[^\s\"'<>]+", address):
+        raise ConfigError(
+            f"REPRO_SITE is {address!r}: give an address such as https://site.org/book/"
+        )
+    return address.rstrip("/") + "/"
+
+
 def footer(book: execution.Book) -> str:
-    """Return the foot of every page: what it was built from, its licence, how to cite it."""
+    """Return the foot of every page: what it was built from, its licence, the paper."""
     commit = (provenance.git_commit() or "")[:10]
     built = f" Built from commit <code>{commit}</code>." if commit else ""
     run = max(execution.run_date(book, source) for source in book.sources())
@@ -105,12 +132,36 @@ def footer(book: execution.Book) -> str:
     )
 
 
+def add_shortcuts(app: Sphinx, page: str, template: str, context: dict, doctree: Any) -> None:
+    """Put links to what readers look for, and to the PDF if there is one, in a page's foot."""
+    pathto = context["pathto"]
+    links = []
+    for text, place in SHORTCUTS.items():
+        name, _, part = place.partition("#")
+        address = pathto(name) if name != page else ""
+        links.append(f'<a href="{address}{"#" * bool(part or not address)}{part}">{text}</a>')
+    links.append('<span class="pdf-link"></span>')
+    shortcuts = f'<p class="shortcuts">{" ".join(links)}</p>'
+    context["theme_extra_footer"] = shortcuts + context.get("theme_extra_footer", "")
+
+
 def describe(app: Sphinx, page: str, template: str, context: dict, doctree: Any) -> None:
-    """Say what the site is about where another site or a messenger shows a link to it."""
+    """Say what the site is about where another site or a messenger shows a link to it.
+
+    A picture must be named with its whole address, which only REPRO_SITE tells.
+    """
     title = escape(re.sub("<[^>]*>", "", context.get("title") or app.config.html_title or ""))
     tags = {"og:title": title, "og:description": DESCRIPTION, "og:type": "website"}
-    lines = [f'<meta property="{name}" content="{text}" />' for name, text in tags.items()]
+    if app.config.html_baseurl:
+        tags["og:url"] = context.get("pageurl") or app.config.html_baseurl
+        tags["og:image"] = app.config.html_baseurl + CARD
+        tags["og:image:alt"] = "The front page: three claims of the paper, and what we measured"
+    lines = [
+        f'<meta property="{name}" content="{escape(str(text), quote=True)}" />'
+        for name, text in tags.items()
+    ]
     lines += [f'<meta name="description" content="{DESCRIPTION}" />']
+    lines += ['<meta name="twitter:card" content="summary_large_image" />']
     context["metatags"] = context.get("metatags", "") + "\n" + "\n".join(lines)
 
 
@@ -141,6 +192,12 @@ def drop_unused_icons(app: Sphinx, exception: Exception | None) -> None:
         icons.shrink(Path(app.outdir))
 
 
+def link_pdf(app: Sphinx, exception: Exception | None) -> None:
+    """Let the pages link to the PDF that `make pdf` printed, if it was printed from these pages."""
+    if exception is None and app.builder.format == "html":
+        pdf.link(Path(app.outdir))
+
+
 def drop_live_code(app: Sphinx, page: str, template: str, context: dict, doctree: Any) -> None:
     """Leave out jupyter-book's script for live code, which is off and names a remote host."""
     scripts = context.get("script_files", [])
@@ -154,10 +211,14 @@ def drop_live_code(app: Sphinx, page: str, template: str, context: dict, doctree
 
 def setup(app: Sphinx) -> dict[str, Any]:
     """Connect to Sphinx, before the table of contents and MyST are read."""
+    citations.register()
+    app.add_js_file(pdf.LINK_SCRIPT, loading_method="defer")
     app.connect("config-inited", prepare, priority=100)
     app.connect("builder-inited", copy_mathjax)
     app.connect("build-finished", drop_unused_icons)
+    app.connect("build-finished", link_pdf)
     app.connect("html-page-context", drop_live_code, priority=900)
     app.connect("html-page-context", drop_unused_mathjax, priority=901)
     app.connect("html-page-context", describe, priority=902)
+    app.connect("html-page-context", add_shortcuts, priority=903)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -116,7 +116,7 @@ def _html(card: Card) -> str:
     paper_line = card.lines[0]
     rows = "".join(_row(line) for line in card.lines)
     return (
-        f'<section class="claim-card"><h3><a href="{card.link}">{escape(card.title)}</a></h3>'
+        f'<section class="claim-card"><h2><a href="{card.link}">{escape(card.title)}</a></h2>'
         f"<p>{escape(card.claim)}</p>"
         f'<p class="big">{_points(paper_line.estimate)}<span> points in the paper'
         f" ({escape(paper_line.runs)})</span></p>"

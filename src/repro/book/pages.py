@@ -10,11 +10,18 @@ import nbformat
 import pandas as pd
 
 from repro import paper
-from repro.book import atlas_pages, demonstration, front_page, overview, substitutions
+from repro.book import (
+    atlas_pages,
+    demonstration,
+    front_page,
+    overview,
+    profile_page,
+    substitutions,
+)
 from repro.book.execution import Book
 from repro.measures import divergence
 from repro.models import registry, weights
-from repro.study import open_study, pools, task_study
+from repro.study import open_study, pools, profiles, task_study
 
 LONG = 30  # characters from which a cell of a table may wrap
 
@@ -48,6 +55,8 @@ def values_from_records(book: Book) -> dict[str, object]:
         "model": registry.entry(book.model).title,
         "build_command": build_command(book),
         "profile": book.profile,
+        "default_profile": profiles.DEFAULT_PROFILE,
+        "profiles_table": html_table(profile_page.table()),
         "status_model": status_model(book, measured.records()),
         "status_records": status_records(
             pd.concat(
@@ -62,14 +71,18 @@ def values_from_records(book: Book) -> dict[str, object]:
 
 
 def html_table(frame: pd.DataFrame, code: Iterable[str] = ()) -> str:
-    """Return a frame as an HTML table in a box that scrolls by itself; `code` columns as code."""
+    """Return a frame as an HTML table in a box that scrolls by itself; `code` columns as code.
+
+    The box can have the keyboard's focus, so that the arrow keys scroll it.
+    """
     cells = frame.map(lambda value: "–" if pd.isna(value) else html.escape(str(value)))
     for name in code:
         cells[name] = cells[name].map(lambda text: f"<code>{text}</code>" if text else "")
     # The style sheet lets long text wrap and keeps a date or a number on one line.
     cells = cells.map(lambda text: f"<span>{text}</span>" if len(text) > LONG else text)
     text = cells.to_html(index=False, border=0, escape=False, classes="generated")
-    return f'<div class="wide">\n{text}\n</div>'
+    label = html.escape("Table: " + ", ".join(map(str, frame.columns)), quote=True)
+    return f'<div class="wide" tabindex="0" role="region" aria-label="{label}">\n{text}\n</div>'
 
 
 def paper_against_ours(frame: pd.DataFrame) -> str:

@@ -81,8 +81,8 @@ CSS = """
 .repro-claims .matrix .sign{display:block;width:1.2em;line-height:1.2;font-size:.85em}
 .repro-claims .chip{padding:.05em .4em;border-radius:.3em;white-space:nowrap}
 .repro-claims .counts{line-height:1.8}
-.repro-claims .not-testable-here{color:inherit;opacity:.55}
-.repro-claims h4{margin:.8em 0 .1em;font-size:1.05em;color:inherit}
+.repro-claims .not-testable-here{color:inherit;opacity:.75}
+.repro-claims h2{margin:.8em 0 .1em;font-size:1.05em;color:inherit}
 .repro-claims details.claim{border-bottom:1px solid rgba(128,128,128,.3)}
 .repro-claims details.claim>summary{display:flex;gap:.6em;align-items:baseline;
   padding:.08em 0;line-height:1.45;  cursor:pointer;list-style:none}
@@ -150,7 +150,7 @@ def page(judged: pd.DataFrame, title: str) -> Html:
     by_part = _by_part()
     matrix = "".join(_matrix(part, claims, cells, sides) for part, claims in by_part.items())
     claims = "".join(
-        f"<section><h4>{html.escape(part)}</h4>"
+        f"<section><h2>{html.escape(part)}</h2>"
         + "".join(_claim(part, claim, cells, sides) for claim in members)
         + "</section>"
         for part, members in by_part.items()

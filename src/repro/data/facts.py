@@ -174,13 +174,13 @@ def data_hash(folder: Path | None = None, world: str = WORLDS[0]) -> str:
     """
     if _is_invented(world, folder):
         return _atlas_hash()
-    local_folder = _given_folder(folder)
+    given = _given_folder(folder)
     sums = (
         entityquestions.pinned()
-        if local_folder is None
+        if given is None
         else {
             f"{raw}/{topic}.{raw}.json": entityquestions.file_sum(path)
-            for _, raw, topic, path in _existing_files(local_folder)
+            for _, raw, topic, path in _existing_files(given)
         }
     )
     lines = "".join(f"{digest}  {name}\n" for name, digest in sorted(sums.items()))

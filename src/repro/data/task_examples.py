@@ -50,15 +50,15 @@ class Examples:
         return {"train": _digest(self.train), "test": _digest(self.test)}
 
 
-def source(place: str | Path | None = None) -> Path | str | None:
+def source(given: str | Path | None = None) -> Path | str | None:
     """Return where examples come from: a folder, `HUB`, or None where nothing says it.
 
-    `place`, else `REPRO_TASKS`. Raises DataError for a folder that does not exist.
+    `given`, else `REPRO_TASKS`. Raises DataError for a folder that does not exist.
     """
-    name = str(place or os.environ.get("REPRO_TASKS") or "")
-    if name in ("", HUB):
-        return name or None
-    folder = Path(name).expanduser()
+    given = str(given or os.environ.get("REPRO_TASKS") or "")
+    if given in ("", HUB):
+        return given or None
+    folder = Path(given).expanduser()
     if not folder.is_dir():
         raise DataError(f"the folder {folder} does not exist: {FOLDER}")
     return folder
