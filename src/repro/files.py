@@ -12,7 +12,7 @@ from pathlib import Path
 
 import platformdirs
 
-from repro.errors import ModelError, StoreError
+from repro.errors import ConfigError, ModelError, StoreError
 
 MERGE_MARKERS = (b"<<<<<<< ", b">>>>>>> ")
 MERGE_CONFLICT = "holds the conflict markers of a Git merge: resolve the merge first"
@@ -38,6 +38,20 @@ def safetensors(folder: Path) -> list[Path]:
             " read: convert it to safetensors where you trust it"
         )
     raise ModelError(f"{folder} holds no *.safetensors: point to a Hugging Face model folder")
+
+
+def user_path(given: str | Path) -> Path:
+    """Return a path that a user has given, `~` replaced by the home folder.
+
+    Raises:
+        ConfigError: there is no such user, or the path holds a null byte.
+    """
+    if "\0" in str(given):
+        raise ConfigError(f"the path {str(given)!r} holds a null byte: give another")
+    try:
+        return Path(given).expanduser()
+    except RuntimeError:
+        raise ConfigError(f"the path {given} begins with a user who has no home here") from None
 
 
 def listed(folder: Path) -> list[Path]:
@@ -112,15 +126,27 @@ def cause_of_damage(content: bytes) -> str | None:
     """Return what made a text file unreadable and what to do, or None where it is not known."""
     if not content.strip():
         return "is empty"
-    if content.startswith(b"version https://git-lfs.github.com/spec/"):
-        return LFS_POINTER
-    if any(line.startswith(MERGE_MARKERS) for line in content.splitlines()):
-        return MERGE_CONFLICT
+    if cause := cause_in_git(content):
+        return cause
     try:
         content.decode()
     except UnicodeDecodeError:
         return "is not text in UTF-8"
     return None
+
+
+def cause_in_git(content: bytes) -> str | None:
+    """Return what Git has put in the place of a text file's content and what to do, or None."""
+    if content.startswith(b"version https://git-lfs.github.com/spec/"):
+        return LFS_POINTER
+    if any(line.startswith(MERGE_MARKERS) for line in content.splitlines()):
+        return MERGE_CONFLICT
+    return None
+
+
+def is_whole(text: str) -> bool:
+    """Tell whether a text can be written: JSON can hold one half of a character (a surrogate)."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 REPOSITORY = Path(__file__).resolve().parents[2]

@@ -32,6 +32,35 @@ def folder(tmp_path):
         ("the answer is 4", None),
         ("#### four", None),
         ("", None),
+        # signs, decimals, fractions, powers of ten
+        ("#### -$5", -5),
+        ("#### $-5", -5),
+        ("#### +3", 3),
+        ("#### −5", -5),
+        ("#### .5", Decimal("0.5")),
+        ("#### -.5", Decimal("-0.5")),
+        ("#### 1/2", Decimal("0.5")),
+        ("#### 1e3", 1000),
+        ("#### 1,000,000", 1_000_000),
+        ("#### 18.", 18),
+        ("#### 18.\n5 is left", 18),
+        ("#### 50% of them", 50),
+        ("#### 5kg", 5),
+        # not one plain number: never a part of it
+        ("#### 1/0", None),
+        ("#### --5", None),
+        ("#### 2 + 3", None),
+        ("#### 3:30", None),
+        ("#### 1 1/2", None),
+        ("#### 1/2/3", None),
+        ("#### 1.2.3", None),
+        ("#### 1,2", None),
+        ("#### 1 000", None),
+        ("#### 1\u00a0000", None),
+        ("#### 5 million", None),
+        ("#### 5k", None),
+        ("#### 1e99999", None),
+        ("#### 2 × 3\n#### 6", None),
     ],
 )
 def test_the_final_number_is_the_marked_one(text, number):
@@ -80,6 +109,14 @@ def test_what_cannot_be_used_is_counted(folder):
     write(folder / "xsum/news.jsonl", rows)
     frame, skipped = task_examples.read("xsum", folder)
     assert len(frame) == 16 and skipped == {"with an empty document": 2}
+
+
+def test_a_summary_that_rouge_has_no_word_for_is_skipped(folder):
+    rows = news("train", 10) + news("test", 8)
+    rows[0]["summary"] = "橋が開いた。"
+    write(folder / "xsum/news.jsonl", rows)
+    frame, skipped = task_examples.read("xsum", folder)
+    assert len(frame) == 17 and skipped == {"without a word that ROUGE knows": 1}
 
 
 def broken(folder, path: str, row: dict | str) -> None:

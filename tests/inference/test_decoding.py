@@ -212,6 +212,17 @@ def test_contains_ignores_case_and_takes_any_name():
     assert not contains("Paris", ())
 
 
+def test_spellings_of_spaces_dashes_and_apostrophes_are_alike_in_both_texts():
+    spellings = {" ": "\u00a0\u2007\u2009\u202f", "-": "‐‑‒–—−", "'": "’‘ʻʼ′"}
+    for plain, others in spellings.items():
+        for first in (plain, *others):
+            for second in (plain, *others):
+                assert contains(f"in St{first}Lo, they", (f"st{second}lo",)), (first, second)
+        for other, marks in spellings.items():
+            if other != plain:
+                assert not contains(f"St{plain}Lo", (f"St{marks[0]}Lo",))
+
+
 # --- against transformers ---------------------------------------------------------------------
 
 

@@ -19,3 +19,9 @@ def test_rouge_by_hand():
     assert two == [0, 1, 0]
     assert longest == [pytest.approx(1 / 3, abs=1e-6), 1, 0]  # one word at most is in order
     assert done.blank == 1
+
+
+def test_what_rouge_has_no_word_for_is_counted():
+    answers = ["Мост открыт", "a bridge", "橋 2018", "…"]
+    done = score("xsum", answers, ["a bridge", "Мост открыт", "2018", "a"])
+    assert done.values["xsum_rouge1"] == [0, 0, 1, 0] and done.blank == 3

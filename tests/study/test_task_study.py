@@ -125,6 +125,24 @@ def test_without_examples_the_last_measured_is_read(place, trial):
     assert records.matching("task_score", part) == []
 
 
+def test_rules_of_another_version_are_other_records(trial, monkeypatch):
+    scores = trial.score_requests("gsm8k")
+    assert scores[0].params["scoring"] == 2
+    monkeypatch.setattr(task_study.task_scores, "VERSION", 3)
+    again = replace(trial).score_requests("gsm8k")
+    assert not {t.key for t in scores} & {t.key for t in again}
+
+
+def test_committed_scores_of_the_first_rules_are_found_and_can_hardly_differ():
+    requests = task_study.open_task_study("smollm2-135m", "quick").requests()
+    scores = [r.record().result for r in requests if r.kind == "task_score"]
+    assert len(scores) == 10 and all("scoring" not in request.params for request in requests)
+    numbers = [r for r in scores if "gsm8k_accuracy" in r["values"]]
+    assert sum(r["blank"] > r["cut"] for r in numbers) == 0
+    zeros = [x for r in scores for x in r["values"].get("xsum_rouge1", []) if x == 0]
+    assert len(zeros) == 1
+
+
 # --- the page, the claims, the command ------------------------------------------------------------
 
 

@@ -17,7 +17,7 @@ import pandas as pd
 from repro import paper
 from repro.data import entityquestions
 from repro.errors import ConfigError, DataError, TrainingError
-from repro.files import cache_dir
+from repro.files import cache_dir, cause_in_git, is_whole, read_regular, user_path
 from repro.paper import SPLITS
 
 WORLDS = ("entityquestions", "atlas")
@@ -35,7 +35,7 @@ def _given_folder(data: Path | None) -> Path | None:
     data = data or os.environ.get("REPRO_DATA")
     if not data:
         return None
-    folder = Path(data).expanduser()
+    folder = user_path(data)
     if not folder.is_dir():
         raise DataError(
             f"the data folder {folder} does not exist; give REPRO_DATA (or the argument) a "
@@ -69,7 +69,10 @@ def _existing_files(folder: Path) -> list[tuple[str, str, str, Path]]:
 
 def _read_rows(path: Path) -> list:
     try:
-        rows = json.loads(path.read_bytes())
+        content = read_regular(path)
+        if cause := cause_in_git(content):
+            raise DataError(f"{path} {cause}")
+        rows = json.loads(content)
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
@@ -85,6 +88,7 @@ def _is_question(row: object) -> bool:
         and isinstance(row.get("question"), str)
         and isinstance(row.get("answers"), list)
         and all(isinstance(a, str) and a.strip() for a in row["answers"])
+        and all(map(is_whole, (row["question"], *row["answers"])))
     )
 
 

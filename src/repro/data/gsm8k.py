@@ -5,14 +5,27 @@ The names in capitals, `paths`, `reason_to_skip` and `reference` are what
 """
 
 import re
-from decimal import Decimal
+from fractions import Fraction
 from pathlib import Path
+
+from repro.paper import plain
 
 COLUMNS = ("question", "answer")
 SPLIT_COLUMN = None  # the name of a file says which split it holds
 ON_HUB = {"path": "openai/gsm8k", "name": "main"}
-_FINAL = re.compile(r"####\s*\$?(-?\d[\d,]*(?:\.\d+)?)")
 _CALCULATOR = re.compile(r"<<[^<>]*>>")
+_MARKED = re.compile(r"####\s*(?=[-+$£€]*\.?\d)")
+_NUMBER = re.compile(
+    r"(?P<sign>[-+]?)[$£€]?(?P<second_sign>[-+]?)"
+    r"(?P<whole>\d{1,3}(?:,\d{3})+|\d*)(?P<decimals>\.\d+)?(?P<power>[eE][-+]?\d{1,3})?"
+    r"(?:[ \t]*/[ \t]*(?P<divisor>\d+))?"
+)
+# What makes of the number read so far a part of a longer number, of a sum or of a time of day.
+_GOES_ON = re.compile(
+    r"[ \t]*[-+*×·÷x^=/.,:]?[ \t]*\.?\d"
+    r"|[ \t]*(?:k|hundred|thousand|million|billion|trillion|dozen)\b",
+    re.IGNORECASE,
+)
 
 
 def paths(folder: Path) -> list[Path]:
@@ -30,10 +43,23 @@ def reference(answer: str) -> str:
     return _CALCULATOR.sub("", answer)
 
 
-def final_number(text: str) -> Decimal | None:
-    """Return the number on the first line marked `####`, as GSM8K marks it, or None.
+def final_number(text: str) -> Fraction | None:
+    """Return the number after the first mark `####`, as GSM8K marks it, or None.
 
-    Commas and a dollar sign are left out; `18` and `18.00` are the same number.
+    A currency sign and the commas of thousands are left out; `18` and `18.00` are the same number,
+    and so are `.5` and `1/2`, `1e3` and `1,000`. Minus signs of all kinds are read. What is not
+    one plain number (`2 + 3`, `3:30`, `1 1/2`, `5 million`, `1,2`) is None, not a part of it.
     """
-    match = _FINAL.search(text)
-    return Decimal(match[1].replace(",", "")) if match else None
+    text = plain(text)
+    marked = _MARKED.search(text)
+    number = _NUMBER.match(text, marked.end()) if marked else None
+    if number is None or _GOES_ON.match(text, number.end()):
+        return None
+    if number["sign"] and number["second_sign"]:
+        return None
+    digits = number["whole"].replace(",", "") + (number["decimals"] or "") + (number["power"] or "")
+    try:
+        value = Fraction(digits) / int(number["divisor"] or 1)
+    except (ValueError, ZeroDivisionError):
+        return None
+    return -value if "-" in (number["sign"], number["second_sign"]) else value

@@ -19,6 +19,7 @@ import pandas as pd
 
 from repro.data import facts, gsm8k, xsum
 from repro.errors import ConfigError, DataError
+from repro.files import cause_in_git, is_whole, read_regular, user_path
 
 TASKS: dict[str, ModuleType] = {"gsm8k": gsm8k, "xsum": xsum}
 SPLITS = ("train", "test")
@@ -58,7 +59,7 @@ def source(given: str | Path | None = None) -> Path | str | None:
     given = str(given or os.environ.get("REPRO_TASKS") or "")
     if given in ("", HUB):
         return given or None
-    folder = Path(given).expanduser()
+    folder = user_path(given)
     if not folder.is_dir():
         raise DataError(f"the folder {folder} does not exist: {FOLDER}")
     return folder
@@ -101,8 +102,9 @@ def _counted(skipped: dict[str, int]) -> str:
 def read(task: str, place: Path | str) -> tuple[pd.DataFrame, dict[str, int]]:
     """Return every usable example, and how many rows were skipped for which reason.
 
-    Skipped are rows with an empty text, and answers of GSM8K without a final number. The frame has
-    the columns of `Examples`; rows of other splits than train and test are left out.
+    Skipped are rows with an empty text, answers of GSM8K without a final number, and summaries in a
+    script that ROUGE does not know. The frame has the columns of `Examples`; rows of other splits
+    than train and test are left out.
 
     Raises DataError for an unreadable file or a row without its columns.
     """
@@ -122,6 +124,8 @@ def read(task: str, place: Path | str) -> tuple[pd.DataFrame, dict[str, int]]:
 def _text(row: dict, column: str, where: str) -> str:
     if not isinstance(row.get(column), str):
         raise DataError(f"{where}: there is no text named {column!r}")
+    if not is_whole(row[column]):
+        raise DataError(f"{where}: {column!r} holds half a character (a lone surrogate)")
     return row[column].strip()
 
 
@@ -144,14 +148,18 @@ def _folder(task: str, folder: Path) -> Iterator[Row]:
 
 def _lines(path: Path) -> Iterator[tuple[str, dict]]:
     try:
-        lines = path.read_bytes().splitlines()
+        content = read_regular(path)
     except OSError as error:
         raise DataError(f"cannot read {path} ({error.strerror}): {FOLDER}") from None
-    for number, line in enumerate(lines, 1):
+    if cause := cause_in_git(content):
+        raise DataError(f"{path} {cause}")
+    for number, line in enumerate(content.splitlines(), 1):
+        if not line.strip():  # many editors end a file with an empty line
+            continue
         where = f"{path}, line {number}"
         try:
             row = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise DataError(f"{where}: truncated or not JSON ({error})") from None
         if not isinstance(row, dict):
             raise DataError(f"{where}: not a JSON object")

@@ -5,6 +5,7 @@ It offers `repro.data.task_examples` the same names as `repro.data.gsm8k`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,8 +25,17 @@ def paths(folder: Path) -> list[Path]:
 
 
 def reason_to_skip(summary: str) -> str:
-    """Return why a summary cannot be used: there is no reason but to be empty."""
-    return ""
+    """Return why a summary cannot be used, or an empty text: ROUGE must find a word in it."""
+    return "" if has_word(summary) else "without a word that ROUGE knows"
+
+
+def has_word(text: str) -> bool:
+    """Tell whether ROUGE finds a word in a text.
+
+    The tokenizer of its usual implementation knows a to z and 0 to 9, and drops all else: a text
+    in another script has no word for it, and would score 0 whatever it says.
+    """
+    return re.search("[a-z0-9]", text.lower()) is not None
 
 
 def reference(summary: str) -> str:

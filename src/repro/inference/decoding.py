@@ -27,6 +27,7 @@ from repro.inference.threads import map_in_threads, thread_count
 from repro.inference.transformers_engine import CachedRows, WholeTexts, caches, start_logits
 from repro.models.devices import processes
 from repro.models.tokens import stop_ids
+from repro.paper import plain
 
 CHECK_EVERY = 4  # steps between searches for the answer in the decoded text, after the first few
 CPU_ENGINE_ROWS = 8192  # samples at a time beyond which a small model gains nothing
@@ -272,9 +273,12 @@ class CompletionTexts:
 
 
 def contains(text: str, names: Sequence[str]) -> bool:
-    """Tell whether any of the names is a substring of the text, ignoring case (F.1)."""
-    folded = text.casefold()
-    return any(name.casefold() in folded for name in names)
+    """Tell whether any of the names is a substring of the text, ignoring case (F.1).
+
+    The spellings of apostrophes, spaces and dashes are taken alike in both.
+    """
+    folded = plain(text).casefold()
+    return any(plain(name).casefold() in folded for name in names)
 
 
 @torch.inference_mode()

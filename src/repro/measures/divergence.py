@@ -111,8 +111,8 @@ def reference(
 
 
 def _starts_early(tokenizer, completion, names) -> bool:
-    text = completion.text.casefold()
-    starts = [at for name in names if (at := text.find(name.casefold())) >= 0]
+    text = paper.plain(completion.text).casefold()
+    starts = [at for n in names if (at := text.find(paper.plain(n).casefold())) >= 0]
     if not starts:
         return False
     options = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}

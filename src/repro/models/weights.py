@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Iterable
 from importlib import resources
 from pathlib import Path
 
@@ -38,6 +39,12 @@ def weights_id(model: ModelEntry) -> str:
     for path in sorted(p for p in folder.iterdir() if p.suffix in IDENTIFYING):
         digest.update(f"{path.name}:{sha256(path, text=path.suffix in TEXT)}\n".encode())
     return f"sha256:{digest.hexdigest()}"
+
+
+def is_among(identity: str, names: Iterable[str]) -> bool:
+    """Tell whether what `weights_id` returned is the identity of one of some registered models."""
+    models = (entries()[name] for name in names)
+    return identity in (weights_id(m) for m in models if not m.bundled or available(m))
 
 
 def locate(model: ModelEntry) -> Path:

@@ -61,8 +61,8 @@ _PLAIN = str.maketrans(
 )
 
 
-def _plain(text: str) -> str:
-    """Return a text with plain apostrophes, spaces and hyphens."""
+def plain(text: str) -> str:
+    """Return a text of the same length with plain apostrophes, spaces and hyphens."""
     return text.translate(_PLAIN)
 
 
@@ -75,18 +75,18 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
     key: tuple(names) for key, names in _read("synonyms.json").items()
 }
 
-_BY_PLAIN_NAME = {_plain(key): names for key, names in SYNONYMS.items()}
+_BY_PLAIN_NAME = {plain(key): names for key, names in SYNONYMS.items()}
 
 
 def names(obj: str) -> tuple[str, ...]:
     """Every accepted name of an object: its synonyms of Table 12, else the object itself.
 
     The paper prints ’ where the dataset has ', so both find an entry; and a name that holds an
-    apostrophe is followed by its other spelling, so a substring match accepts either. A name with a
-    no-break space, a dash or an ʻokina is followed by its plain spelling.
+    apostrophe is followed by its other spelling, one with a no-break space, a dash or an ʻokina by
+    its plain spelling.
     """
-    listed = _BY_PLAIN_NAME.get(_plain(obj), (obj,))
-    spellings = (s for n in listed for s in (n, _plain(n), n.replace("'", "’")))
+    listed = _BY_PLAIN_NAME.get(plain(obj), (obj,))
+    spellings = (s for n in listed for s in (n, plain(n), n.replace("'", "’")))
     return tuple(dict.fromkeys(spellings))
 
 
