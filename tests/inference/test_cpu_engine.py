@@ -370,6 +370,11 @@ def test_weights_are_held_only_while_asked_to(native):
     assert not torch.equal(engine.tree_logits(*asked), before)
 
 
+DYNAMIC = {"rope_type": "dynamic", "rope_theta": 100.0, "factor": 4.0}
+LONGROPE = {**DYNAMIC, "rope_type": "longrope", "original_max_position_embeddings": 64}
+LONGROPE |= {"short_factor": [1.0] * 4, "long_factor": [2.0, 3.0, 4.0, 5.0]}
+
+
 @pytest.mark.parametrize(
     "network",
     [
@@ -381,6 +386,8 @@ def test_weights_are_held_only_while_asked_to(native):
         pytest.param(lambda: gemma(attn_logit_softcapping=50.0), id="capped attention"),
         pytest.param(lambda: gemma(use_bidirectional_attention=True), id="both directions"),
         pytest.param(gpt2, id="another family"),
+        pytest.param(lambda: llama(rope_parameters=DYNAMIC), id="dynamic NTK"),
+        pytest.param(lambda: llama(rope_parameters=LONGROPE), id="longrope"),
     ],
 )
 def test_what_it_does_not_compute_does_not_fit(network):

@@ -5,6 +5,8 @@ import torch
 from transformers import (
     Lfm2Config,
     Lfm2ForCausalLM,
+    Llama4ForCausalLM,
+    Llama4TextConfig,
     LlamaConfig,
     LlamaForCausalLM,
     MambaConfig,
@@ -67,7 +69,16 @@ def dynamic(vocabulary: int) -> LlamaForCausalLM:
     return llama(vocabulary, rope_parameters=rope, max_position_embeddings=8)
 
 
-NETWORKS = [rwkv, mamba, lfm2, recurrent_gemma, longrope]
+def chunked(vocabulary: int) -> Llama4ForCausalLM:
+    """Return a Llama 4 whose tokens attend only within chunks of 6."""
+    own = {"attention_chunk_size": 6, "num_key_value_heads": 2, "head_dim": 8}
+    own |= {"intermediate_size_mlp": 48, "num_local_experts": 2, "num_experts_per_tok": 1}
+    return Llama4ForCausalLM(
+        Llama4TextConfig(vocab_size=vocabulary, **own, **SIZES, **HEADS, **SPREAD)
+    )
+
+
+NETWORKS = [rwkv, mamba, lfm2, recurrent_gemma, longrope, chunked]
 
 
 def greedily(network, ids: list[int], steps: int, stop: int = 1) -> list[int]:
@@ -124,6 +135,28 @@ def test_dynamic_ntk_is_refused_beyond_the_length_it_stretches_from(tiny_loaded)
     assert done.ids == greedily(network, [9, 8, 7], 5)
     with pytest.raises(ModelError, match=r"texts of at most 8 tokens.*, not 9"):
         complete(network, tokenizer, [Prompt([9, 8, 7])], Decoding(6))
+
+
+def losses(network, batch) -> float:
+    """Return the mean loss of a batch that `batch_function` has made."""
+    targets = batch.pop("targets")
+    with torch.no_grad():
+        logits = network(**batch, use_cache=False).logits
+    return float(torch.nn.functional.cross_entropy(logits.flatten(0, -2), targets))
+
+
+@pytest.mark.parametrize(("make", "longest"), [(chunked, 6), (longrope, 8), (dynamic, 8)])
+def test_a_network_is_fine_tuned_on_texts_that_do_not_change_their_neighbours(make, longest):
+    torch.manual_seed(3)
+    network = make(50).eval()
+    texts = [[9, 8, 7, 6, 5, 11, 12, 13, 14][:longest], [9, 8, 7], [30, 31, 32, 33]]
+    examples = [(ids, [-100, *ids[1:]]) for ids in texts]
+    alone = [losses(network, batch_function(network, longest)([example])) for example in examples]
+    counts = torch.tensor([len(ids) - 1.0 for ids in texts])
+    together = losses(network, batch_function(network, longest)(examples))
+    assert together == pytest.approx(float(torch.tensor(alone) @ counts / counts.sum()), abs=1e-5)
+    with pytest.raises((TrainingError, ModelError), match=r"apart|dynamic NTK"):
+        batch_function(network, longest + 1)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

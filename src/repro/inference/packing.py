@@ -12,7 +12,9 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
+from repro.errors import ModelError
 from repro.inference.cpu.prefix_tree import merge_prefixes
+from repro.models.architecture import rotary_settings
 from repro.models.tokens import shared_prefix
 
 _FITTING: WeakSet[PreTrainedModel] = WeakSet()  # networks that were tried and fit
@@ -51,16 +53,43 @@ def groups(texts: Sequence[list[int]], most: int) -> list[list[int]]:
 def fits(network: PreTrainedModel, longest: int) -> bool:
     """Tell whether a network keeps packed texts of at most `longest` tokens apart.
 
-    A sliding window and the chunks of chunked attention are not in the mask, so they must not be
-    shorter.
+    A sliding window is not in the mask, so it must not be shorter.
+
+    Raises:
+        ModelError: as `depends_on_neighbours` does.
     """
-    config = network.config.get_text_config()
-    limits = (getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size"))
-    if any(limit and limit < longest for limit in limits):
+    window = getattr(network.config.get_text_config(), "sliding_window", None)
+    if depends_on_neighbours(network, longest) or (window and window < longest):
         return False
     if network not in _FITTING and _keeps_apart(network):  # a network that fits is tried once
         _FITTING.add(network)
     return network in _FITTING
+
+
+def depends_on_neighbours(network: PreTrainedModel, longest: int) -> bool:
+    """Tell whether texts this long change how the texts beside them are computed.
+
+    A longrope embedding has other angles for all rows where one is long. Chunked attention counts
+    its chunks from the start of the padded row.
+
+    Raises:
+        ModelError: dynamic NTK, whose angles depend on the texts computed before, too.
+    """
+    config = network.config.get_text_config()
+    settings = rotary_settings(config)
+    kinds = {part.get("rope_type") for part in settings}
+    names = "original_max_position_embeddings", "max_position_embeddings"
+    lengths = [part.get(names[0]) for part in settings]
+    lengths += [getattr(config, name, None) for name in names]
+    trained = min((length for length in lengths if length), default=longest)
+    if "dynamic" in kinds and longest > trained:
+        raise ModelError(
+            f"{type(network).__name__} stretches its rotary embedding beyond {trained} tokens for"
+            f" all texts after a long one (dynamic NTK): give texts of at most {trained} tokens,"
+            f" their completions included, not {longest}"
+        )
+    chunk = getattr(config, "attention_chunk_size", None) or longest
+    return longest > chunk or ("longrope" in kinds and longest > trained)
 
 
 @torch.no_grad()

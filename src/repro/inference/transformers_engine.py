@@ -193,7 +193,7 @@ def pads(network: PreTrainedModel, longest: int) -> bool:
     Raises:
         ModelError: the network cannot be computed at all, or not for texts this long.
     """
-    return not _depends_on_neighbours(network, longest) and _tried(network, _PADS, _padded)
+    return not packing.depends_on_neighbours(network, longest) and _tried(network, _PADS, _padded)
 
 
 def caches(network: PreTrainedModel, longest: int) -> bool:
@@ -203,33 +203,6 @@ def caches(network: PreTrainedModel, longest: int) -> bool:
         ModelError: as `pads` does.
     """
     return pads(network, longest) and _tried(network, _CACHES, _cached)
-
-
-def _depends_on_neighbours(network, longest: int) -> bool:
-    """Tell whether texts this long change how the texts beside them are computed.
-
-    A longrope embedding has other angles for all rows where one is long. Chunked attention counts
-    its chunks from the start of the padded row.
-
-    Raises:
-        ModelError: dynamic NTK, whose angles depend on the texts computed before, too.
-    """
-    config = network.config.get_text_config()
-    rope = getattr(config, "rope_parameters", None) or {}
-    settings = [rope, *(part for part in rope.values() if isinstance(part, dict))]
-    kinds = {part.get("rope_type") for part in settings}
-    names = "original_max_position_embeddings", "max_position_embeddings"
-    lengths = [part.get(names[0]) for part in settings]
-    lengths += [getattr(config, name, None) for name in names]
-    trained = min((length for length in lengths if length), default=longest)
-    if "dynamic" in kinds and longest > trained:
-        raise ModelError(
-            f"{type(network).__name__} stretches its rotary embedding beyond {trained} tokens for"
-            f" all texts after a long one (dynamic NTK): give texts of at most {trained} tokens,"
-            f" their completions included, not {longest}"
-        )
-    chunk = getattr(config, "attention_chunk_size", None) or longest
-    return longest > chunk or ("longrope" in kinds and longest > trained)
 
 
 @torch.no_grad()

@@ -5,10 +5,14 @@ from __future__ import annotations
 import math
 from collections import Counter
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from repro.models.checkpoint_files import read_json, weight_files
 from repro.models.registry import ModelEntry, entries
 from repro.models.weights import available, obtain
+
+if TYPE_CHECKING:  # what reads records only, as most do, need not wait for PyTorch
+    from transformers import PreTrainedConfig
 
 # The linear maps of a LLaMA layer, in the order of a forward pass.
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -67,6 +71,12 @@ def _tensor_shapes(model: ModelEntry) -> list[tuple[int, ...]]:
             names = file.keys()
             shapes += [tuple(file.get_slice(name).get_shape()) for name in names]
     return shapes
+
+
+def rotary_settings(config: PreTrainedConfig) -> list[dict]:
+    """Return the settings of each rotary embedding: one, or one for each kind of layer."""
+    settings = getattr(config, "rope_parameters", None) or {}
+    return [settings, *(part for part in settings.values() if isinstance(part, dict))]
 
 
 def _config(folder: Path) -> dict:

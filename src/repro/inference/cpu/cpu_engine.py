@@ -411,4 +411,7 @@ def _has_more_than_a_short_text_shows(network: PreTrainedModel) -> bool:
     names = "attention_dropout", "attn_logit_softcapping", "final_logit_softcapping"
     biases = (name.split(".") for name, _ in network.named_parameters() if name.endswith("bias"))
     unknown = any(module not in architecture.PROJECTIONS for *_, module, _ in biases)
+    rotary = {part.get("rope_type") for part in architecture.rotary_settings(network.config)}
+    if rotary & {"dynamic", "longrope"}:  # whose angles depend on the length of the texts
+        return True
     return unknown or any(getattr(network.config, name, None) for name in names)
