@@ -4,10 +4,10 @@ import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
-from pathlib import Path
 from typing import Any
 
 from repro.errors import ConfigError
+from repro.files import user_path
 
 
 def fraction(value: Any) -> float:
@@ -55,5 +55,5 @@ def check_parameters(parameters: Mapping[str, Any], names: Iterable[str] = ()) -
 
         profiles.profile(parameters.get("profile", "default"))
     tasks = os.environ.get("REPRO_TASKS")
-    if "model" in names and tasks and tasks != "hub" and not Path(tasks).expanduser().is_dir():
+    if "model" in names and tasks and tasks != "hub" and not user_path(tasks).is_dir():
         raise ConfigError(f"REPRO_TASKS names a folder that does not exist: {tasks}")

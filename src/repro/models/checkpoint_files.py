@@ -12,6 +12,8 @@ import mmap
 from functools import cache
 from pathlib import Path
 
+from safetensors import SafetensorError, safe_open
+
 from repro.errors import ModelError, StoreError, one_line
 from repro.files import read_regular, safetensors
 from repro.models.hub import COMPANIONS, INDEX
@@ -65,9 +67,15 @@ def index_of(folder: Path) -> Path | None:
 def read_index(path: Path) -> dict[str, str]:
     """Return which file holds which tensor, by an index; raise ModelError if it does not say."""
     names = read_json(path).get("weight_map")
-    if not isinstance(names, dict) or any(Path(str(f)).name != f for f in names.values()):
+    if not isinstance(names, dict) or not names or not all(map(_is_file_name, names.values())):
         raise ModelError(f"{path} does not say which shard holds which tensor")
     return names
+
+
+def _is_file_name(name: object) -> bool:
+    """Tell whether a value from a JSON file names a file in the same folder, and no other."""
+    plain = isinstance(name, str) and name not in ("", "..") and "\0" not in name
+    return plain and Path(str(name)).name == name and "\\" not in str(name)
 
 
 def read_json(path: Path) -> dict:
@@ -115,23 +123,23 @@ def _tensors(paths: list[Path]) -> list[tuple[str, Path, dict]]:
     tensors = []
     for path in paths:
         try:
-            with path.open("rb") as file:
-                length = int.from_bytes(file.read(8), "little")
-                header = json.loads(file.read(length))
-            header.pop("__metadata__", None)
-            for name, tensor in header.items():
-                start, end = (8 + length + offset for offset in tensor["data_offsets"])
-                tensors.append((name, path, tensor | {"data_offsets": (start, end)}))
-        except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+            with safe_open(path, "np"):  # which checks sizes, types and places
+                pass
+        except (SafetensorError, OSError) as error:
             raise ModelError(f"{path} is truncated or damaged: get it again") from error
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(length))
+        header.pop("__metadata__", None)
+        for name, tensor in header.items():
+            start, end = (8 + length + offset for offset in tensor["data_offsets"])
+            tensors.append((name, path, tensor | {"data_offsets": (start, end)}))
     return tensors
 
 
 def _add_tensor(digest, name: str, path: Path, header: dict) -> None:
     """Add the name, the type, the shape and the bytes of a tensor to a digest."""
     start, end = header["data_offsets"]
-    if end > path.stat().st_size:
-        raise ModelError(f"{path} is truncated or damaged: get it again")
     digest.update(f"{name}:{header['dtype']}:{header['shape']}:{end - start}\n".encode())
     if end > start:
         with (
@@ -148,7 +156,7 @@ def _meaning(path: Path) -> bytes:
     if path.suffix == ".json":
         try:
             fields = json.loads(content)
-        except ValueError:
+        except (ValueError, RecursionError):  # whoever uses the file says so
             return content
         if path.name in SETTINGS and isinstance(fields, dict):
             fields = {name: value for name, value in fields.items() if name not in NEUTRAL}
@@ -164,7 +172,7 @@ def _source(folder: Path) -> Path | None:
     except ModelError:  # whoever reads the configuration says so
         named = None
     if named:
-        if Path(named).name != named or not (folder / named).exists():
+        if not _is_file_name(named) or not (folder / named).exists():
             raise ModelError(f"{config} names weights that are not in its folder: {named}")
         return folder / named
     return next((folder / name for name in (SINGLE, INDEX) if (folder / name).exists()), None)

@@ -30,6 +30,8 @@ def check_launch(environment: Mapping[str, str] = os.environ) -> None:
                 f"accelerate is told to use {title} ({name}), which a study does not: every"
                 " process holds the whole model; launch with --multi_gpu alone"
             )
+    for name in (name for name in RANKS if not environment.get(name, "0").isdecimal()):
+        raise ConfigError(f"{name} is {environment[name]!r}, and must be a number; unset it")
     ranked = any(name in environment for name in RANKS)
     if "ACCELERATE_USE_CPU" in environment and "MASTER_PORT" in environment and not ranked:
         raise ConfigError(

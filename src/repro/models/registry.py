@@ -7,6 +7,7 @@ folder. Weights are read from safetensors or GGUF only; code inside a model fold
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
@@ -15,7 +16,10 @@ from pathlib import Path
 import yaml
 
 from repro.errors import ConfigError
+from repro.files import user_path
 from repro.models import hub
+
+MARKUP = re.compile(r"[^\w .,+()=-]|\s{2,}|[^\S ]")  # titles stand in HTML and in Markdown
 
 
 @dataclass(frozen=True)
@@ -76,10 +80,11 @@ def entry(name: str | Path = "default") -> ModelEntry:
         name = os.environ.get("REPRO_MODEL") or DEFAULT_MODEL
     if name in entries():
         return entries()[name]
-    folder = Path(name).expanduser()
+    folder = user_path(name)
     if folder.is_dir():
         stem = folder.resolve().name
-        return ModelEntry(name=stem, title=stem, family="local folder", folder=folder.resolve())
+        title = MARKUP.sub("_", stem)
+        return ModelEntry(name=stem, title=title, family="local folder", folder=folder.resolve())
     if match := hub.ID.fullmatch(name):
         return _hub_entry(*match.groups())
     known = ", ".join(entries())

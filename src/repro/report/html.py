@@ -75,11 +75,16 @@ def table(frame: pd.DataFrame, title: str, decimals: int = 2) -> Html:
     """Return any frame as a table: floats with `decimals`, integers with separators."""
     if frame.columns.empty:
         return Html(f'<p class="repro-note">{html.escape(title)}: {ABSENT}</p>', title)
-    rows = frame.reset_index(drop=True).rename(columns=lambda name: str(name).replace("_", " "))
+    rows = frame.reset_index(drop=True).rename(columns=_heading)
     words = rows.map(lambda value: isinstance(value, str))
     style = words.replace({True: "text-align:left;white-space:normal;", False: ""})
     cells = rows.map(lambda value: _plain(value, decimals))
     return _styled(cells, style, title, frame, hide_index=True)
+
+
+def _heading(name: object) -> str:
+    """Return the name of a column as escaped text."""
+    return html.escape(str(name).replace("_", " "))
 
 
 def grid(rows, columns, corner: tuple[str, str], title: str, source: pd.DataFrame) -> Html:

@@ -10,7 +10,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from repro.errors import ConfigError, ModelError, StoreError
-from repro.files import sha256
+from repro.files import sha256, user_path
 from repro.models import hub, registry, weights
 from repro.models.checkpoint_files import index_of, read_index, read_json, weight_files
 from repro.models.hub import COMPANIONS
@@ -23,7 +23,7 @@ def find(name: str | Path) -> Path:
     Raises:
         ModelError: there is none, or the Hub cannot be reached.
     """
-    folder = Path(name).expanduser()
+    folder = user_path(name)
     if folder.is_dir():
         return folder
     if str(name) in registry.entries() or hub.ID.fullmatch(str(name)):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from repro import __version__, provenance
 from repro.errors import ConfigError
+from repro.files import user_path
 from repro.restoration import checkpoints, concentration, ranking, tensor_pairs, thresholds
 from repro.restoration.checkpoint_pair import INTERPOLATE, Models, Settings, Work, dtype
 from repro.restoration.checkpoints import ShardWriter
@@ -50,7 +51,7 @@ def restore(
         raise ConfigError("a percentage is given twice")
     if out is None:
         return _restore_shares(models, percents, settings, work, [])
-    out = Path(out).expanduser()
+    out = user_path(out)
     inputs = [models.base_files.folder, models.tuned_files.folder]
     checkpoints.check_target(out, inputs, overwrite)
     models.region(settings)  # raises an error before anything is written
