@@ -13,6 +13,8 @@ from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic, overload
 
+from repro.inference.compiled import keeps
+
 EPSILON = 1e-8
 # 1e-8 in bfloat16: PyTorch rounds the constant too before adding it.
 _ROUNDED_EPSILON = np.uint32(0x322C0000).view(np.float32)
@@ -34,7 +36,8 @@ _LARGEST = np.float32(np.finfo(np.float32).max)
 _LOW, _HIGH = np.uint32(0xFFFF), np.uint32(0xFFFF0000)
 
 # NumPy's error model, because a check for division by zero prevents vectorised loops.
-compiled = njit(nogil=True, cache=True, error_model="numpy")
+KEPT = keeps(__file__)  # between processes
+compiled = njit(nogil=True, cache=KEPT, error_model="numpy")
 
 
 @intrinsic

@@ -11,13 +11,16 @@ import numpy as np
 from numba import njit, types
 from numba.extending import overload
 
+from repro.inference.compiled import keeps
+
 # The compiler may reorder sums, so that it can vectorise them; NaN and infinity are kept.
+KEPT = keeps(__file__)  # between processes
 _compiled = njit(
-    nogil=True, cache=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz", "arcp"}
+    nogil=True, cache=KEPT, error_model="numpy", fastmath={"reassoc", "contract", "nsz", "arcp"}
 )
 _inlined = njit(inline="always")  # compiled as a part of its caller
 # No sum may be reordered: a result does not depend on its place in a row.
-_elementwise = njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract"})
+_elementwise = njit(nogil=True, cache=KEPT, error_model="numpy", fastmath={"contract"})
 
 
 @_inlined

@@ -10,7 +10,9 @@ from itertools import chain
 import numpy as np
 from numba import njit
 
-_compiled = njit(nogil=True, cache=True)
+from repro.inference.compiled import keeps
+
+_compiled = njit(nogil=True, cache=keeps(__file__))
 
 
 class PrefixTree:
