@@ -72,6 +72,19 @@ html.table(speed.against_the_fastest(), "Ours against the usual way, each in its
 html.table(speed.sampling(), "Mastery of the same facts, full protocol")
 
 # %% [markdown]
+# ## Scores
+#
+# Before a study of the profile `real` chooses its facts, the model scores all candidates: it reads each name
+# of a fact's object after a few sentences. The padded way reads statements in batches of 32, padded on the
+# right, and computes logits for every token. Ours packs statements into rows without padding, computes once
+# what they share from their start, and computes logits for the tokens of names only. Every row is filled
+# up to one size, so that a score has the same bits whatever else is in the row; *rows used* is what is left
+# without the filling.
+
+# %%
+html.table(speed.scoring(), "Scores of the same facts")
+
+# %% [markdown]
 # ## Evaluation
 #
 # A fine-tuned model answers test questions greedily, 16 tokens at most. `generate` takes them in

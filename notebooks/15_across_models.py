@@ -35,10 +35,11 @@ from repro.study import open_study
 
 s = open_study(model, profile)
 published, studies = by_model.of_papers_models(), [s, *claims.others(s)]
-effects = across_models.effects(by_model.of_models(studies), published)
+repeated = by_model.repeated(studies)
+effects = across_models.effects(by_model.of_models(studies), published, repeated)
 points = {k: v for k, v in by_model.TITLES.items() if k not in by_model.IN_NATS}
 nats = {k: v for k, v in by_model.TITLES.items() if k in by_model.IN_NATS}
-layout.statements(across_models.results(effects, by_model.TITLES))
+layout.statements(across_models.results(effects, by_model.TITLES, nats))
 
 # %%
 layout.figure(
@@ -57,7 +58,9 @@ layout.figure(
 # digits hides, and where a table prints a spread also Student's *t*. A phenomenon *holds* on a model when
 # every comparison is supported, which is more than a mean above zero.
 #
-# The effect over models is that of a random-effects model: true effects may differ from model to model, and
+# Of a model with several studies the last one counts, that of the most extensive profile, which in a study
+# of facts chosen by score (`real`) is of the facts drawn. The effect over models, once three of ours have
+# one, is that of a random-effects model: true effects may differ from model to model, and
 # the interval says where the mean of many such models may lie. With few models it is wide.
 
 # %%
@@ -72,7 +75,7 @@ layout.figure(
 # ## The numbers
 
 # %%
-named = effects.replace({"phenomenon": by_model.TITLES}).drop(columns="ours")
+named = effects.replace({"phenomenon": by_model.TITLES}).drop(columns=["ours", "counts"])
 html.table(named, "Mean effects by phenomenon and model, in points or nats")
 
 # %%

@@ -52,7 +52,7 @@ def test_the_bits_do_not_depend_on_what_is_scored_together(tiny_loaded, train):
     network, tokenizer = tiny_loaded
     engine = cpu_engine.CpuEngine(network)
     asked = scores.statements(tokenizer, train, PROTOCOL)
-    whole = exact(engine, scores._rows(asked), asked)
+    whole = exact(engine, scores.packed_rows(asked), asked)
     alone = exact(engine, [[i] for i in range(0, len(asked), 7)], asked)
     assert all(alone[i] == whole[i] for i in alone)
     shuffled = np.random.default_rng(0).permutation(len(asked))
@@ -84,7 +84,7 @@ def test_the_bits_do_not_depend_on_threads(tiny_loaded, train):
 
 def test_a_row_holds_no_more_than_it_computes(tiny_loaded, train):
     asked = scores.statements(tiny_loaded[1], train, PROTOCOL)
-    rows = scores._rows(asked)
+    rows = scores.packed_rows(asked)
     assert sorted(i for row in rows for i in row) == list(range(len(asked)))
     for row in rows:
         tokens, _, _ = merge_prefixes([asked[i].context for i in row])

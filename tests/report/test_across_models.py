@@ -55,10 +55,29 @@ def test_the_papers_models_do_not_enter_the_effect_over_models():
 
 def test_results_say_on_how_many_of_our_models():
     text = across_models.results(EFFECTS, TITLES)
-    assert text["Restoring helps"].startswith("in every comparison on 2 of 3 models")
+    assert text["Restoring helps"].startswith("in every comparison on 2 of 3 models (one; two);")
     assert text["More is worse"] == (
-        "in every comparison on 0 of 1 models; on average on 0, the opposite on 1"
+        "in every comparison on 0 of 1 models; on average on 0, the opposite on 1 (one)"
     )
+    assert (
+        "; of the paper's tables, in every comparison on 1 of 1 models (theirs);"
+        in (text["Restoring helps"])
+    )
+    row = across_models.over_models(EFFECTS).iloc[0]
+    assert f"; over 3 models of ours +{row['effect']:.2f} (" in text["Restoring helps"]
+    assert text["Restoring helps"].endswith(" points")
+    assert across_models.results(EFFECTS, TITLES, ["helps"])["Restoring helps"].endswith(" nats")
+
+
+def test_a_model_with_two_studies_counts_once():
+    found = {**FOUND, "one, again": {"helps": compared([40, 60])}}
+    twice = across_models.effects(found, {"theirs"}, {"one, again"})
+    pd.testing.assert_frame_equal(
+        across_models.over_models(twice), across_models.over_models(EFFECTS)
+    )
+    text = across_models.results(twice, TITLES)["Restoring helps"]
+    assert text == across_models.results(EFFECTS, TITLES)["Restoring helps"]
+    assert "one, again" in set(twice["model"])  # it has its row in the figure all the same
 
 
 def test_the_forest_has_a_row_for_each_model_and_one_over_all():

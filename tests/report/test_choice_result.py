@@ -68,7 +68,7 @@ def test_levels_that_are_too_small_are_named_with_the_facts_scored(study):
     assert len(missing) == 10 and set(missing["scored"]) == {36, 30}
     assert missing.set_index(["split", "level"])["needed"]["train", 4] == 60
     text = choice.filling(study, scored)
-    assert "level 4, in-domain: " in text and "after 36 were scored" in text
+    assert "in-domain level 4 (" in text and " facts after 36 were scored)" in text
     enough = study.results.distribution().assign(count=240)
     assert choice.unfilled(enough, scored).empty
 

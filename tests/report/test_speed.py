@@ -62,7 +62,9 @@ def test_committed_benchmarks_fill_the_tables():
 
 def test_our_fastest_stands_against_the_fastest_of_generate_and_of_trl():
     table = speed.against_the_fastest()
-    assert set(table["Work"].str.split(",").str[0]) == {"mastery", "evaluation", "fine-tuning"}
+    works = {"mastery", "evaluation", "fine-tuning"}
+    works |= {"scores"} if speed.benchmark_records("scores") else set()
+    assert set(table["Work"].str.split(",").str[0]) == works
     assert not table.duplicated(["Work", "Model", "Processor"]).any()
     keys = ["Model", "Processor"]
     sampled = table[table["Work"].str.startswith("mastery")].set_index(keys)
@@ -83,6 +85,21 @@ def test_records_of_two_processors_stand_side_by_side(tmp_path):
         (folder / f"mastery.{slug}.json").write_text(json.dumps(record), encoding="utf-8")
     table = speed.against_the_fastest(tmp_path).set_index("Processor")
     assert table["times faster"].to_dict() == {"AVX2": 2, "AMD-EPYC": 4}
+
+
+def test_scores_are_set_against_the_products_of_what_is_used_and_of_whole_rows(tmp_path):
+    folder = tmp_path / "smollm2-135m" / "benchmarks"
+    folder.mkdir(parents=True)
+    run = {"dtype": "float32", "seconds": {"ours": [2.0, 2.0]}, "ratio": 5.0, "apart": 1e-4}
+    run |= {"seconds_per_fact": {"padded": 0.02, "ours": 0.004}}
+    run |= {"products_seconds": 3.0, "rows_seconds": 4.0}
+    record = {"runs": [run], "provenance": {"machine": "Linux, 2 cores, AVX2"}}
+    (folder / "scores.avx2.json").write_text(json.dumps(record), encoding="utf-8")
+    (row,) = speed.scoring(tmp_path).to_dict("records")
+    assert (row["of the products, %"], row["rows used, %"], row["times faster"]) == (75, 75, 5)
+    assert (row["padded, ms per fact"], row["ours, ms per fact"]) == (20, 4)
+    (row,) = speed.against_the_fastest(tmp_path).to_dict("records")
+    assert row["Work"].startswith("scores") and row["times faster"] == 5
 
 
 def test_a_plan_and_what_the_study_took_stand_side_by_side():

@@ -46,14 +46,14 @@ def cards(first: Study) -> str:
 
 def models(first: Study) -> str:
     """Return the titles of the measured models in a row, the book's own first."""
-    return ", ".join(study.model.title for study in [first, *claims.others(first)])
+    return ", ".join(by_model.names([first, *claims.others(first)]))
 
 
 def _cards(studies: list[Study]) -> Iterator[Card]:
     """Yield the cards on Phenomenon 1 and 2 (§3.4) and on restoration (Finding 1 of §5.2)."""
     said = quoted().set_index("name")["value"]
     measured = [by_model.of_study(study) for study in studies]
-    titles = [study.model.title for study in studies]
+    titles = by_model.names(studies)
     for name, title, claim, link, value, runs in (
         (
             "falls",

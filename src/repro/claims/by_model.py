@@ -8,7 +8,7 @@ from repro.claims import phenomena
 from repro.claims.sources import LLM, SHARE, of_paper
 from repro.report import divergence
 from repro.statistics import summary
-from repro.study import Study
+from repro.study import Study, profiles
 
 TITLES = {
     "rises": "Fewer than 240 facts are worse",
@@ -40,6 +40,16 @@ def of_study(study: Study) -> Rows:
     }
 
 
+def names(studies: Iterable[Study]) -> list[str]:
+    """Return the title of each study's model; of a model with several studies with its profile."""
+    studies = list(studies)
+    titles = [study.model.title for study in studies]
+    return [
+        f"{title}, {study.profile.name}" if titles.count(title) > 1 else title
+        for title, study in zip(titles, studies, strict=True)
+    ]
+
+
 def of_papers_models() -> dict[str, Rows]:
     """Return the comparisons that the paper's tables allow, by its model.
 
@@ -64,5 +74,19 @@ def of_papers_models() -> dict[str, Rows]:
 
 def of_models(studies: Iterable[Study]) -> dict[str, Rows]:
     """Return the comparisons of the paper's models and of studies, by title and profile."""
-    ours = {f"{study.model.title}, {study.profile.name}": of_study(study) for study in studies}
-    return of_papers_models() | ours
+    return of_papers_models() | {_label(study): of_study(study) for study in studies}
+
+
+def repeated(studies: Iterable[Study]) -> set[str]:
+    """Return the studies of a model that has a later one, by title and profile.
+
+    The later one is that of the profile that stands further down in `profiles.yaml`. A model
+    counts once where models are counted.
+    """
+    ordered = sorted(studies, key=lambda study: profiles.PROFILES.index(study.profile.name))
+    last = {study.model.name: study for study in ordered}
+    return {_label(study) for study in ordered if last[study.model.name] is not study}
+
+
+def _label(study: Study) -> str:
+    return f"{study.model.title}, {study.profile.name}"

@@ -253,19 +253,22 @@ def _matrix(part: str, claims: list[Claim], cells: dict, sides: list[str]) -> st
         signs = ""
         for claim in claims:
             verdict = cells[claim.id, side].verdict
-            label = f"{claim.id}, {html.escape(_short(side))}: {verdict}"
+            label = f"{claim.id}, {html.escape(_short(side, sides))}: {verdict}"
             classes = f"sign {_slug(verdict)} {_classes(part, claim, cells, sides)}"
             signs += f'<td><a class="{classes}" href="#claim-{claim.id}" tabindex="-1"'
             signs += f' title="{label}" aria-label="{label}">{SIGNS[verdict]}</a></td>'
-        rows += f'<tr><th scope="row">{html.escape(_short(side))}</th>{signs}</tr>'
+        rows += f'<tr><th scope="row">{html.escape(_short(side, sides))}</th>{signs}</tr>'
     return (
         f'<table class="claim part-{_slug(part)}"><caption>{html.escape(part)}</caption>'
         f"<tbody>{rows}</tbody></table>"
     )
 
 
-def _short(side: str) -> str:
-    return side.partition(",")[0]
+def _short(side: str, sides: list[str]) -> str:
+    """Return a side without its profile, where no other side is of the same model."""
+    model = side.partition(",")[0]
+    alone = sum(other.partition(",")[0] == model for other in sides) == 1
+    return model if alone else side
 
 
 def _claim(part: str, claim: Claim, cells: dict, sides: list[str]) -> str:
@@ -302,7 +305,7 @@ def _body(claim: Claim, cells: dict, sides: list[str]) -> str:
         text += f"<p>{html.escape(claim.note.strip())}</p>"
     tested = [side for side in sides if cells[claim.id, side].verdict != NOT_TESTABLE]
     lines = "".join(f"<li>{_verdict(side, cells[claim.id, side])}</li>" for side in tested)
-    rest = [_short(side) for side in sides if side not in tested]
+    rest = [_short(side, sides) for side in sides if side not in tested]
     if rest:
         lines += f"<li>{NOT_TESTABLE}: {html.escape(', '.join(rest))}</li>"
     link = f'<a href="#claim-{claim.id}">Link to this claim</a>'

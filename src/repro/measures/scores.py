@@ -79,7 +79,7 @@ def measure(
     *,
     partial_folder: Path | None = None,
     keep: bool = False,
-    block: int = BLOCK,
+    block: int | None = None,
     progress: Callable[[int], object] | None = None,
 ) -> pd.DataFrame:
     """Return each fact's log-probability of its object after each template, in nats.
@@ -95,7 +95,7 @@ def measure(
         protocol: the templates.
         partial_folder: keeps finished blocks, so that an interrupted run resumes.
         keep: leave the finished blocks there, for the caller to delete once the result is stored.
-        block: facts per block.
+        block: facts per block, by default `BLOCK`.
         progress: called with the number of facts of each finished block.
 
     Returns:
@@ -108,7 +108,7 @@ def measure(
     if facts.empty:
         raise DataError("no facts to score: the chosen splits are empty")
     sharing, scored = processes(), []
-    for part in blocks_of(facts, block):
+    for part in blocks_of(facts, block or BLOCK):
         path = blocks.path(partial_folder, part, protocol) if partial_folder else None
         table = blocks.read(path) if path else None
         if table is None:
@@ -150,7 +150,7 @@ def score(
 
     asked = statements(tokenizer, facts, protocol)
     engine = network if isinstance(network, CpuEngine) else None
-    rows, sharing = _rows(asked), processes()
+    rows, sharing = packed_rows(asked), processes()
     process_rows = rows[sharing.process_index :: sharing.num_processes]
     read = partial(_read_with_engine if engine else _read_with_network, network)
     jobs = [[asked[i] for i in row] for row in process_rows]
@@ -203,7 +203,7 @@ def _split(prompt: list[int], whole: list[int]) -> tuple[list[int], list[int]]:
     return read, whole[max(1, shared_prefix(prompt, read)) :]
 
 
-def _rows(asked: Sequence[Statement]) -> list[list[int]]:
+def packed_rows(asked: Sequence[Statement]) -> list[list[int]]:
     """Return which statements to compute in one row: alike ones, as many as have room."""
     rows, nodes, targets, before = [], ROW_NODES, 0, []
     for i in sorted(range(len(asked)), key=lambda i: asked[i].context):

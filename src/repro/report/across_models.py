@@ -14,19 +14,22 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from repro.report.html import signed
 from repro.report.style import STYLE, VIVID, WIDTH, closed, say_if_empty
 from repro.statistics.intervals import Z95
 from repro.statistics.multiple import random_effects
 from repro.statistics.verdicts import CONTRADICTED, HOLDS, SUPPORTED, overall
 
 COLUMNS = ["phenomenon", "model", "effect", "low", "high", "comparisons", "supported"]
-COLUMNS += ["contradicted", "verdict", "ours"]
+COLUMNS += ["contradicted", "verdict", "ours", "counts"]
 ALL_OURS = "all of ours"
 ENOUGH = 3  # models: the interval of an effect over two says nothing
 
 
 def effects(
-    comparisons: Mapping[str, Mapping[str, pd.DataFrame]], published: Collection[str]
+    comparisons: Mapping[str, Mapping[str, pd.DataFrame]],
+    published: Collection[str],
+    repeated: Collection[str] = (),
 ) -> pd.DataFrame:
     """Return one row per phenomenon and model: `COLUMNS`, effects in the unit of the phenomenon.
 
@@ -35,6 +38,7 @@ def effects(
             `verdicts.compare_jointly`, whose `attrs["pooled"]` is the effect.
             A model without the runs of a phenomenon has no row.
         published: the models that are the paper's.
+        repeated: studies of a model that has another one here: they do not count as a model.
     """
     rows = []
     for model, by_name in comparisons.items():
@@ -44,10 +48,9 @@ def effects(
                 continue
             counts = [int((known["verdict"] == v).sum()) for v in (SUPPORTED, CONTRADICTED)]
             effect = compared.attrs["pooled"]
-            verdict = overall(known)
-            rows.append(
-                (name, model, *effect, len(known), *counts, verdict, model not in published)
-            )
+            ours = model not in published
+            kind = (overall(known), ours, ours and model not in repeated)
+            rows.append((name, model, *effect, len(known), *counts, *kind))
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
@@ -58,9 +61,8 @@ def over_models(effects: pd.DataFrame) -> pd.DataFrame:
     deviation of true effects between models).
     """
     rows = []
-    for name, rows_of_ours in effects[effects["ours"].astype(bool)].groupby(
-        "phenomenon", sort=False
-    ):
+    counting = effects[effects["counts"].astype(bool)]
+    for name, rows_of_ours in counting.groupby("phenomenon", sort=False):
         if len(rows_of_ours) >= ENOUGH:
             errors = (rows_of_ours["high"] - rows_of_ours["low"]).to_numpy() / (2 * Z95)
             effect, low, high, between = random_effects(rows_of_ours["effect"].to_numpy(), errors)
@@ -107,16 +109,42 @@ def _forest(axis: Axes, rows_of_models: pd.DataFrame, pooled: pd.DataFrame) -> N
     say_if_empty(axis, rows_of_models)
 
 
-def results(effects: pd.DataFrame, titles: Mapping[str, str]) -> dict[str, str]:
-    """Say of each phenomenon on how many of our models it holds; by title."""
-    sentences = {}
+def results(
+    effects: pd.DataFrame, titles: Mapping[str, str], nats: Collection[str] = ()
+) -> dict[str, str]:
+    """Say of each phenomenon where it holds, and how large it is over our models; by title.
+
+    `nats` are the phenomena whose effects are in nats; the others are in points.
+    """
+    pooled, sentences = over_models(effects).set_index("phenomenon"), {}
     for name, title in titles.items():
-        rows = effects[(effects["phenomenon"] == name) & effects["ours"].astype(bool)]
-        if len(rows):
-            holds = int((rows["verdict"] == HOLDS).sum())
-            toward, away = (rows["low"] > 0).sum(), (rows["high"] < 0).sum()
-            sentences[title] = (
-                f"in every comparison on {holds} of {len(rows)} models; on average on {toward},"
-                f" the opposite on {away}"
-            )
+        rows = effects[effects["phenomenon"] == name]
+        ours = rows[rows["counts"].astype(bool)]
+        if len(ours):
+            text = f"{_where(ours, len(ours), 'models')}"
+            if len(theirs := rows[~rows["ours"].astype(bool)]):
+                text += f"; of the paper's tables, {_where(theirs, len(theirs), 'models')}"
+            if name in pooled.index:
+                unit = "nats" if name in nats else "points"
+                text += f"; over {len(ours)} models of ours {_effect(pooled.loc[name])} {unit}"
+            sentences[title] = text
     return sentences
+
+
+def _where(rows: pd.DataFrame, number: int, noun: str) -> str:
+    """Return on which models a phenomenon holds throughout, on average, and the other way round."""
+    every = rows["verdict"] == HOLDS
+    groups = [_named(rows[chosen]) for chosen in (every, rows["low"] > 0, rows["high"] < 0)]
+    counts = f"{groups[0][0]} of {number} {noun}{groups[0][1]}"
+    toward, away = (f"{count}{names}" for count, names in groups[1:])
+    return f"in every comparison on {counts}; on average on {toward}, the opposite on {away}"
+
+
+def _named(rows: pd.DataFrame) -> tuple[int, str]:
+    """Return how many models there are, and their names in brackets."""
+    return len(rows), f" ({'; '.join(rows['model'])})" if len(rows) else ""
+
+
+def _effect(row: pd.Series) -> str:
+    numbers = [signed(row[name]) for name in ("effect", "low", "high")]
+    return f"{numbers[0]} ({numbers[1]} to {numbers[2]})"

@@ -130,12 +130,12 @@ def filling(measured: Study, scored: pd.DataFrame) -> str:
     if missing.empty:
         return f"{text} Every level has as many."
     parts = [_too_few(row) for row in missing.itertuples()]
-    return f"{text} Too few are at {_listed(parts)}."
+    return f"{text} Not filled: {_listed(parts)}."
 
 
 def _too_few(row) -> str:
-    text = f"level {row.level}, {SPLIT_TITLES[row.split].lower()}: {row.facts:,}"
-    return f"{text} after {row.scored:,} were scored" if row.scored else text
+    after = f" after {row.scored:,} were scored" if row.scored else ""
+    return f"{SPLIT_TITLES[row.split].lower()} level {row.level} ({row.facts:,} facts{after})"
 
 
 def _names(edges: list[float]) -> list[str]:

@@ -98,6 +98,7 @@ def against_the_fastest(folder: Path | None = None) -> pd.DataFrame:
             ("mastery, against generate", "mastery", _of_sampling),
             ("evaluation, against generate", "evaluation", _of_answering),
             ("fine-tuning, against TRL", "finetuning", _of_tuning),
+            ("scores, against a padded forward", "scores", _of_scoring),
         )
     ]
     return pd.concat(tables, ignore_index=True)
@@ -129,9 +130,42 @@ def _of_answering(run: dict) -> dict[str, float]:
     }
 
 
+def _of_scoring(run: dict) -> dict[str, float]:
+    return {
+        "ours": run["seconds_per_fact"]["ours"],
+        "theirs": run["seconds_per_fact"]["padded"],
+    }
+
+
 def _of_tuning(run: dict) -> dict[str, float]:
     speeds = run["samples_per_second"]
     return {"ours": 1 / speeds["repro"], "theirs": 1 / speeds["trl"]}
+
+
+def scoring(folder: Path | None = None) -> pd.DataFrame:
+    """Return what the score of a fact costs, padded and with ours.
+
+    *Of the products*: the time that the matrix products alone take for the tokens and targets that
+    are used, as a share of ours. *Rows used*: the same as a share of the products of whole rows,
+    which are filled up to one size.
+    """
+    rows = []
+    for run in runs("scores", folder).to_dict("records"):
+        ours = sum(run["seconds"]["ours"])
+        rows.append(
+            {
+                "Model": run["model"],
+                "Processor": run["processor"],
+                "Numbers": run["dtype"],
+                "padded, ms per fact": 1e3 * run["seconds_per_fact"]["padded"],
+                "ours, ms per fact": 1e3 * run["seconds_per_fact"]["ours"],
+                "times faster": run["ratio"],
+                "of the products, %": 100 * run["products_seconds"] / ours,
+                "rows used, %": 100 * run["products_seconds"] / run["rows_seconds"],
+                "largest difference of a score": run["apart"],
+            }
+        )
+    return pd.DataFrame(rows)
 
 
 def answering(folder: Path | None = None) -> pd.DataFrame:
@@ -215,7 +249,7 @@ def planned(folder: Path | None = None) -> pd.DataFrame:
 def machines(folder: Path | None = None) -> pd.DataFrame:
     """Return where, when and with what each benchmark ran, and the command."""
     rows = []
-    for name in ("mastery", "evaluation", "finetuning", "restore", "plan"):
+    for name in ("mastery", "scores", "evaluation", "finetuning", "restore", "plan"):
         for record in benchmark_records(name, folder):
             where = record["provenance"]
             versions = where["versions"] | ({"trl": record["trl"]} if "trl" in record else {})
