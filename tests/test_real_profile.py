@@ -18,6 +18,7 @@ from repro.claims import by_model, claims, claims_page
 from repro.claims.sources import of_study
 from repro.report import across_models, choice, mastery, transitions
 from repro.study import open_study, profiles
+from repro.study.requests import missing
 
 # Starts the study again and again; each time it is killed once it has kept so many blocks of scores
 # and of mastery together (0: it runs to its end). Then once more, undisturbed on an empty cache.
@@ -140,7 +141,7 @@ def study(runs):
 
 
 def test_the_exported_study_is_whole_without_a_cache(study):
-    assert not study.missing(study.all_requests())
+    assert not missing(study.all_requests())
     assert {"score", "mastery", "accuracy", "finetune"} <= set(study.records()["kind"])
 
 
@@ -163,7 +164,7 @@ def test_tables_1_and_8_show_the_estimate_beside_the_drawn(study):
 def test_the_transitions_are_by_score(study):
     answered = transitions.gather(study)
     assert answered.measure == "score (nats)" and answered.facts["before"].lt(0).all()
-    assert set(answered.answers["restored_percent"]) == {0, 5, 20}
+    assert set(answered.answers["restored_percent"]) == {0, 20}
     assert "chosen by score" in transitions.about([answered])
 
 

@@ -73,7 +73,7 @@ class Answered:
 
 def gather(measured: Study) -> Answered:
     """Return the facts and answers of a study; the facts' scores where they were scored, else R."""
-    facts = measured.facts_of(None, "test")[["fact_id", "topic", "level", "rate"]]
+    facts = measured.pools.facts(None, "test")[["fact_id", "topic", "level", "rate"]]
     scored = measured.results.scored()
     facts = facts.merge(scored[["fact_id", "score"]], on="fact_id", how="left")
     known = bool(facts["score"].notna().all())
