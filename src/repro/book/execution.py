@@ -226,7 +226,7 @@ def _switch(book: Book, source: Path, books: Sequence[Book]) -> nbformat.Noteboo
         name, about = html.escape(other.title), f"profile {other.profile}"
         href = f"{other.page(source).stem}.html"
         links.append(f'<li><a href="{href}" title="{about}"{here}>{name}</a></li>')
-    text = f'<nav class="model-switch" aria-label="Model"><ul>{"".join(links)}</ul></nav>'
+    text = f'<nav class="model-switch no-print" aria-label="Model"><ul>{"".join(links)}</ul></nav>'
     return nbformat.v4.new_markdown_cell(text, id="model-switch")
 
 
@@ -237,7 +237,7 @@ def _mark_as_other(book: OtherModel, executed: nbformat.NotebookNode) -> None:
     """
     executed.metadata |= {"orphan": True, "nosearch": True}
     title, _, rest = executed.cells[0].source.partition("\n")
-    executed.cells[0].source = f"{title} ({book.title})\n{rest}"
+    executed.cells[0].source = f"{title} ({book.name})\n{rest}"
     for cell in executed.cells:
         if cell.cell_type == "markdown":
             cell.source = LINK.sub(lambda link: _link(book, link), cell.source)

@@ -23,6 +23,8 @@ from repro.study import profiles
 CARD = "_static/book.png"  # shown beside a link to the site
 MATHJAX = "tex-svg-full.js"  # one file: it draws glyphs itself and needs no fonts
 
+FOOTERS = "footers_of_other_models"  # by page: all that Sphinx must know of these pages
+
 DESCRIPTION = (
     "Every table and figure of an EMNLP 2025 paper on fine-tuning and model knowledge, repeated"
     " on several models, with the code that made them."
@@ -65,7 +67,18 @@ def computed_text(book: execution.Book) -> dict[str, object]:
     }
 
 
-def _stored_or_computed(book: execution.Book, name: str, inputs: list[Path]) -> dict[str, object]:
+def other_models(book: execution.Book) -> list[execution.OtherModel]:
+    """Return the models with complete committed records, and which pages show results of them."""
+    code = dependencies.files_of(Path(__file__).with_name("model_pages.py"))
+    inputs = [*code, *execution.result_files(), *book.sources()]
+    models = _stored_or_computed(book, "other_models", inputs)
+    return [
+        execution.OtherModel(book.root, name, shown["profile"], tuple(shown["stems"]))
+        for name, shown in models.items()
+    ]
+
+
+def _stored_or_computed(book: execution.Book, name: str, inputs: list[Path]) -> dict[str, Any]:
     """Return what the function `name` of `pages` gives, from disk where its inputs are the same."""
     stored = book.root / "book" / "_executed" / book.name / f"{name}.json"
     stamp = f"{book.parameters()} {dependencies.content_hash(inputs)}"
@@ -94,10 +107,12 @@ def prepare(app: Sphinx, config: Config) -> None:
     """Before Sphinx reads a page: run the notebooks, then fill in the computed text."""
     try:
         book = chosen(root_of(Path(app.srcdir)))
-        execution.refresh(book, lambda text: log.info(text))
+        others = other_models(book)
+        execution.refresh(book, lambda text: log.info(text), others)
         config.myst_substitutions = computed_text(book)
         config.html_theme_options["extra_footer"] = footer(book)
         config.html_baseurl = site_address()
+        config.html_context[FOOTERS] = footers(others)
     except ReproError as error:
         # Sphinx and jupyter-book would bury an exception in three traces.
         raise SystemExit(f"The book cannot be built: {error}") from None
@@ -117,6 +132,32 @@ def site_address() -> str:
             f"REPRO_SITE is {address!r}: give an address such as https://site.org/book/"
         )
     return address.rstrip("/") + "/"
+
+
+def footers(others: list[execution.OtherModel]) -> dict[str, str]:
+    """Return the footer of every page of another model than the book's own."""
+    return {
+        f"notebooks/{other.page(source).stem}": text
+        for other in others
+        for text in [footer(other)]
+        for source in other.sources()
+    }
+
+
+def read_other_models(app: Sphinx, config: Config) -> None:
+    """Let Sphinx read the pages of the other models, which the table of contents does not name.
+
+    It has left out every such file, and still leaves out those that are no page of the book.
+    """
+    if (Path(app.srcdir) / "notebooks").is_dir():  # not where one page is built alone
+        pages = {f"{name}.ipynb" for name in config.html_context.get(FOOTERS, ())}
+        config.exclude_patterns = [each for each in config.exclude_patterns if each not in pages]
+
+
+def say_model(app: Sphinx, page: str, template: str, context: dict, doctree: Any) -> None:
+    """Put the footer of its own model under a page of another model."""
+    if footer_of_page := context.get(FOOTERS, {}).get(page):
+        context["theme_extra_footer"] = footer_of_page
 
 
 def footer(book: execution.Book) -> str:
@@ -214,11 +255,13 @@ def setup(app: Sphinx) -> dict[str, Any]:
     citations.register()
     app.add_js_file(pdf.LINK_SCRIPT, loading_method="defer")
     app.connect("config-inited", prepare, priority=100)
+    app.connect("config-inited", read_other_models, priority=950)  # after the table of contents
     app.connect("builder-inited", copy_mathjax)
     app.connect("build-finished", drop_unused_icons)
     app.connect("build-finished", link_pdf)
     app.connect("html-page-context", drop_live_code, priority=900)
     app.connect("html-page-context", drop_unused_mathjax, priority=901)
+    app.connect("html-page-context", say_model, priority=800)
     app.connect("html-page-context", describe, priority=902)
     app.connect("html-page-context", add_shortcuts, priority=903)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -14,6 +14,7 @@ from repro.book import (
     atlas_pages,
     demonstration,
     front_page,
+    model_pages,
     overview,
     profile_page,
     substitutions,
@@ -29,6 +30,12 @@ LONG = 30  # characters from which a cell of a table may wrap
 def values_from_runs(book: Book) -> dict[str, object]:
     """Return what the Markdown says of the executed notebooks, by name."""
     return {"status_notebooks": status_notebooks(book)}
+
+
+def other_models(book: Book) -> dict[str, object]:
+    """Return what the model switch offers: {model: {profile, stems of its pages}}."""
+    stems = [source.stem for source in book.sources()]
+    return model_pages.others(open_study(book.model, book.profile), stems)
 
 
 def values_from_records(book: Book) -> dict[str, object]:

@@ -1,0 +1,56 @@
+"""Which models the book shows beside its own, and which of its pages have results of them."""
+
+from collections.abc import Callable, Iterator
+
+from repro.claims import claims
+from repro.models import registry
+from repro.study import Study, profiles, task_study
+
+# Pages on the paper, on all models together, or on none: they have no model to switch.
+OF_NO_MODEL = ("10_claims", "13_speed", "15_across_models")
+
+
+def _has_tasks(study: Study) -> bool:
+    return bool(task_study.TaskStudy(study.model, study.profile).means().size)
+
+
+# What a page needs of a study; a page that is not named shows what every complete study has.
+NEEDS: dict[str, Callable[[Study], bool]] = {
+    "06_tasks": _has_tasks,
+    "07_strategies": lambda study: study.profile.mixed_samples > 0,
+    "09_layers": lambda study: bool(study.requests.layer_groups()),
+    "11_controls": lambda study: bool(study.profile.controls),
+    "12_exposure": lambda study: study.model.facts == "atlas",
+}
+
+
+def others(first: Study, stems: list[str]) -> dict[str, dict]:
+    """Return the other models whose committed records are complete, and the pages that show them.
+
+    {model: {profile, stems}}, where `stems` are those of the given notebooks that have results of
+    it. A model whose records are complete under several profiles is shown under the largest.
+    """
+    studies = dict(sorted(_complete(first), key=_size))
+    return {
+        name: {"profile": studies[name].profile.name, "stems": _pages(studies[name], stems)}
+        for name in registry.entries()
+        if name in studies
+    }
+
+
+def _complete(first: Study) -> Iterator[tuple[str, Study]]:
+    for study in claims.others(first):
+        if study.model.name != first.model.name:
+            yield study.model.name, study
+
+
+def _size(pair: tuple[str, Study]) -> int:
+    return profiles.PROFILES.index(pair[1].profile.name)
+
+
+def _pages(study: Study, stems: list[str]) -> list[str]:
+    return [
+        stem
+        for stem in stems
+        if stem not in OF_NO_MODEL and (stem not in NEEDS or NEEDS[stem](study))
+    ]
