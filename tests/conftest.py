@@ -1,8 +1,13 @@
-"""Data shared by the tests: the real dataset where present, and a tiny made-up one."""
+"""What the tests share: the real dataset where present, a tiny made-up one, and the built site."""
 
+import functools
+import http.server
 import json
 import os
 import shutil
+import subprocess
+import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -102,3 +107,28 @@ def browser():
         chromium = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         yield chromium
         chromium.close()
+
+
+@pytest.fixture(scope="session")
+def site():
+    """Build the real book where it lies, warnings as errors, and return its folder."""
+    command = str(Path(sys.executable).with_name("jupyter-book"))
+    words = [command, "build", "book/", "-W", "--keep-going"]
+    done = subprocess.run(words, cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
+    return REPOSITORY / "book" / "_build" / "html"
+
+
+@pytest.fixture(scope="session")
+def address(site):
+    """Serve the site on this machine's own address."""
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_):
+            pass
+
+    handler = functools.partial(Quiet, directory=str(site))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()

@@ -1,17 +1,15 @@
 """The book: what is run and when, and the built site in a real browser without a network."""
 
-import functools
-import http.server
 import re
 import shutil
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import axe
 import nbformat
 import pytest
+from visit import Visit
 
 from repro import paper
 from repro.book import atlas_pages, execution, extension, pages, substitutions
@@ -21,7 +19,6 @@ from repro.models import registry, weights
 from repro.study import profiles
 
 ROOT = Path(__file__).parents[2]
-HTML = ROOT / "book" / "_build" / "html"
 COMMAND = str(Path(sys.executable).with_name("jupyter-book"))
 REMOTE = re.compile(r"""<(?:script|link|img|iframe)\b[^>]*\b(?:src|href)=["'](?:https?:)?//""")
 CELLS = """\
@@ -209,17 +206,15 @@ def test_every_topic_has_all_its_templates():
 # --- the built site ---------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="session")
-def site():
-    """Build the real book where it lies, warnings as errors, and return its folder."""
-    words = [COMMAND, "build", "book/", "-W", "--keep-going"]
-    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
-    return HTML
-
-
 def html_pages(site):
-    return sorted(p for p in site.rglob("*.html") if "_static" not in p.parts)
+    """Return the pages of the book, and of the other models the pages of one."""
+    pages = {p for p in site.rglob("*.html") if "_static" not in p.parts}
+    *most, _ = extension.other_models(extension.chosen(ROOT))
+    return sorted(pages - {html_page(site, other, s) for other in most for s in other.sources()})
+
+
+def html_page(site, book, source):
+    return site / "notebooks" / f"{book.page(source).stem}.html"
 
 
 def published():
@@ -307,52 +302,6 @@ def test_status_names_every_notebook(site):
     text = (site / "status.html").read_text()
     assert [source for source, _ in published() if source.name not in text] == []
     assert weights.weights_id(registry.entry()) in text
-
-
-@pytest.fixture(scope="session")
-def address(site):
-    """Serve the site on this machine's own address."""
-
-    class Quiet(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *_):
-            pass
-
-    handler = functools.partial(Quiet, directory=str(site))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-
-
-class Visit:
-    """A browser window that reaches the site alone and notes everything that goes wrong."""
-
-    def __init__(self, browser, address, **options):
-        self.address, self.trouble = address, []
-        self.page = browser.new_context(**options).new_page()
-        self.page.route("**/*", self._let_through)
-        self.page.on("requestfailed", lambda r: self.trouble.append(f"failed: {r.url}"))
-        self.page.on("pageerror", lambda e: self.trouble.append(f"script: {e}"))
-        self.page.on("response", self._note)
-
-    def _let_through(self, route):
-        if route.request.url.startswith((self.address, "data:", "blob:")):
-            route.continue_()
-        else:
-            self.trouble.append(f"asked for {route.request.url}")
-            route.abort()
-
-    def _note(self, response):
-        if response.status >= 400:
-            self.trouble.append(f"{response.status}: {response.url}")
-
-    def open(self, name):
-        self.page.goto(f"{self.address}/{name}", wait_until="load")
-        self.page.wait_for_function(
-            "!document.querySelector('.math') || window.MathJax?.startup?.promise"
-        )
-        self.page.evaluate("window.MathJax?.startup?.promise")
-        return self.page
 
 
 @pytest.mark.browser

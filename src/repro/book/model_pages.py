@@ -11,7 +11,7 @@ OF_NO_MODEL = ("10_claims", "13_speed", "15_across_models")
 
 
 def _has_tasks(study: Study) -> bool:
-    return bool(task_study.TaskStudy(study.model, study.profile).means().size)
+    return bool(task_study.TaskStudy(study.model, study.profile).results.means().size)
 
 
 # What a page needs of a study; a page that is not named shows what every complete study has.
