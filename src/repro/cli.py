@@ -261,8 +261,8 @@ def _command(group: str, summary: str, *examples: str) -> Callable[[Any], Any]:
     )
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
+def _version(requested: bool) -> None:
+    if requested:
         _say(f"repro {__version__}")
         raise typer.Exit
 
@@ -298,25 +298,29 @@ Facts = Annotated[
     typer.Option(
         "--data",
         metavar="FOLDER",
-        help="EntityQuestions, with train/, dev/ and test/; not for models studied on atlas.",
+        help="Folder of EntityQuestions, with train/, dev/ and test/. By default REPRO_DATA, else"
+        " it is downloaded. Not for a model that is studied on atlas.",
     ),
 ]
 ProfileName = Annotated[
     str,
     typer.Option(
         metavar="NAME",
-        help="smoke, quick, medium, full or real; else REPRO_PROFILE, else the model's own.",
+        help="Size of the study: smoke, quick, medium, full or real. By default REPRO_PROFILE,"
+        " else the model's own.",
         show_default=False,
     ),
 ]
 Rate = Annotated[
     float | None,
-    typer.Option(metavar="RATE", help="A learning rate instead of the model's own."),
+    typer.Option(metavar="RATE", help="Learning rate. By default the model's own."),
 ]
 NumberFormat = Annotated[
     Literal["float32", "bfloat16"] | None,
     typer.Option(
-        "--dtype", help="By default the first record's; without records, the faster one here."
+        "--dtype",
+        help="Number format. By default that of the study's first record; for a study without"
+        " records, the faster one on this machine.",
     ),
 ]
 
@@ -357,7 +361,7 @@ def data(
     ] = "entityquestions",
     data: Facts = None,
 ) -> None:
-    """Find the facts, or download them once; check their sums and count them by split."""
+    """Find or download the facts, check their checksums, and count them by split."""
     from repro import paper
     from repro.data import facts
 
@@ -380,7 +384,7 @@ def _open(
 
 @_command(
     STUDY,
-    "say what a study would compute, and how long it would take",
+    "show what a study would compute, and how long it would take",
     "repro plan micro-m --profile full",
     "repro plan smollm2-135m --profile quick --data FOLDER",
 )
@@ -391,7 +395,7 @@ def plan(
     learning_rate: Rate = None,
     dtype: NumberFormat = None,
 ) -> None:
-    """Say which records of a study are missing, and what they would take. Computes no record."""
+    """Show which records of a study are missing, and what they would cost. Computes no record."""
     from repro.study import plan
 
     study = _open(model, profile, data, learning_rate, dtype)
@@ -412,7 +416,7 @@ def plan(
 
 @_command(
     STUDY,
-    "compute what is missing of a study; safe to interrupt and to repeat",
+    "compute the missing records of a study; safe to interrupt and to repeat",
     "repro run micro-m --profile full",
     "repro run micro-m --profile full --workers 2",
     "repro run micro-m --profile full --part 2/4",
@@ -429,18 +433,26 @@ def run(
         int | None,
         typer.Option(
             metavar="N",
-            help="Processes that share a small model's runs; by default one for each core.",
+            help="Number of processes that share the runs of a small model. By default one for each"
+            " core.",
         ),
     ] = None,
     part: Annotated[
         str | None,
-        typer.Option(metavar="I/N", help="One of N shares, for machines with a common cache."),
+        typer.Option(
+            metavar="I/N",
+            help="Compute only share I of N. Machines that share a cache take one share each.",
+        ),
     ] = None,
     missing: Annotated[
-        bool, typer.Option("--missing", help="Only count what is missing; status 1 if any is.")
+        bool,
+        typer.Option(
+            "--missing",
+            help="Compute nothing. Count what is missing, and exit with status 1 if anything is.",
+        ),
     ] = False,
 ) -> None:
-    """Compute the missing records of a study. It may be interrupted, and goes on when repeated."""
+    """Compute the missing records of a study. After an interruption, run it again to go on."""
     from repro.models.devices import processes
     from repro.study import requests, schedule
 
@@ -478,7 +490,8 @@ def tasks(
         str | None,
         typer.Option(
             metavar="FOLDER|hub",
-            help="A folder with gsm8k/ and xsum/, or hub; else REPRO_TASKS, else hub.",
+            help="Folder with gsm8k/ and xsum/, or hub to download both. By default REPRO_TASKS,"
+            " else hub.",
         ),
     ] = None,
     dtype: NumberFormat = None,
@@ -507,7 +520,7 @@ def check(
         str | None,
         typer.Argument(
             metavar="[MODEL]",
-            help="As for run; not with --results.",
+            help="A model, as for `repro run`. Leave it out with --results.",
             autocompletion=_model_names,
             show_default=False,
         ),
@@ -517,14 +530,19 @@ def check(
     learning_rate: Rate = None,
     dtype: NumberFormat = None,
     results: Annotated[
-        bool, typer.Option("--results", help="Check all of results/, not one study.")
+        bool,
+        typer.Option(
+            "--results", help="Check every record in results/ instead of those of one study."
+        ),
     ] = False,
     repair: Annotated[
-        bool, typer.Option("--repair", help="Delete what is damaged and compute it again.")
+        bool, typer.Option("--repair", help="Delete the damaged records and compute them again.")
     ] = False,
-    workers: Annotated[int | None, typer.Option(metavar="N", help="As for run.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(metavar="N", help="Number of processes, as for `repro run`.")
+    ] = None,
 ) -> None:
-    """Compare records with their digests and with the facts asked, and name those that differ."""
+    """Find damaged records: compare each with its digest and with what its study asks for."""
     from repro.study import integrity
 
     if bool(model) == results:
@@ -583,31 +601,40 @@ Base = Annotated[
 Tuned = Annotated[
     str,
     typer.Argument(
-        metavar="TUNED", help="The model after fine-tuning, named alike.", show_default=False
+        metavar="TUNED",
+        help="The model after fine-tuning, named in the same way.",
+        show_default=False,
     ),
 ]
 Percents = Annotated[
     list[float],
     typer.Option(
-        "--percent", metavar="X ...", help="Shares of the parameters.", show_default=False
+        "--percent",
+        metavar="X ...",
+        help="Shares of the parameters, in percent.",
+        show_default=False,
     ),
 ]
 Region = Annotated[
     str,
     typer.Option(
         metavar="REGION",
-        help="transformer, attention, mlp, embedding, all, or a regular expression.",
+        help="Parameters to rank: transformer, attention, mlp, embedding, all, or a regular"
+        " expression that their names match.",
     ),
 ]
-Layers = Annotated[str, typer.Option(metavar="0-3", help="Only these layers.", show_default=False)]
+Layers = Annotated[
+    str, typer.Option(metavar="0-3", help="Only these layers. By default all.", show_default=False)
+]
 ScoreDtype = Annotated[
     Literal["float32", "bfloat16"],
-    typer.Option(help="Arithmetic of the scores; bfloat16 is the authors'."),
+    typer.Option(help="Number format in which scores are computed. The authors used bfloat16."),
 ]
 Threads = Annotated[
-    int | None, typer.Option(metavar="N", help="By default as many as PyTorch uses.")
+    int | None,
+    typer.Option(metavar="N", help="Number of threads. By default as many as PyTorch uses."),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 
 
 @_command(
@@ -621,7 +648,10 @@ def rank(
     tuned: Tuned,
     percent: Percents = [1.0, 3.0, 5.0, 10.0, 20.0, 40.0, 60.0],  # noqa: B006 (typer copies it)
     strategy: Annotated[
-        Literal["top", "absolute"], typer.Option(help="Relative or absolute change.")
+        Literal["top", "absolute"],
+        typer.Option(
+            help="Rank by relative change (top, as the paper does) or by absolute change."
+        ),
     ] = "top",
     region: Region = "transformer",
     layers: Layers = "",
@@ -638,7 +668,7 @@ def rank(
 
 @_command(
     TOOL,
-    "write a model with a share of them set back",
+    "write a model with a share of its parameters set back",
     "repro restore BASE TUNED OUT --percent 20",
     "repro restore BASE TUNED OUT --percent 5 20 40",
     "repro restore BASE TUNED --percent 20 --dry-run",
@@ -648,21 +678,30 @@ def restore(
     tuned: Tuned,
     percent: Percents,
     out: Annotated[
-        str | None, typer.Argument(metavar="[OUT]", help="Folder to write.", show_default=False)
+        str | None,
+        typer.Argument(
+            metavar="[OUT]",
+            help="Folder to write. With several percentages, it gets a folder for each.",
+            show_default=False,
+        ),
     ] = None,
     strategy: Annotated[
         Literal["top", "bottom", "random", "absolute", "interpolate"],
-        typer.Option(help="Which parameters: the paper's (top), or a control."),
+        typer.Option(
+            help="Which parameters to restore: top is the paper's choice, the rest are controls."
+        ),
     ] = "top",
     region: Region = "transformer",
     layers: Layers = "",
     score_dtype: ScoreDtype = "float32",
     threads: Threads = None,
     json: Json = False,
-    seed: Annotated[int, typer.Option(metavar="N", help="Of the strategy random.")] = 0,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Report, and write nothing.")] = False,
+    seed: Annotated[int, typer.Option(metavar="N", help="Seed of the strategy random.")] = 0,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the report and write nothing.")
+    ] = False,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace what this command has written.")
+        bool, typer.Option("--overwrite", help="Replace OUT, if this command wrote it.")
     ] = False,
 ) -> None:
     """Write TUNED with its most changed parameters set back to their values in BASE (§5)."""
