@@ -79,7 +79,7 @@ def count(facts: pd.DataFrame, hits: Sequence[bool], cells: Cells | None = None)
     return made
 
 
-def correct(hits: Sequence[bool], cells: Cells) -> np.ndarray:
+def correct(hits: Sequence[bool] | np.ndarray, cells: Cells) -> np.ndarray:
     """Return the number of right answers in each row of the table of `cells_of`."""
     table, place = cells
     return np.bincount(place, np.asarray(hits, float), len(table)).astype(int)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -46,7 +47,7 @@ class Criterion:
             ModelError: a weight is NaN or infinite.
         """
         out = np.empty(block.base.numel(), np.uint32)
-        if not score_kernels.write_keys(*self.arguments(block), out):
+        if not score_kernels.write_keys(*self.arguments(block), out):  # type: ignore[call-arg]
             raise _not_finite(block)
         return out
 
@@ -223,7 +224,7 @@ def rank(
     )
 
 
-def count_in_threads(pair: Pair, counters: list):
+def count_in_threads(pair: Pair, counters: list[Any]) -> Any:
     """Count all blocks with one counter per thread, and return the sum of the counters."""
     pair.spread(counters)
     for other in counters[1:]:

@@ -3,10 +3,11 @@
 `restore_folder` does the same from checkpoint to checkpoint.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from repro.restoration.checkpoint_pair import INTERPOLATE, Models, Settings, Work
@@ -58,7 +59,7 @@ def restored(
     ranking: Ranking,
     percent: float,
     cut: Cut | None = None,
-):
+) -> Iterator[Change]:
     """Set the highest ranked parameters to their pre-trained values, and undo it on exit.
 
     Args:
@@ -73,12 +74,12 @@ def restored(
     """
     cut = cut or thresholds(ranking, [percent])[percent]
     chosen = ((block, masks[0]) for block, _, masks in selection(ranking, [cut], 0))
-    with _changed(network, base, tuned, ranking.shapes, chosen, percent) as undone:
+    with _changed(network, tuned, ranking.shapes, chosen, percent) as undone:
         yield undone
 
 
 @contextmanager
-def interpolated(network: torch.nn.Module, pair: Pair, percent: float):
+def interpolated(network: torch.nn.Module, pair: Pair, percent: float) -> Iterator[Change]:
     """Move all parameters of a region the same share of their way back, and undo it on exit.
 
     The strategy `interpolate` of `repro restore`, in place; arguments and result as for `restored`.
@@ -88,12 +89,18 @@ def interpolated(network: torch.nn.Module, pair: Pair, percent: float):
     """
     how_many(pair.parameters, percent)  # raises ConfigError for an invalid percentage
     all_blocks = ((block, None) for block in pair.blocks(0))
-    with _changed(network, pair.base, pair.tuned, pair.shapes, all_blocks, percent) as undone:
+    with _changed(network, pair.tuned, pair.shapes, all_blocks, percent) as undone:
         yield undone
 
 
 @contextmanager
-def _changed(network, base, tuned, shapes, chosen: Iterable[tuple[Block, object]], percent):
+def _changed(
+    network: torch.nn.Module,
+    tuned: Weights,
+    shapes: Mapping[str, torch.Size],
+    chosen: Iterable[tuple[Block, np.ndarray | None]],
+    percent: float,
+) -> Iterator[Change]:
     """Restore pairs of (block, mask), mask None for interpolation; set all back on exit."""
     parameters, undone = dict(network.named_parameters()), Change()
     try:

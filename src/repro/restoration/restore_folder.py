@@ -92,7 +92,7 @@ def _new_shares(ranked: Ranking | None, size: int, percents: Sequence[float]) ->
 
 
 @contextmanager
-def _writers(models: Models, folders: list[Path]):
+def _writers(models: Models, folders: list[Path]) -> Iterator[list[ShardWriter]]:
     """Create the folders, yield a writer for each, and close them all."""
     writers = []
     try:
@@ -131,7 +131,7 @@ def _restore_region(
 def _selection(ranked: Ranking | None, region: Pair, shares: list[Share]) -> Iterator[tuple]:
     # Yields (block, keys, one mask per share); interpolation has neither keys nor masks.
     if ranked is not None:
-        return thresholds.selection(ranked, [share.cut for share in shares])
+        return thresholds.selection(ranked, [share.cut for share in shares if share.cut])
     return ((block, None, [None] * len(shares)) for block in region.blocks())
 
 

@@ -5,9 +5,12 @@ a number of facts is drawn (`repro.data.stratified`); mastery and all that follo
 these. So the keys of a study name the score record and a digest of the facts that were drawn.
 """
 
+from __future__ import annotations
+
 import hashlib
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
@@ -18,7 +21,10 @@ from repro.models.registry import ModelEntry
 from repro.study import number_format, records
 from repro.study.number_format import NumberFormat
 from repro.study.profiles import Profile
-from repro.study.requests import Request, source
+from repro.study.requests import Request, finished, source
+
+if TYPE_CHECKING:  # it imports this module
+    from repro.study.study import Study
 
 KIND = "score"
 
@@ -31,10 +37,10 @@ class Choice:
     ):
         """Take what a study is of; the profile has `choose`."""
         self.model, self.profile, self.data, self.seed = model, profile, data, seed
-        self.dtype = dtype
-        self.candidates: dict = profile.choose["candidates"]  # facts scored, by split
-        self.edges = profile.choose["edges"]
-        self.protocol = scores.ScoreProtocol(tuple(profile.choose["templates"]))
+        self.dtype, self.settings = dtype, dict(profile.choose or {})
+        self.candidates: dict = self.settings["candidates"]  # facts scored, by split
+        self.edges = self.settings["edges"]
+        self.protocol = scores.ScoreProtocol(tuple(self.settings["templates"]))
 
     def request(self) -> Request:
         """Request the scores."""
@@ -81,7 +87,7 @@ class Choice:
         Without a score record (to plan a study) the drawn facts are not known: no record has such
         parameters.
         """
-        chosen = {"choose": {**self.profile.choose}}
+        chosen = {"choose": {**self.settings}}
         if record is None:
             return chosen | {"score": None}
         ids = "\n".join(self.drawn(record)["fact_id"])
@@ -146,10 +152,12 @@ class Choice:
         return facts.load(self.data, world=self.model.facts)
 
 
-def selected_facts(study) -> pd.DataFrame:
+def selected_facts(study: Study) -> pd.DataFrame:
     """Return the facts that a `Study` measures. Computes the scores if facts are chosen by them."""
     if study.choice:
-        study.compute([study.choice.request()])
-        return study.choice.selected(study.choice.request().record())
+        request = study.choice.request()
+        study.compute([request])
+        [record] = finished([request])
+        return study.choice.selected(record)
     loaded = facts.load(study.data, world=study.model.facts)
     return facts.select(loaded, study.requests.source["facts"], study.seed)

@@ -89,5 +89,6 @@ def _begun(kind: str, params: dict) -> tuple[str, str]:
 def _fastest(model: ModelEntry) -> str:
     # Shapes of a model that is not here yet are guessed from its size: not worth keeping.
     here = weights.available(model)
-    dtype = devices.inference_dtype(shapes=architecture.weight_shapes(model), keep=here)
+    shapes = [(rows, columns) for rows, columns in architecture.weight_shapes(model)]
+    dtype = devices.inference_dtype(shapes=shapes, keep=here)
     return str(dtype).removeprefix("torch.")

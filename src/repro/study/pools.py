@@ -44,8 +44,8 @@ class Pools:
         return level_compared(self.mastery[self.mastery["split"] == "test"], ENOUGH)
 
     def facts(self, run: Run | None, split: str) -> pd.DataFrame:
-        """Return the facts of a split, or those a run is trained on (`train`)."""
-        if split != "train":
+        """Return the facts of a split; of `train` those a run is trained on, if one is given."""
+        if split != "train" or run is None:
             return self._splits[split]
         if run not in self._training:  # kept, because drawing hashes every fact of the pool
             pool = self._splits["train"]
@@ -56,7 +56,7 @@ class Pools:
 
     def cells(self, run: Run | None, split: str) -> Cells:
         """Return the topics and levels of these facts, as `repro.measures.accuracy` counts by."""
-        name = run if split == "train" else split
+        name = run if run and split == "train" else split
         if name not in self._cells:
             self._cells[name] = accuracy.cells_of(self.facts(run, split))
         return self._cells[name]

@@ -4,6 +4,7 @@ import os
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
+from typing import Any
 
 import yaml
 
@@ -76,6 +77,5 @@ def profile(name: str = "default", model_profile: str = "") -> Profile:
     if name not in PROFILES:
         raise ConfigError(f"unknown profile {name!r}: use one of {', '.join(PROFILES)}")
     spec = _profiles()["profiles"][name]
-    return Profile(
-        name=name, **{k: tuple(v) if isinstance(v, list) else v for k, v in spec.items()}
-    )
+    fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in spec.items()}
+    return Profile(name=name, **fields)

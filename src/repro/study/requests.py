@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -54,13 +55,13 @@ class Run:
 class Request:
     """A record that is wanted: its kind, its complete parameters, and what it is measured on.
 
-    `run` is the fine-tuning (for GSM8K and XSum the name of the task); None is the pre-trained
-    model.
+    `run` is the fine-tuning, a `Run` (for GSM8K and XSum the name of the task); None is the
+    pre-trained model.
     """
 
     kind: str
     params: dict = field(hash=False)
-    run: Run | str | None = None
+    run: Any = None
 
     @cached_property
     def key(self) -> str:
@@ -129,7 +130,7 @@ class Requests:
     def finetune(self, run: Run) -> Request:
         """Request the fine-tuning itself, whose record holds the loss curve."""
         recipe = Recipe(learning_rate=run.learning_rate, seed=self._seed(run))
-        drawn = {"level": run.level, "size": run.size, "sample": run.sample}
+        drawn: dict[str, Any] = {"level": run.level, "size": run.size, "sample": run.sample}
         if run.rank:
             adapter = Adapter(run.rank, modules=architecture.adapted_modules(self.model))
             drawn |= {"lora": asdict(adapter) | {"modules": list(adapter.modules)}}
@@ -219,8 +220,8 @@ class Requests:
         parts = np.array_split(range(number), min(self.profile.layer_blocks, number))
         return [f"{p[0]}-{p[-1]}" if len(p) > 1 else f"{p[0]}" for p in parts]
 
-    def _seed(self, run: Run) -> int:
-        return self.source["seed"] * 1000 + run.sample
+    def _seed(self, run: Run | None) -> int:
+        return self.source["seed"] * 1000 + (run.sample if run else 0)
 
     def _parent(self, run: Run | None) -> dict:
         # Kept, because making a key takes longer than all else of a request.

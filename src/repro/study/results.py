@@ -4,7 +4,10 @@ Every frame has columns that say which run a row belongs to: train_level (−1: 
 −2: facts of all levels), train_size, size_label, sample, run. What is missing is computed.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -13,7 +16,10 @@ from repro import paper
 from repro.errors import ConfigError
 from repro.measures import accuracy, mastery
 from repro.study.records import Record
-from repro.study.requests import BASE, MIXED, Request, Run
+from repro.study.requests import BASE, MIXED, Request, Run, finished
+
+if TYPE_CHECKING:  # it imports this module
+    from repro.study.study import Study
 
 NO_COUNTS = [
     *("train_level", "train_size", "sample", "topic", "test_level"),
@@ -24,7 +30,7 @@ NO_COUNTS = [
 class Results:
     """Frames of one study."""
 
-    def __init__(self, study):
+    def __init__(self, study: Study):
         """Take a `repro.study.Study`."""
         self.study = study
         self._accuracy: pd.DataFrame | None = None
@@ -48,7 +54,8 @@ class Results:
         columns = ["model", "split", "level", "drawn", "share", "low", "high"]
         if not self.study.choice:
             return pd.DataFrame(columns=columns)
-        levels, record = self.study.pools.mastery, self.study.choice.request().record()
+        levels = self.study.pools.mastery  # computes the scores, where they are missing
+        [record] = finished([self.study.choice.request()])
         table = self.study.choice.estimate(levels, record)
         return table.assign(model=self.study.model.title)[columns]
 
@@ -61,7 +68,8 @@ class Results:
         if not self.study.choice:
             columns = ["fact_id", "topic", "split", "score", "band", "level", "weight"]
             return pd.DataFrame(columns=columns)
-        levels, record = self.study.pools.mastery, self.study.choice.request().record()
+        levels = self.study.pools.mastery  # computes the scores, where they are missing
+        [record] = finished([self.study.choice.request()])
         return self.study.choice.weighted(levels, record)
 
     def accuracy(self, requests: Iterable[Request] | None = None) -> pd.DataFrame:
@@ -170,7 +178,7 @@ class Results:
 # --- which requests a table needs -----------------------------------------------------------------
 
 
-def paper_requests(study) -> list[Request]:
+def paper_requests(study: Study) -> list[Request]:
     """Return the requests for answers that the paper's tables hold, and those of the base model.
 
     They are of runs on one level, with nothing restored or the most changed parameters of all
@@ -189,7 +197,7 @@ def _restored_as_in_the_paper(settings: dict | None) -> bool:
     return not settings or (settings["strategy"], settings.get("layers")) == ("top", None)
 
 
-def restoration_requests(study, percent: float) -> list[Request]:
+def restoration_requests(study: Study, percent: float) -> list[Request]:
     """Return the requests for the answers of every restored run at one share.
 
     Raises:
@@ -203,7 +211,7 @@ def restoration_requests(study, percent: float) -> list[Request]:
     ]
 
 
-def control_requests(study) -> list[Request]:
+def control_requests(study: Study) -> list[Request]:
     """Return the requests for the controls, with those of the paper's choice to compare with."""
     requests, runs = study.requests, study.grid.control_runs()
     percents = (0, *study.profile.control_percents)
@@ -211,7 +219,7 @@ def control_requests(study) -> list[Request]:
     return of_paper + [request for run in runs for request in requests.controls(run)]
 
 
-def layer_requests(study) -> list[Request]:
+def layer_requests(study: Study) -> list[Request]:
     """Return the requests of Table 11."""
     return [r for run in study.grid.layer_runs() for r in study.requests.layers(run)]
 
@@ -219,7 +227,7 @@ def layer_requests(study) -> list[Request]:
 # --- from records to rows -------------------------------------------------------------------------
 
 
-def run_columns(study, run: Run | None) -> dict:
+def run_columns(study: Study, run: Run | None) -> dict:
     """Return the columns that say which run a row belongs to."""
     run = run or Run(BASE, 0, 0, 0.0)
     label = "All" if run.size is None else str(run.size)
@@ -229,7 +237,7 @@ def run_columns(study, run: Run | None) -> dict:
     return {"train_level": run.level, **size, "sample": run.sample, "run": name}
 
 
-def _columns(study, request: Request) -> dict:
+def _columns(study: Study, request: Request) -> dict:
     columns = run_columns(study, request.run)
     if request.kind in ("accuracy", "instruct"):
         restoration = request.params.get("restore") or {"percent": 0.0}
@@ -252,25 +260,25 @@ def _restoration_columns(request: Request, result: dict) -> dict:
     }
 
 
-def _records(study, requests: list[Request]) -> list[Record]:
+def _records(study: Study, requests: list[Request]) -> list[Record]:
     study.compute(requests)
-    return [request.record() for request in requests]
+    return finished(requests)
 
 
-def _of_strategy(study, runs: list[Run]) -> pd.DataFrame:
+def _of_strategy(study: Study, runs: list[Run]) -> pd.DataFrame:
     requests = [request for run in runs for request in study.requests.strategy(run)]
     return _counts(study, [request for request in requests if request.kind == "accuracy"])
 
 
 def _counts(
-    study, requests: list[Request], further_columns: Callable | None = None
+    study: Study, requests: list[Request], further_columns: Callable | None = None
 ) -> pd.DataFrame:
     frame = _frames(study, requests, "counts", further_columns)
     return frame.assign(model=study.model.title) if len(frame) else pd.DataFrame(columns=NO_COUNTS)
 
 
 def _frames(
-    study, requests: list[Request], part: str, further_columns: Callable | None = None
+    study: Study, requests: list[Request], part: str, further_columns: Callable | None = None
 ) -> pd.DataFrame:
     """Return a part of every record's result, with columns that say what it is of.
 
@@ -288,13 +296,13 @@ def _frames(
     each = np.repeat(np.arange(len(tables)), [len(table) for table in tables])
     repeated = pd.DataFrame(columns).iloc[each].reset_index(drop=True)
     frame = _stacked(tables)
-    if corrects[0] is not None:
-        frame["correct"] = np.concatenate(corrects)
+    if part == "counts":
+        frame["correct"] = np.concatenate([each for each in corrects if each is not None])
     return pd.concat([frame, repeated], axis=1)
 
 
 def _table(
-    study, request: Request, result: dict, part: str
+    study: Study, request: Request, result: dict, part: str
 ) -> tuple[pd.DataFrame, np.ndarray | None]:
     """Return a part of a result, and of `counts` the right answers by row.
 

@@ -5,10 +5,13 @@ which runs exist, `results` makes frames of records, and `repro.study.compute` c
 missing, with a model that stays in memory from one call to the next.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
@@ -25,6 +28,9 @@ from repro.study.profiles import Profile
 from repro.study.requests import Request, Requests, finished, missing, source
 from repro.study.results import Results
 from repro.study.schedule import Part, of_part
+
+if TYPE_CHECKING:  # it loads PyTorch
+    from repro.study.compute import FactComputation
 
 BEFORE_RUNS = ("score", "mastery")  # kinds of records that all runs depend on
 IN_MEMORY = ("computation", "results")  # parts of a study that no other process is sent
@@ -50,7 +56,7 @@ class Study:
     seed: int = 0
     assumed: dict[int, int] | None = None
     dtype: str | None = None
-    start: Callable[["Study"], object] | None = field(default=None, compare=False)
+    start: Callable[[Study], FactComputation] | None = field(default=None, compare=False)
 
     @cached_property
     def requests(self) -> Requests:
@@ -88,7 +94,7 @@ class Study:
         """The facts with their mastery. Computes mastery if it is missing."""
         request = self.requests.mastery()
         self.compute([request])
-        hits = devices.in_first_process(lambda: records.load_table(request.record()))
+        hits = devices.in_first_process(lambda: records.load_table(*finished([request])))
         trials = self.profile.protocol(self.seed).trials
         return Pools(mastery.add_levels(hits, trials), self.seed)
 
@@ -104,8 +110,10 @@ class Study:
         return Results(self)
 
     @cached_property
-    def computation(self):
+    def computation(self) -> FactComputation:
         """What computes requests, and keeps the model in memory."""
+        if self.start is None:
+            raise ConfigError("this study only reads records: open it with `open_study`")
         return self.start(self)
 
     def compared_level(self) -> int:
@@ -205,7 +213,7 @@ def open_study(
     return Study(entry, chosen, data, dtype=dtype, start=_start)
 
 
-def _start(study: Study):
+def _start(study: Study) -> FactComputation:
     # Imported on use: whoever only reads records need not wait for PyTorch.
     from repro.study.compute import FactComputation
 

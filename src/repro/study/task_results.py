@@ -1,5 +1,10 @@
 """The records of GSM8K and XSum as tidy frames (§5.2, Table 5)."""
 
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
 import numpy as np
 import pandas as pd
 
@@ -9,6 +14,9 @@ from repro.statistics.intervals import wilson
 from repro.study.records import Record
 from repro.study.requests import Request
 
+if TYPE_CHECKING:  # it imports this module
+    from repro.study.task_study import TaskStudy
+
 TITLES = {"gsm8k": "GSM8K", "xsum": "XSum"}
 MEANS = ["model", "metric", "restored_percent", "accuracy", "low", "high", "total"]
 UNITS = ["metric", "restored_percent", "sample", *bootstrap.ARRAYS]
@@ -17,7 +25,7 @@ UNITS = ["metric", "restored_percent", "sample", *bootstrap.ARRAYS]
 class TaskResults:
     """Frames of one `TaskStudy`, of the records that are there: nothing is computed."""
 
-    def __init__(self, study):
+    def __init__(self, study: TaskStudy):
         """Take a `repro.study.task_study.TaskStudy`."""
         self.study = study
 
@@ -52,7 +60,7 @@ class TaskResults:
         for metric, share in zip(means["metric"], means["restored_percent"], strict=True):
             if share:
                 cells = [{"metric": metric, "restored_percent": x} for x in (share, 0.0)]
-                terms = [(1, cells[0]), (-1, cells[1])]
+                terms: list[tuple[float, Mapping]] = [(1, cells[0]), (-1, cells[1])]
                 text = f"{metric}: restoring {share:g}% helps"
                 rows.append(cells[0] | verdicts.compare(text, means, terms, "above", units))
         return pd.DataFrame(rows, columns=["metric", "restored_percent", *verdicts.COLUMNS])
@@ -108,7 +116,9 @@ class TaskResults:
         ]
 
 
-def _interval(metric: str, values, sizes, strata) -> tuple[float, float, float]:
+def _interval(
+    metric: str, values: np.ndarray, sizes: np.ndarray, strata: np.ndarray
+) -> tuple[float, float, float]:
     if metric in METRICS["gsm8k"]:
         low, high = wilson(values.sum(), len(values))
         return float(values.mean()), float(low), float(high)

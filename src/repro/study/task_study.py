@@ -6,17 +6,20 @@ records. Records can be read without the examples: those with the same parameter
 last, whatever examples they were measured on.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from repro import files
 from repro.data import task_examples
 from repro.data.task_examples import TASKS
-from repro.errors import ConfigError
+from repro.errors import ConfigError, DataError
 from repro.measures import task_scores
 from repro.models import registry, weights
 from repro.study import number_format, profiles, records
@@ -25,6 +28,9 @@ from repro.study.profiles import Profile
 from repro.study.requests import REGION, Request, finished, missing
 from repro.study.task_results import TaskResults
 from repro.training.recipe import Recipe
+
+if TYPE_CHECKING:  # it loads PyTorch
+    from repro.study.task_compute import TaskComputation
 
 VERSION = 1  # part of every key: raised when a change to the code changes results
 # Models whose committed scores are by the first rules of `task_scores`. These read a few numbers of
@@ -47,7 +53,7 @@ class TaskStudy:
     data: Path | str | None = None
     seed: int = 0
     dtype: str | None = None
-    start: Callable[["TaskStudy"], object] | None = field(default=None, compare=False)
+    start: Callable[[TaskStudy], TaskComputation] | None = field(default=None, compare=False)
 
     @property
     def applies(self) -> bool:
@@ -57,6 +63,8 @@ class TaskStudy:
     def examples(self, task: str) -> task_examples.Examples:
         """Return the examples of a task. Raises DataError as `task_examples.draw` does."""
         if task not in self._examples:
+            if self.data is None:
+                raise DataError(f"there are no examples of {task}: {task_examples.FOLDER}")
             sizes = self.profile.tasks[task]
             self._examples[task] = task_examples.draw(task, self.data, sizes, self.seed)
         return self._examples[task]
@@ -148,8 +156,10 @@ class TaskStudy:
         return TaskResults(self)
 
     @cached_property
-    def computation(self):
+    def computation(self) -> TaskComputation:
         """What computes requests, and keeps the model in memory."""
+        if self.start is None:
+            raise ConfigError("this study only reads records: open it with `open_task_study`")
         return self.start(self)
 
     def run(self) -> int:
@@ -198,7 +208,7 @@ def open_task_study(
     return study
 
 
-def _start(study: TaskStudy):
+def _start(study: TaskStudy) -> TaskComputation:
     # Imported on use: whoever only reads records need not wait for PyTorch.
     from repro.study.task_compute import TaskComputation
 
