@@ -117,9 +117,9 @@ def rule(_claim, side: Side, settings: dict) -> pd.DataFrame:
         frame = frame[frame["source"] == settings["source"]]
     if "size" in settings and phenomena.largest_common_size(frame) != settings["size"]:
         return table_of([])
-    given = {key: settings[key] for key in ("split",) if key in settings}
-    given |= {"units": side.units[name]} if name in side.units else {}
-    return _existing(getattr(phenomena, settings["name"])(frame, **given))
+    options = {key: settings[key] for key in ("split",) if key in settings}
+    options |= {"units": side.units[name]} if name in side.units else {}
+    return _existing(getattr(phenomena, settings["name"])(frame, **options))
 
 
 def count(claim, _side: Side, what: str) -> pd.DataFrame:

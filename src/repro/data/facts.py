@@ -178,13 +178,13 @@ def data_hash(folder: Path | None = None, world: str = WORLDS[0]) -> str:
     """
     if _is_invented(world, folder):
         return _atlas_hash()
-    given = _given_folder(folder)
+    local_folder = _given_folder(folder)
     sums = (
         entityquestions.pinned()
-        if given is None
+        if local_folder is None
         else {
             f"{raw}/{topic}.{raw}.json": entityquestions.file_sum(path)
-            for _, raw, topic, path in _existing_files(given)
+            for _, raw, topic, path in _existing_files(local_folder)
         }
     )
     lines = "".join(f"{digest}  {name}\n" for name, digest in sorted(sums.items()))

@@ -123,12 +123,12 @@ def rows_within(network: PreTrainedModel, width: int, length: int, budget: int =
     heads = getattr(config, "num_key_value_heads", None) or all_heads
     size = getattr(config, "head_dim", None) or config.hidden_size // all_heads
     item = network.dtype.itemsize
-    kept = 2 * config.num_hidden_layers * heads * size * length * item
+    cache_bytes = 2 * config.num_hidden_layers * heads * size * length * item
     # What a layer has in memory at a time: its three widest states, and ten of the usual size.
     wide = 3 * (getattr(config, "intermediate_size", None) or 4 * config.hidden_size)
     wide += 10 * config.hidden_size
     logits = config.vocab_size * (item + 4)
-    return max(1, budget // (kept + width * wide * item + logits))
+    return max(1, budget // (cache_bytes + width * wide * item + logits))
 
 
 def arrange(row_of: np.ndarray, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

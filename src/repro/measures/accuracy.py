@@ -49,9 +49,9 @@ def answer(
     """
     from repro.inference.decoding import Decoding, complete
 
-    asked = prompts(tokenizer, facts) if isinstance(facts, pd.DataFrame) else facts
+    questions = prompts(tokenizer, facts) if isinstance(facts, pd.DataFrame) else facts
     greedy = Decoding(max_new_tokens, rows=rows)
-    completions = complete(network, tokenizer, asked, greedy, work, progress)
+    completions = complete(network, tokenizer, questions, greedy, work, progress)
     return [completion for [completion] in completions]
 
 

@@ -186,8 +186,8 @@ def count(
     decoding = Decoding(
         protocol.max_new_tokens, protocol.draws, protocol.temperature, protocol.seed, rows
     )
-    asked = prompts(tokenizer, facts, protocol.templates)
-    completions = complete(network, tokenizer, asked, decoding)
+    statements = prompts(tokenizer, facts, protocol.templates)
+    completions = complete(network, tokenizer, statements, decoding)
     hits = [sum(c.hit for c in samples) for samples in completions]
     grid = np.reshape(hits, (len(facts), protocol.templates))
     columns = [f"t{i:02d}" for i in range(protocol.templates)]

@@ -148,12 +148,12 @@ def score(
     from repro.inference.cpu.cpu_engine import CpuEngine
     from repro.inference.threads import map_in_threads
 
-    asked = statements(tokenizer, facts, protocol)
+    all_statements = statements(tokenizer, facts, protocol)
     engine = network if isinstance(network, CpuEngine) else None
-    rows, sharing = packed_rows(asked), processes()
+    rows, sharing = packed_rows(all_statements), processes()
     process_rows = rows[sharing.process_index :: sharing.num_processes]
     read = partial(_read_with_engine if engine else _read_with_network, network)
-    jobs = [[asked[i] for i in row] for row in process_rows]
+    jobs = [[all_statements[i] for i in row] for row in process_rows]
     with engine.prepared_weights() if engine else nullcontext():
         values = list(map_in_threads(_threads(engine), read, jobs))
     pairs = [
@@ -163,7 +163,7 @@ def score(
     ]
     best = np.full((len(facts), len(protocol.templates)), -np.inf)
     for i, value in gather_object(pairs):
-        at = asked[i].fact, asked[i].column
+        at = all_statements[i].fact, all_statements[i].column
         best[at] = max(best[at], value)
     table = pd.DataFrame(best.round(DECIMALS), columns=columns(protocol), index=facts.index)
     return facts[["fact_id", "topic", "split"]].join(table).reset_index(drop=True)
@@ -203,11 +203,11 @@ def _split(prompt: list[int], whole: list[int]) -> tuple[list[int], list[int]]:
     return read, whole[max(1, shared_prefix(prompt, read)) :]
 
 
-def packed_rows(asked: Sequence[Statement]) -> list[list[int]]:
+def packed_rows(all_statements: Sequence[Statement]) -> list[list[int]]:
     """Return which statements to compute in one row: alike ones, as many as have room."""
     rows, nodes, targets, before = [], ROW_NODES, 0, []
-    for i in sorted(range(len(asked)), key=lambda i: asked[i].context):
-        context, size = asked[i].context, len(asked[i].target)
+    for i in sorted(range(len(all_statements)), key=lambda i: all_statements[i].context):
+        context, size = all_statements[i].context, len(all_statements[i].target)
         if len(context) > ROW_NODES or size > ROW_TARGETS:
             raise DataError(
                 f"a statement of {len(context)} tokens with an object of {size} is too long to be"
@@ -229,7 +229,7 @@ def _threads(engine: CpuEngine | None) -> int:
     return torch.get_num_threads() if engine else 1
 
 
-def _wanted(row: Sequence[Statement], nodes: np.ndarray) -> np.ndarray:
+def _nodes_before_targets(row: Sequence[Statement], nodes: np.ndarray) -> np.ndarray:
     """Return the node after which each target token comes, statement by statement."""
     return np.concatenate([nodes[i, s.first : s.first + len(s.target)] for i, s in enumerate(row)])
 
@@ -241,14 +241,14 @@ def _read_with_engine(engine: CpuEngine, row: Sequence[Statement]) -> list[float
     from repro.inference.cpu.prefix_tree import merge_prefixes
 
     tokens, parents, nodes = merge_prefixes([statement.context for statement in row])
-    wanted = _wanted(row, nodes)
+    nodes_before = _nodes_before_targets(row, nodes)
     # Fill up with single tokens that nothing looks at, and with nodes whose logits are not used.
     tokens = np.pad(tokens, (0, ROW_NODES - len(tokens)), mode="edge")
     parents = np.pad(parents, (0, ROW_NODES - len(parents)), constant_values=-1)
-    wanted = np.pad(wanted, (0, ROW_TARGETS - len(wanted)), mode="edge")
-    given = [torch.from_numpy(array) for array in (parents, wanted, tokens)]
+    nodes_before = np.pad(nodes_before, (0, ROW_TARGETS - len(nodes_before)), mode="edge")
+    tree = [torch.from_numpy(array) for array in (parents, nodes_before, tokens)]
     with torch.inference_mode():
-        return _sums(engine.tree_logits(*given), row)
+        return _sums(engine.tree_logits(*tree), row)
 
 
 def _read_with_network(network: PreTrainedModel, row: Sequence[Statement]) -> list[float]:
@@ -263,7 +263,7 @@ def _read_with_network(network: PreTrainedModel, row: Sequence[Statement]) -> li
             return [value for each in row for value in _read_alone(network, each)]
         packed, nodes = packing.pack(contexts)
         packed = {name: value.to(network.device) for name, value in packed.items()}
-        keep = torch.from_numpy(_wanted(row, nodes)).to(network.device)
+        keep = torch.from_numpy(_nodes_before_targets(row, nodes)).to(network.device)
         logits = network(**packed, use_cache=False, logits_to_keep=keep).logits[0]
         return _sums(logits, row)
 

@@ -132,10 +132,11 @@ def _measure(sizes: list[Shape]) -> dict[str, float]:
     with torch.inference_mode():
         for outputs, inputs in sizes:
             states, weight = torch.ones(ROWS, inputs), torch.ones(outputs, inputs)
-            given = {name: [x.to(getattr(torch, name)) for x in (states, weight)] for name in total}
+            pair = states, weight
+            operands = {name: [x.to(getattr(torch, name)) for x in pair] for name in total}
             fastest = dict.fromkeys(FORMATS, float("inf"))
             for _ in range(ROUNDS):
-                for name, pair in given.items():
+                for name, pair in operands.items():
                     start = time.perf_counter()
                     linear(*pair)
                     fastest[name] = min(fastest[name], time.perf_counter() - start)

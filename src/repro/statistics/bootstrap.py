@@ -183,8 +183,8 @@ def _pick(units: pd.DataFrame, where: Mapping[str, object]) -> pd.DataFrame:
     rows, level = units[matching(units, where)].sort_values("sample"), where.get("test_level")
     if level is None or rows.empty:
         return rows
-    asked = rows["strata"].iloc[0] == level
-    return rows.assign(**{name: [array[asked] for array in rows[name]] for name in ARRAYS})
+    in_stratum = rows["strata"].iloc[0] == level
+    return rows.assign(**{name: [array[in_stratum] for array in rows[name]] for name in ARRAYS})
 
 
 def _paired(pairs: list[tuple[float, pd.DataFrame]]) -> bool:

@@ -104,8 +104,8 @@ def read_folder(folder: Path) -> Folder:
                 continue
             name, known = record_name(kind, key), digests or {}
             table = folder / f"{name}.csv"
-            given = known.get(name), known.get(table.name)
-            stored[key] = Stored(line, path, table, given, digests is not None)
+            digests_of_line = known.get(name), known.get(table.name)
+            stored[key] = Stored(line, path, table, digests_of_line, digests is not None)
     return Folder(folder, digests, stored, tuple(errors))
 
 

@@ -202,11 +202,11 @@ class FactComputation(Computation):
 
     def prompts(self, state: fact_records.RunState, split: str) -> list[Prompt]:
         """Return the questions of a split; those of `train` are the run's own."""
-        kept = state.prompts if split == "train" else self._prompts
-        if split not in kept:
-            asked = self.facts_of(state.run, split)
-            kept[split] = accuracy.prompts(self.session.tokenizer, asked)
-        return kept[split]
+        prompts_by_split = state.prompts if split == "train" else self._prompts
+        if split not in prompts_by_split:
+            facts = self.facts_of(state.run, split)
+            prompts_by_split[split] = accuracy.prompts(self.session.tokenizer, facts)
+        return prompts_by_split[split]
 
     def reference(self) -> divergence.Reference:
         """Return the pre-trained side of §4.1; first called with the pre-trained weights."""

@@ -40,10 +40,10 @@ class RunState:
 def _score(work: FactComputation, _: RunState, request: Request) -> tuple[dict, pd.DataFrame]:
     """Score the candidates from which facts are chosen."""
     candidates, population = work.study.choice.to_score()
-    given = work.session.reader, work.session.tokenizer, candidates, work.study.choice.protocol
+    inputs = work.session.reader, work.session.tokenizer, candidates, work.study.choice.protocol
     options = {"partial_folder": partial_folder(request), "keep": True}
     with work.session.bar(len(candidates), "scores", "fact", True) as bar:
-        table = scores.measure(*given, **options, progress=bar.update)
+        table = scores.measure(*inputs, **options, progress=bar.update)
     return {"population": population, "table": True}, table
 
 
@@ -101,14 +101,14 @@ def _accuracy(work: FactComputation, state: RunState, request: Request) -> tuple
 
 def _answer(work: FactComputation, state: RunState, requests: list[Request]) -> dict[str, dict]:
     """Return the results of requests of one set of weights, by key."""
-    asked = [work.prompts(state, request.params["split"]) for request in requests]
+    prompts_of_requests = [work.prompts(state, request.params["split"]) for request in requests]
     limit = max(request.params["max_new_tokens"] for request in requests)
     with _restored(work, state, requests[0].params["restore"]) as undone:
-        prompts = [prompt for split in asked for prompt in split]
+        prompts = [prompt for split in prompts_of_requests for prompt in split]
         reader, tokenizer = work.session.reader, work.session.tokenizer
         completions = accuracy.answer(reader, tokenizer, prompts, max_new_tokens=limit)
     results, first = {}, 0
-    for request, split in zip(requests, asked, strict=True):
+    for request, split in zip(requests, prompts_of_requests, strict=True):
         answers = completions[first : first + len(split)]
         first += len(split)
         hits = [answer.hit for answer in answers]
@@ -144,8 +144,8 @@ def _undone(state: RunState, undone: restore.Change) -> dict:
 
 def _instruct(work: FactComputation, _: RunState, request: Request) -> tuple[dict, None]:
     """Put a split's questions to the instruct variant, with the prompt of Appendix A."""
-    asked, limit = work.facts_of(None, request.params["split"]), request.params["max_new_tokens"]
-    completions = accuracy.answer(*work.session.instruct, asked, max_new_tokens=limit)
+    facts, limit = work.facts_of(None, request.params["split"]), request.params["max_new_tokens"]
+    completions = accuracy.answer(*work.session.instruct, facts, max_new_tokens=limit)
     hits = [completion.hit for completion in completions]
     return {"correct": sum(hits), "total": len(hits), "hits": accuracy.pack(hits)}, None
 

@@ -34,10 +34,10 @@ class Grid:
         runs = []
         for level in paper.LEVELS:
             for size in self.profile.sizes:
-                wanted = None if size == "all" else size
-                if 0 < (wanted or 1) <= self.pool_sizes.get(level, 0):
+                number = None if size == "all" else size
+                if 0 < (number or 1) <= self.pool_sizes.get(level, 0):
                     runs += [
-                        Run(level, wanted, sample, self.learning_rate)
+                        Run(level, number, sample, self.learning_rate)
                         for sample in range(self.profile.samples)
                     ]
         return runs
@@ -86,26 +86,26 @@ class Grid:
 
     def requests(self, requests: Requests) -> list[Request]:
         """Return every request of the profile after mastery, once, those of one run together."""
-        wanted = [requests.accuracy(None, split) for split in ("dev", "test", "testood")]
-        wanted += requests.instruct()
+        all_requests = [requests.accuracy(None, split) for split in ("dev", "test", "testood")]
+        all_requests += requests.instruct()
         strategies = {*self.mixed_runs(), *self.lora_runs()}
         for run in dict.fromkeys([*self.rate_runs(), *self.mixed_runs(), *self.lora_runs()]):
             compared = run in strategies
-            wanted += requests.strategy(run) if compared else requests.learning_rate(run)
+            all_requests += requests.strategy(run) if compared else requests.learning_rate(run)
         restored = set(self.restored_runs())
         controlled, by_layers = set(self.control_runs()), set(self.layer_runs())
         for run in self.runs():
-            wanted += [requests.finetune(run)]
-            wanted += [requests.accuracy(run, split) for split in ("test", "testood")]
-            wanted += [requests.divergence(run)]
+            all_requests += [requests.finetune(run)]
+            all_requests += [requests.accuracy(run, split) for split in ("test", "testood")]
+            all_requests += [requests.divergence(run)]
             if run in restored:
-                wanted += [requests.concentration(run), requests.locations(run)]
-                wanted += requests.restoration(run, self.profile.percents)
+                all_requests += [requests.concentration(run), requests.locations(run)]
+                all_requests += requests.restoration(run, self.profile.percents)
             if run in controlled:
-                wanted += requests.controls(run)
+                all_requests += requests.controls(run)
             if run in by_layers:
-                wanted += requests.layers(run)
-        return list({request.key: request for request in wanted}.values())
+                all_requests += requests.layers(run)
+        return list({request.key: request for request in all_requests}.values())
 
     def _of_all_levels(self, sizes: Iterable[int], samples: int) -> list[Run]:
         return [

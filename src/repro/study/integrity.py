@@ -57,18 +57,18 @@ def check_tasks() -> list[Damage]:
     """
     damage = []
     for kind in ("task_finetune", "task_score"):
-        for wanted, stored in records.find_all(kind).items():
-            damage += _check_stored(kind, wanted, stored)
+        for key, stored in records.find_all(kind).items():
+            damage += _check_stored(kind, key, stored)
     return damage
 
 
-def _check_stored(kind: str, wanted: str, stored: Stored) -> list[Damage]:
+def _check_stored(kind: str, key: str, stored: Stored) -> list[Damage]:
     try:
         record, _ = parse(stored)
         if record.has_table:
             read_table(stored)
     except StoreError as error:
-        return [Damage(kind, wanted, error)]
+        return [Damage(kind, key, error)]
     return []
 
 
@@ -96,14 +96,14 @@ def check_folder(path: Path) -> list[Damage]:
     """Return the damaged records of a folder of `results/`, and those of its digests it lacks."""
     folder = committed.read_folder(path)
     damage = [Damage(where.stem, None, error) for where, error in folder.errors]
-    for wanted, stored in folder.stored.items():
-        damage += _check_stored(stored.kind, wanted, stored)
-    names = {record_name(stored.kind, wanted) for wanted, stored in folder.stored.items()}
+    for key, stored in folder.stored.items():
+        damage += _check_stored(stored.kind, key, stored)
+    names = {record_name(stored.kind, key) for key, stored in folder.stored.items()}
     for name in sorted(folder.digests or ()):
         if name.removesuffix(".csv") not in names:
-            kind, wanted = kind_and_key(name)
+            kind, key = kind_and_key(name)
             error = damaged(path / f"{kind}.jsonl", f"lacks {name}, of which there is a digest")
-            damage.append(Damage(kind, wanted, error))
+            damage.append(Damage(kind, key, error))
     return damage
 
 
@@ -172,12 +172,12 @@ def _delete(damage: list[Damage]) -> dict[str, Path | None]:
     return folders
 
 
-def _in_cache_damaged(kind: str, wanted: str) -> bool:
+def _in_cache_damaged(kind: str, key: str) -> bool:
     try:
-        stored = records.find(kind, wanted)
+        stored = records.find(kind, key)
     except StoreError:
         return True
-    return bool(stored and _check_stored(kind, wanted, stored))
+    return bool(stored and _check_stored(kind, key, stored))
 
 
 def _folder(damage: Damage) -> Path | None:

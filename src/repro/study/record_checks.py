@@ -108,12 +108,12 @@ def _check_splits(numbers: dict[str, int], facts: dict[str, int | str | list[int
     have fewer.
     """
     _require(set(numbers) <= set(paper.SPLITS), "it names a split that does not exist")
-    for split, wanted in facts.items():
+    for split, needed in facts.items():
         held = numbers.get(split, 0)
-        fits = held == wanted if _is_count(wanted) else held > 0
-        if isinstance(wanted, list):
-            fits = 0 < held <= sum(wanted)
-        _require(fits, f"it holds {held} facts of split {split}, not {wanted}")
+        fits = held == needed if _is_count(needed) else held > 0
+        if isinstance(needed, list):
+            fits = 0 < held <= sum(needed)
+        _require(fits, f"it holds {held} facts of split {split}, not {needed}")
 
 
 def _check_answers(params: dict, result: dict) -> None:
@@ -131,9 +131,10 @@ def _check_answers(params: dict, result: dict) -> None:
     except StoreError as error:
         raise ValueError(f"its answers are not those to {total} questions") from error
     _require(held == correct, f"{held} answers are marked right, but {correct} were counted")
-    wanted = params.get("facts", {}).get(params["split"])
-    if params["split"] != "train" and _is_count(wanted):
-        _require(total == wanted, f"it holds {total} answers, but {wanted} questions were asked")
+    questions = params.get("facts", {}).get(params["split"])
+    if params["split"] != "train" and _is_count(questions):
+        message = f"it holds {total} answers, but {questions} questions were asked"
+        _require(total == questions, message)
     for name in ("restored", "tokens"):
         _require(_is_count(result.get(name, 0)), f"its {name} is not a count")
 
@@ -169,8 +170,8 @@ def _check_finetune(params: dict, result: dict) -> None:
 
 def _check_task_finetune(params: dict, result: dict) -> None:
     _check_losses(result["loss"], result["steps"])
-    examples, wanted = result["examples"], params["train"]
-    _require(examples == wanted, f"it trained on {examples} examples, not {wanted}")
+    examples, needed = result["examples"], params["train"]
+    _require(examples == needed, f"it trained on {examples} examples, not {needed}")
 
 
 def _check_divergence(params: dict, result: dict) -> None:

@@ -100,11 +100,11 @@ def parse(stored: Stored) -> tuple[Record, str | None]:
     try:
         record = Record(**content)
         record_checks.check(record.kind, record.params, record.result, record.provenance)
-        wanted = key(record.kind, record.params)
+        key_of_params = key(record.kind, record.params)
         actual_digest = digest(record.kind, record.params, record.result, record.provenance)
     except (ValueError, TypeError, RecursionError) as error:
         raise damaged(stored.path, f"is not a record ({one_line(error)})") from error
-    if record.key != wanted:
+    if record.key != key_of_params:
         raise damaged(stored.path, f"does not match its own parameters (record {record.key})")
     if of_record is None and stored.digests_required:
         raise damaged(stored.path, f"holds {record.name}, of which there is no digest")
@@ -140,8 +140,8 @@ def read_table(stored: Stored) -> pd.DataFrame:
     Raises:
         StoreError: the record or its table is missing or damaged.
     """
-    record, wanted = parse(stored)
-    text = table_text(stored, wanted)
+    record, table_digest = parse(stored)
+    text = table_text(stored, table_digest)
     try:
         return record_checks.TABLES[record.kind](text, record.params, record.result)
     except (ValueError, KeyError, TypeError) as error:
@@ -149,7 +149,7 @@ def read_table(stored: Stored) -> pd.DataFrame:
         raise damaged(stored.table, cause) from error
 
 
-def table_text(stored: Stored, wanted: str | None) -> bytes:
+def table_text(stored: Stored, digest_needed: str | None) -> bytes:
     """Return the bytes of a record's table, if they have the digest `wanted` (None: any).
 
     Raises:
@@ -158,9 +158,9 @@ def table_text(stored: Stored, wanted: str | None) -> bytes:
     text = read(stored.table)
     if text is None:
         raise damaged(stored.table, "is missing")
-    if wanted is None and stored.digests_required:
+    if digest_needed is None and stored.digests_required:
         raise damaged(stored.table, "has no digest")
-    if wanted not in (None, text_sha256(text)):
+    if digest_needed not in (None, text_sha256(text)):
         cause = cause_of_damage(text) or "was changed after it was written"
         raise damaged(stored.table, f"is not a table of its record ({cause})")
     return text

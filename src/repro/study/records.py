@@ -51,19 +51,19 @@ def load(kind: str, params: dict) -> Record | None:
     return parse(stored)[0] if stored else None
 
 
-def find(kind: str, wanted: str) -> Stored | None:
+def find(kind: str, key_of_record: str) -> Stored | None:
     """Return the record of a key as it is stored, or None; it is not parsed.
 
     Raises:
         StoreError: its file cannot be read, or it may have been in a file that is damaged.
     """
     results = results_dir()
-    if stored := committed.by_key(results).get(wanted):
+    if stored := committed.by_key(results).get(key_of_record):
         return stored
     for folder in committed.folders(results):
-        if error := folder.error_about(kind, wanted):
+        if error := folder.error_about(kind, key_of_record):
             raise error
-    return _read_cached(kind, wanted)
+    return _read_cached(kind, key_of_record)
 
 
 def matching(kind: str, params: dict) -> list[Record]:
@@ -101,7 +101,7 @@ def load_table(record: Record) -> pd.DataFrame:
     Raises:
         StoreError: the table is missing or damaged.
     """
-    return read_table(_found(record))
+    return read_table(_stored(record))
 
 
 def check_asked(record: Record, number: int) -> None:
@@ -114,7 +114,7 @@ def check_asked(record: Record, number: int) -> None:
         record_checks.check_asked(record.result, number)
     except ValueError as error:
         cause = f"does not fit its study ({record.name}: {error})"
-        raise damaged(_found(record).path, cause) from error
+        raise damaged(_stored(record).path, cause) from error
 
 
 def origins(records: Iterable[Record], shared: dict | None = None) -> pd.DataFrame:
@@ -143,31 +143,31 @@ def export(records: list[Record], folder: Path) -> list[Path]:
     for record in records:
         table = None
         if record.has_table:
-            stored = _found(record)
+            stored = _stored(record)
             read_table(stored)
             table = table_text(stored, parse(stored)[1])
         pairs.append((record, table))
     return committed.write(pairs, folder)
 
 
-def delete(kind: str, wanted: str) -> None:
+def delete(kind: str, key_of_record: str) -> None:
     """Delete a record from the cache, and its table."""
-    for path in (_cached(kind, wanted), _cached(kind, wanted).with_suffix(".csv")):
+    for path in (_cached(kind, key_of_record), _cached(kind, key_of_record).with_suffix(".csv")):
         path.unlink(missing_ok=True)
 
 
-def _found(record: Record) -> Stored:
+def _stored(record: Record) -> Stored:
     stored = find(record.kind, record.key)
     if stored is None:
         raise damaged(_cached(record.kind, record.key).with_suffix(".csv"), "is missing")
     return stored
 
 
-def _cached(kind: str, wanted: str) -> Path:
-    return cache_dir() / "records" / kind / f"{wanted}.json"
+def _cached(kind: str, key_of_record: str) -> Path:
+    return cache_dir() / "records" / kind / f"{key_of_record}.json"
 
 
-def _read_cached(kind: str, wanted: str) -> Stored | None:
-    path = _cached(kind, wanted)
+def _read_cached(kind: str, key_of_record: str) -> Stored | None:
+    path = _cached(kind, key_of_record)
     text = read(path)
     return None if text is None else Stored(text, path, path.with_suffix(".csv"))

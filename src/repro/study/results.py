@@ -309,8 +309,8 @@ def _table(
     Records of answers to the same questions share their table, in which only these differ.
     """
     if part == "counts" and "hits" in result:  # older records hold the counts themselves
-        asked = request.run, request.params["split"]
-        facts, cells = study.pools.facts(*asked), study.pools.cells(*asked)
+        run_and_split = request.run, request.params["split"]
+        facts, cells = study.pools.facts(*run_and_split), study.pools.cells(*run_and_split)
         correct = accuracy.correct(accuracy.unpack(result["hits"], len(facts)), cells)
         return cells[0], correct
     table = pd.DataFrame(result[part])

@@ -118,8 +118,8 @@ class Session:
             return sft.finetune(self.trainer, self.tokenizer, facts, recipe, show, self.dtype)
         from repro.training import lora  # loads peft, which nothing else needs
 
-        given = self.network, self.tokenizer, facts, recipe, adapter, show
-        return lora.finetune(*given, self.dtype)
+        inputs = self.network, self.tokenizer, facts, recipe, adapter, show
+        return lora.finetune(*inputs, self.dtype)
 
     def compare(self, tuned: Weights, percents: Iterable[float]) -> "TunedModel":
         """Return fine-tuned weights beside the pre-trained ones, to restore shares of them."""

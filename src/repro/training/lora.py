@@ -61,16 +61,16 @@ def _targets(network: PreTrainedModel, adapter: Adapter) -> list[str]:
     is an error; a choice of the caller's own may leave out what it likes.
     """
     linear = _linear_maps(network)
-    wanted, present = set(adapter.modules), {_last(name) for name in linear}
+    names_to_adapt, present = set(adapter.modules), {_last(name) for name in linear}
     if adapter.modules == ALL_LINEAR:
-        wanted = present
-    if not wanted or wanted - present:
-        names = ", ".join(sorted(wanted - present)) or "nothing"
+        names_to_adapt = present
+    if not names_to_adapt or names_to_adapt - present:
+        names = ", ".join(sorted(names_to_adapt - present)) or "nothing"
         raise TrainingError(
             f"LoRA has nothing to adapt: this model has no module named {names}; its linear maps"
             f" are {', '.join(sorted(present))}"
         )
-    targets = [name for name in linear if _last(name) in wanted]
+    targets = [name for name in linear if _last(name) in names_to_adapt]
     left_out = _left_out(network, targets)
     if adapter.modules in (ALL_LINEAR, PROJECTIONS) and left_out:
         raise TrainingError(
