@@ -4,7 +4,7 @@ Both train the same examples in the same batches with the same loss (answer toke
 AdamW, clipping and cosine, from the same weights. TRL is given the tokens ready-made; it keeps
 its default padding (to the longest of a batch) and logs and saves nothing.
 
-    pip install -e '.[bench]'
+    pip install -e '.[benchmarks]'
     python benchmarks/finetuning.py [MODEL] [--steps N] [--repeats N]
 
 Writes `results/MODEL/benchmarks/finetuning.PROCESSOR.json`, which the book quotes.
@@ -39,7 +39,7 @@ try:
     from datasets import Dataset, disable_progress_bars
     from trl import SFTConfig, SFTTrainer
 except ImportError:
-    raise SystemExit("this benchmark compares with TRL: pip install -e '.[bench]'") from None
+    raise SystemExit("this benchmark compares with TRL: pip install -e '.[benchmarks]'") from None
 
 # TRL's output head adds its products in place, which PyTorch's counter leaves out.
 IN_PLACE = {torch.ops.aten.addmm_: lambda _, one, other, **__: 2 * math.prod(one) * other[1]}

@@ -67,7 +67,7 @@ def test_lock_covers_every_requirement(lock):
     extras = project["optional-dependencies"]
     # What benchmarks compare with, one way to get examples, and what submits parts to a cluster:
     # nothing here needs them.
-    del extras["bench"], extras["hub"], extras["workflow"]
+    del extras["benchmarks"], extras["hub"], extras["workflow"]
     wanted = [*project["dependencies"], *(text for extra in extras.values() for text in extra)]
     todo, seen = [Requirement(text) for text in wanted], set()
     while todo:

@@ -171,8 +171,8 @@ def test_a_reader_never_sees_half_a_file(tmp_path):
     files.write_atomic(path, contents[0])
 
     def write():
-        for turn in range(60):
-            files.write_atomic(path, contents[turn % 2])
+        for attempt in range(60):
+            files.write_atomic(path, contents[attempt % 2])
 
     writer = threading.Thread(target=write)
     writer.start()

@@ -51,15 +51,15 @@ class Examples:
         return {"train": _digest(self.train), "test": _digest(self.test)}
 
 
-def source(given: str | Path | None = None) -> Path | str | None:
+def source(place: str | Path | None = None) -> Path | str | None:
     """Return where examples come from: a folder, `HUB`, or None where nothing says it.
 
-    `given`, else `REPRO_TASKS`. Raises DataError for a folder that does not exist.
+    `place`, else `REPRO_TASKS`. Raises DataError for a folder that does not exist.
     """
-    given = str(given or os.environ.get("REPRO_TASKS") or "")
-    if given in ("", HUB):
-        return given or None
-    folder = user_path(given)
+    name = str(place or os.environ.get("REPRO_TASKS") or "")
+    if name in ("", HUB):
+        return name or None
+    folder = user_path(name)
     if not folder.is_dir():
         raise DataError(f"the folder {folder} does not exist: {FOLDER}")
     return folder

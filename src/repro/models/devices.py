@@ -132,8 +132,8 @@ def _measure(sizes: list[Shape]) -> dict[str, float]:
     with torch.inference_mode():
         for outputs, inputs in sizes:
             states, weight = torch.ones(ROWS, inputs), torch.ones(outputs, inputs)
-            pair = states, weight
-            operands = {name: [x.to(getattr(torch, name)) for x in pair] for name in total}
+            in_float32 = states, weight
+            operands = {name: [x.to(getattr(torch, name)) for x in in_float32] for name in total}
             fastest = dict.fromkeys(FORMATS, float("inf"))
             for _ in range(ROUNDS):
                 for name, pair in operands.items():

@@ -150,7 +150,7 @@ def read_table(stored: Stored) -> pd.DataFrame:
 
 
 def table_text(stored: Stored, digest_needed: str | None) -> bytes:
-    """Return the bytes of a record's table, if they have the digest `wanted` (None: any).
+    """Return the bytes of a record's table, if they have the digest that is needed (None: any).
 
     Raises:
         StoreError: the file is missing, cannot be read, or has another digest.
