@@ -26,10 +26,10 @@ class Handler(BaseHTTPRequestHandler):
             commit = f"(?:{COMMIT}|{branch})"
             if re.fullmatch(f"/api/{kind}/{name}(?:/revision/{commit}|/auth-check)?", path):
                 return self.tell({"id": name, "sha": COMMIT, "siblings": []})
-            if found := re.fullmatch(f"/api/{kind}/{name}/tree/{commit}(?:/(.*))?", path):
-                return self.tell(listing(files, found[1], "recursive=true" in self.path.lower()))
-            if found := re.fullmatch(f"{files_at}/{name}/resolve/{commit}/(.*)", path):
-                return self.send(files.get(found[1]))
+            if match := re.fullmatch(f"/api/{kind}/{name}/tree/{commit}(?:/(.*))?", path):
+                return self.tell(listing(files, match[1], "recursive=true" in self.path.lower()))
+            if match := re.fullmatch(f"{files_at}/{name}/resolve/{commit}/(.*)", path):
+                return self.send(files.get(match[1]))
         self.send(None)
 
     do_HEAD = do_GET

@@ -39,11 +39,11 @@ def rows(table):
 
 def styles(table):
     """The CSS of every body cell, by the position pandas gives it."""
-    found = {}
+    rules = {}
     for selector, css in re.findall(r"((?:#T_\w+,?\s*)+)\{([^}]*)\}", table.html):
         for name in re.findall(r"#T_\w+_(row\d+_col\d+)\b", selector):
-            found[name] = found.get(name, "") + " ".join(css.split())
-    return found
+            rules[name] = rules.get(name, "") + " ".join(css.split())
+    return rules
 
 
 def csv_behind(table):

@@ -130,9 +130,9 @@ print(json.dumps(told))
 
 
 def clean():
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("REPRO_")}
-    kept.pop("PYTHONPATH", None)
-    return kept | {"HF_HUB_OFFLINE": "1", "PIP_NO_INDEX": "1", "OMP_NUM_THREADS": "1"}
+    variables = {name: value for name, value in os.environ.items() if not name.startswith("REPRO_")}
+    variables.pop("PYTHONPATH", None)
+    return variables | {"HF_HUB_OFFLINE": "1", "PIP_NO_INDEX": "1", "OMP_NUM_THREADS": "1"}
 
 
 def run(*words, **options):
@@ -176,16 +176,16 @@ def questions():
 
 def test_an_installed_wheel_answers_as_the_repository_does(installed, questions, tmp_path):
     rate = registry.entry("micro-m").learning_rate
-    given = {name: part.to_dict("list") for name, part in questions.items()} | {"rate": rate}
-    told = json.loads(
-        run(installed, "-c", ANSWER, cwd=tmp_path, input=json.dumps(given)).splitlines()[-1]
+    sent = {name: part.to_dict("list") for name, part in questions.items()} | {"rate": rate}
+    answer = json.loads(
+        run(installed, "-c", ANSWER, cwd=tmp_path, input=json.dumps(sent)).splitlines()[-1]
     )
-    assert Path(told["where"]).is_relative_to(installed.parents[1])
-    assert told["weights"] == weights.weights_id(registry.entry("micro-m"))
+    assert Path(answer["where"]).is_relative_to(installed.parents[1])
+    assert answer["weights"] == weights.weights_id(registry.entry("micro-m"))
     network, tokenizer = loading.load_model("micro-m", device="cpu")
     here = accuracy.answer(network, tokenizer, questions["asked"])
-    assert told["before"] == [completion.text for completion in here]
-    assert told["hits"] > len(questions["asked"]) / 3 > sum(c.hit for c in here)
+    assert answer["before"] == [completion.text for completion in here]
+    assert answer["hits"] > len(questions["asked"]) / 3 > sum(c.hit for c in here)
 
 
 def test_its_command_lists_the_models_as_here(installed, tmp_path):

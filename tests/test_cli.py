@@ -44,9 +44,9 @@ class Place:
     def environment(self) -> dict[str, str]:
         clean = {k: v for k, v in os.environ.items() if not k.startswith("REPRO_")}
         # One thread: sums in another order would round differently. No Hub: nothing listens there.
-        own = {"REPRO_CACHE": str(self.cache), "REPRO_RESULTS": str(self.results)}
+        folders = {"REPRO_CACHE": str(self.cache), "REPRO_RESULTS": str(self.results)}
         hub = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(self.folder / "hub")}
-        return {**clean, **own, **hub, "OMP_NUM_THREADS": "1"}
+        return {**clean, **folders, **hub, "OMP_NUM_THREADS": "1"}
 
     def study(self, command: str) -> list[str]:
         return [command, str(self.model), "--profile", "smoke", "--data", str(self.data), *RATE]
@@ -210,13 +210,13 @@ def test_ctrl_c_is_one_line_and_status_130(place):
 
 
 def test_ctrl_c_amid_a_restoration_leaves_nothing_and_says_so(place, here, capfd, monkeypatch):
-    def interrupted(*given):
+    def interrupted(*argumentss_and_out):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(restore_folder, "_copy", interrupted)  # when a part is written
     out = place.folder / "out" / "restored"
-    given = [str(path) for path in (place.model, place.model, out)]
-    assert here("restore", *given, "--percent", "20") == 130
+    models_and_out = [str(path) for path in (place.model, place.model, out)]
+    assert here("restore", *models_and_out, "--percent", "20") == 130
     assert capfd.readouterr() == ("", "repro: interrupted; nothing was written\n")
     assert not list(out.parent.iterdir())
 
@@ -306,9 +306,9 @@ def check_one_line(place: Place, status: int, out: str, err: str, words: str) ->
 @pytest.mark.parametrize("name", [name for name in WRONG if name != "unreachable Hub"])
 def test_wrong_input_is_one_line_and_status_1(place, here, capfd, name):
     make, words = WRONG[name]
-    given = make(place)
+    arguments = make(place)
     capfd.readouterr()
-    status = here(*given)
+    status = here(*arguments)
     check_one_line(place, status, *capfd.readouterr(), words)
 
 
@@ -341,8 +341,8 @@ def test_wrong_data_in_a_process_of_its_own(place, name):
 
 
 def test_a_wrong_command_shows_its_usage(place):
-    for given in ((), ("fly",), ("run",), ("run", "tiny", "--learning-rate", "high")):
-        status, out, err = place.run(*given)
+    for arguments in ((), ("fly",), ("run",), ("run", "tiny", "--learning-rate", "high")):
+        status, out, err = place.run(*arguments)
         assert (status, out) == (2, "")
         assert err.startswith("usage: repro")
         assert "Traceback" not in err
@@ -436,8 +436,8 @@ def test_sigterm_is_as_ctrl_c(place):
 
 def test_the_tab_key_completes_commands_and_models(place):
     def offered(*words: str) -> list[str]:
-        asked = {"_REPRO_COMPLETE": "complete_bash", "COMP_CWORD": str(len(words))}
-        environment = place.environment | asked | {"COMP_WORDS": " ".join(["repro", *words])}
+        completion = {"_REPRO_COMPLETE": "complete_bash", "COMP_CWORD": str(len(words))}
+        environment = place.environment | completion | {"COMP_WORDS": " ".join(["repro", *words])}
         done = subprocess.run([COMMAND], env=environment, capture_output=True, text=True)
         return done.stdout.split()
 

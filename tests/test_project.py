@@ -32,8 +32,8 @@ def tracked():
 
 
 def pins(lines):
-    found = (line.split("#")[0].strip() for line in lines)
-    return {canonicalize_name(n): v for n, _, v in (p.partition("==") for p in found) if v}
+    texts = (line.split("#")[0].strip() for line in lines)
+    return {canonicalize_name(n): v for n, _, v in (p.partition("==") for p in texts) if v}
 
 
 @pytest.fixture
@@ -68,8 +68,11 @@ def test_lock_covers_every_requirement(lock):
     # What benchmarks compare with, one way to get examples, and what submits parts to a cluster:
     # nothing here needs them.
     del extras["benchmarks"], extras["hub"], extras["workflow"]
-    wanted = [*project["dependencies"], *(text for extra in extras.values() for text in extra)]
-    todo, seen = [Requirement(text) for text in wanted], set()
+    requirements = [
+        *project["dependencies"],
+        *(text for extra in extras.values() for text in extra),
+    ]
+    todo, seen = [Requirement(text) for text in requirements], set()
     while todo:
         requirement = todo.pop()
         name = canonicalize_name(requirement.name)
@@ -90,12 +93,12 @@ def _needed_by(name, extras):
 
 
 def test_nothing_private_is_committed():
-    found = []
+    hits = []
     for name in tracked():
         text = (ROOT / name).read_bytes()
         if b"\0" not in text and name != "tests/test_project.py":
-            found += [(name, hit) for hit in PRIVATE.findall(text.decode())]
-    assert found == []
+            hits += [(name, hit) for hit in PRIVATE.findall(text.decode())]
+    assert hits == []
 
 
 def test_made_files_are_not_committed():

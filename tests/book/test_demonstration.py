@@ -35,9 +35,9 @@ def test_each_command_and_its_output_is_shown(shown):
 
 
 def test_what_was_shown_is_kept_until_something_changes(book, shown):
-    kept = book.root / "book" / "_executed" / "restore_tool.json"
-    record = json.loads(kept.read_text())
-    kept.write_text(json.dumps(record | {"outputs": {"rank": "kept"}}))
+    record_path = book.root / "book" / "_executed" / "restore_tool.json"
+    record = json.loads(record_path.read_text())
+    record_path.write_text(json.dumps(record | {"outputs": {"rank": "kept"}}))
     assert demonstration.outputs(book) == {"rank": "kept"}
 
 

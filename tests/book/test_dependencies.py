@@ -29,14 +29,14 @@ def package(tmp_path, monkeypatch):
         path.write_text(text)
     (tmp_path / "repro/paper/topics.json").write_text("{}")
     monkeypatch.setattr(dependencies, "PACKAGE", tmp_path / "repro")
-    for kept in (dependencies._source, dependencies._imports_of):
-        kept.cache_clear()
+    for cached in (dependencies._source, dependencies._imports_of):
+        cached.cache_clear()
     yield tmp_path
-    for kept in (dependencies._source, dependencies._imports_of):
-        kept.cache_clear()
+    for cached in (dependencies._source, dependencies._imports_of):
+        cached.cache_clear()
 
 
-def found(folder: Path, code: str) -> set[str]:
+def files_named_from(folder: Path, code: str) -> set[str]:
     script = folder / "script.py"
     script.write_text(textwrap.dedent(code))
     package = folder / "repro"
@@ -67,7 +67,7 @@ PAPER = {"__init__.py", "paper/__init__.py", "paper/quotes.py", "paper/topics.js
     ],
 )
 def test_files_are_those_imported_in_the_end(package, code, files):
-    assert found(package, code) == files
+    assert files_named_from(package, code) == files
 
 
 @pytest.mark.parametrize(

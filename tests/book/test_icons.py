@@ -11,18 +11,18 @@ from repro.book import icons
 @pytest.fixture(scope="module")
 def library():
     theme = Path(importlib.util.find_spec("pydata_sphinx_theme").origin).parent
-    found = theme / "theme/pydata_sphinx_theme/static/scripts/fontawesome.js"
-    return found.read_text(encoding="utf-8")
+    script = theme / "theme/pydata_sphinx_theme/static/scripts/fontawesome.js"
+    return script.read_text(encoding="utf-8")
 
 
 def test_what_is_named_is_kept_by_name_or_alias(library):
-    kept = icons.subset(library, {"search", "github", "bars"})
-    names = {icon["quoted"] or icon["plain"] for icon in icons.ICON.finditer(kept)}
+    smaller = icons.subset(library, {"search", "github", "bars"})
+    names = {icon["quoted"] or icon["plain"] for icon in icons.ICON.finditer(smaller)}
     assert {"magnifying-glass", "github", "bars"} <= names
     assert len(names) == 3
-    assert len(kept) < len(library) / 5
+    assert len(smaller) < len(library) / 5
     # The code around the icons is as it was.
-    assert icons.ICON.sub("", kept) == icons.ICON.sub("", library)
+    assert icons.ICON.sub("", smaller) == icons.ICON.sub("", library)
 
 
 def test_names_are_those_of_the_pages(tmp_path):

@@ -114,17 +114,17 @@ def test_overview_without_level_0_or_restoration_has_dashes():
 
 
 def test_findings_say_a_line_on_each():
-    found = overview.findings(Measured("x"))
-    assert "Of 3 comparisons" in found["rises"] and "Of 3 comparisons" in found["falls"]
-    assert found["helps"].startswith("**Restoring 20 % helps: ")
-    assert "against interpolated" in found["which"]
-    assert all(line.startswith("**") and "omparison" in line for line in found.values())
+    lines = overview.findings(Measured("x"))
+    assert "Of 3 comparisons" in lines["rises"] and "Of 3 comparisons" in lines["falls"]
+    assert lines["helps"].startswith("**Restoring 20 % helps: ")
+    assert "against interpolated" in lines["which"]
+    assert all(line.startswith("**") and "omparison" in line for line in lines.values())
 
 
 def test_findings_of_a_study_without_runs_are_undecided():
     measured = Measured("x")
     measured.frame = measured.frame[measured.frame["train_level"] < 0]
     measured.divergence = pd.DataFrame
-    found = overview.findings(measured)
-    assert ": undecided.** Of 0 comparisons" in found["rises"]
-    assert ": undecided.** Of 0 comparisons" in found["helps"]
+    lines = overview.findings(measured)
+    assert ": undecided.** Of 0 comparisons" in lines["rises"]
+    assert ": undecided.** Of 0 comparisons" in lines["helps"]

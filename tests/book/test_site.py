@@ -126,15 +126,15 @@ def test_a_removed_notebook_loses_its_page(book):
 
 
 def test_numbers_of_the_paper():
-    told = substitutions.of_paper()
-    assert (told["train_facts"], told["test_facts"], told["testood_facts"]) == (
+    numbers = substitutions.of_paper()
+    assert (numbers["train_facts"], numbers["test_facts"], numbers["testood_facts"]) == (
         "75,944",
         "9,555",
         "11,613",
     )
-    assert (told["topics"], told["in_topics"], told["out_topics"]) == ("24", "10", "14")
+    assert (numbers["topics"], numbers["in_topics"], numbers["out_topics"]) == ("24", "10", "14")
     # As §5.2 of the paper words them.
-    assert (told["gain_20_d0"], told["best_gain_d0"], told["best_gain_d4"]) == (
+    assert (numbers["gain_20_d0"], numbers["best_gain_d0"], numbers["best_gain_d4"]) == (
         "9.85",
         "10.48",
         "3.44",
@@ -170,20 +170,20 @@ def test_the_page_on_atlas_counts_its_world():
     assert dict(zip(splits["Split"], facts, strict=True)) == world["split"].value_counts().to_dict()
     for split, count in zip(splits["Split"], facts, strict=True):
         assert exposures[split].dropna().str.replace(",", "").astype(int).sum() == count
-    told = atlas_pages.numbers()
-    both = [int(told[name].replace(",", "")) for name in ("facts", "reader")]
-    assert sum(both) == len(world) and both[0] == len(atlas.load())
+    numbers = atlas_pages.numbers()
+    facts_and_reader = [int(numbers[name].replace(",", "")) for name in ("facts", "reader")]
+    assert sum(facts_and_reader) == len(world) and facts_and_reader[0] == len(atlas.load())
 
 
 def test_the_page_on_atlas_asks_the_readers_facts_only():
     world, shown = atlas.world().set_index("question"), atlas_pages.example()
     fact = world.loc[shown["question"]]
     assert (fact["split"], fact["object"]) == ("train", shown["answer"])
-    stated, asked = (shown[name].splitlines()[1:-1] for name in ("stated", "asked"))
-    assert len(stated) == len(asked) == atlas_pages.SHOWN
+    stated, questions = (shown[name].splitlines()[1:-1] for name in ("stated", "asked"))
+    assert len(stated) == len(questions) == atlas_pages.SHOWN
     assert all(fact["subject"] in text and fact["object"] in text for text in stated)
     read = world[world["split"] == atlas.READER]
-    assert all(any(subject in text for subject in read["subject"]) for text in asked)
+    assert all(any(subject in text for subject in read["subject"]) for text in questions)
 
 
 def test_the_page_on_atlas_lists_the_bundled_models():
@@ -193,8 +193,8 @@ def test_the_page_on_atlas_lists_the_bundled_models():
 
 def test_the_page_on_atlas_uses_every_number():
     text = (ROOT / "book/atlas.md").read_text()
-    told = {**atlas_pages.numbers(), **atlas_pages.example()}
-    assert set(re.findall(r"\{\{ atlas\.(\w+) \}\}", text)) == set(told)
+    numbers = {**atlas_pages.numbers(), **atlas_pages.example()}
+    assert set(re.findall(r"\{\{ atlas\.(\w+) \}\}", text)) == set(numbers)
 
 
 def test_every_topic_has_all_its_templates():
@@ -330,8 +330,8 @@ def test_search_finds_restoration(address, browser):
     page = visit.open("search.html?q=restoration")
     finished = "/found \\d+ pages?/.test(document.querySelector('.search-summary')?.innerText)"
     page.wait_for_function(finished)  # results come one by one
-    found = page.eval_on_selector_all("#search-results li a", "all => all.map(a => a.pathname)")
-    assert {"/parameter_level.html", "/notebooks/05_restore.html"} <= set(found)
+    paths = page.eval_on_selector_all("#search-results li a", "all => all.map(a => a.pathname)")
+    assert {"/parameter_level.html", "/notebooks/05_restore.html"} <= set(paths)
     assert visit.trouble == []
 
 

@@ -49,7 +49,7 @@ def printed():
 
 
 @pytest.fixture(scope="module")
-def found(printed):
+def findings(printed):
     return claims.findings([printed])
 
 
@@ -87,16 +87,16 @@ def ours(**frames):
 
 
 @pytest.mark.parametrize("name", CLAIMS)
-def test_the_verdict_we_state_is_the_one_computed(name, found):
-    computed, stated = found.set_index("id").loc[name], CLAIMS[name]
+def test_the_verdict_we_state_is_the_one_computed(name, findings):
+    computed, stated = findings.set_index("id").loc[name], CLAIMS[name]
     assert stated.verdict == computed["verdict"]
     n, k = computed["count"]
     assert stated.count == (f"{n} of {k}" if k > 1 else "")
     assert stated.outcome == (computed["outcome"] if stated.kind == "observation" else "")
 
 
-def test_the_number_of_comparisons_shown_is_the_number_computed(found):
-    for row in found.itertuples():
+def test_the_number_of_comparisons_shown_is_the_number_computed(findings):
+    for row in findings.itertuples():
         n, k = row.count
         if row.rows.attrs.get("count") is None:  # else cells are counted, not compared
             assert k == len(row.rows) and n == (row.rows["verdict"] == SUPPORTED).sum()
@@ -152,18 +152,18 @@ def test_claims_are_many_and_whole():
         assert not each.value or each.value in each.says or "{value}" in each.says, each.id
 
 
-def test_few_claims_are_contradicted_and_observations_are_told_apart(found):
-    counts = claims.counts(found).iloc[0]
+def test_few_claims_are_contradicted_and_observations_are_told_apart(findings):
+    counts = claims.counts(findings).iloc[0]
     assert counts[HOLDS] > 30 and counts[EXCEPTIONS] > 4 and counts[claims.SLIP] > 2
     assert counts.drop("side").sum() == len(CLAIMS)
-    contradicted = set(found.loc[found["verdict"] == CONTRADICTED, "id"])
+    contradicted = set(findings.loc[findings["verdict"] == CONTRADICTED, "id"])
     assert contradicted == {
         "training-facts-20",
         "gain-at-40-at-1920",
         "gain-at-40-at-1920-ood",
     }
     observed = {each.id for each in CLAIMS.values() if each.kind == "observation"}
-    assert set(found.loc[found["verdict"] == claims.OBSERVATION, "id"]) == observed
+    assert set(findings.loc[findings["verdict"] == claims.OBSERVATION, "id"]) == observed
 
 
 def numbers_of(text):
@@ -202,26 +202,26 @@ def cell(level, size, share=0, split="test"):
     return float(t.loc[(split, size, level, share), "accuracy"])
 
 
-def shown(found, name):
-    return found.set_index("id").loc[name, "rows"]
+def shown(findings, name):
+    return findings.set_index("id").loc[name, "rows"]
 
 
-def test_what_contradicts_follows_from_the_tables_by_hand(found):
-    assert shown(found, "level-0-falls")["estimate"].iloc[0] == pytest.approx(
+def test_what_contradicts_follows_from_the_tables_by_hand(findings):
+    assert shown(findings, "level-0-falls")["estimate"].iloc[0] == pytest.approx(
         cell(0, 1920) - cell(0, 240)
     )
     ratio = (cell(2, 1920) - cell(0, 1920)) / (cell(2, 240) - cell(0, 240))
-    assert shown(found, "gap-ratio")["estimate"].iloc[0] == pytest.approx(ratio)
+    assert shown(findings, "gap-ratio")["estimate"].iloc[0] == pytest.approx(ratio)
     assert cell(4, 1920) > cell(4, 240)
-    rows = shown(found, "best-at-240").set_index("claim")
+    rows = shown(findings, "best-at-240").set_index("claim")
     row = rows.loc["level 4: 1,920 facts are worse than 240"]
     assert row["estimate"] == pytest.approx(cell(4, 1920) - cell(4, 240))
     assert row["low"] < 0 < row["high"] and row["verdict"] == UNDECIDED  # within the spread
     assert cell(3, 1920, 20, "testood") < cell(3, 1920, 0, "testood")
-    rows = shown(found, "fifth-helps-1920-ood").set_index("verdict")
+    rows = shown(findings, "fifth-helps-1920-ood").set_index("verdict")
     assert "level 3" in rows.loc[CONTRADICTED, "runs"]
     assert {cell(level, 1920, 40) < cell(level, 1920) for level in (1, 3)} == {True}
-    assert (shown(found, "gain-at-40-at-1920")["verdict"] == CONTRADICTED).sum() == 2
+    assert (shown(findings, "gain-at-40-at-1920")["verdict"] == CONTRADICTED).sum() == 2
 
 
 def test_quoted_numbers_are_those_of_the_claims():
@@ -285,8 +285,8 @@ def test_a_difference_is_judged_by_its_interval():
     one = judged(FALL | {"at": {"level": 0}}, ours(acc=frame))
     assert (one.verdict, one.rows["estimate"].tolist()) == (HOLDS, [-10])
     assert judged(FALL | {"at": {"level": 1}}, ours(acc=frame)).verdict == UNDECIDED
-    both = judged(FALL | {"at": {"level": [0, 1]}}, ours(acc=frame))
-    assert (both.verdict, both.count) == (UNDECIDED, (1, 2))
+    both_levels = judged(FALL | {"at": {"level": [0, 1]}}, ours(acc=frame))
+    assert (both_levels.verdict, both_levels.count) == (UNDECIDED, (1, 2))
     upward = judged(FALL | {"at": {"level": 0}, "expected": "above"}, ours(acc=frame))
     assert upward.verdict == CONTRADICTED
 
@@ -356,21 +356,21 @@ def test_where_nothing_is_best_there_is_no_gain_and_no_verdict():
 def test_a_whole_pool_is_no_sampled_size():
     frame = runs({(0, 240, 0): 40, (0, 1920, 0): 30}, size_label=["240", "1920"])
     pool = runs({(0, 1920, 0): 20}, size_label="All")
-    both = ours(acc=pd.concat([frame, pool]))
-    assert judged(FALL | {"at": {"level": 0}}, both).rows["estimate"].tolist() == [-10]
+    side = ours(acc=pd.concat([frame, pool]))
+    assert judged(FALL | {"at": {"level": 0}}, side).rows["estimate"].tolist() == [-10]
     whole = FALL | {"at": {"level": 0}, "first": {"size": "All"}}
-    assert judged(whole, both).rows["estimate"].tolist() == [-20]
+    assert judged(whole, side).rows["estimate"].tolist() == [-20]
 
 
 def test_paired_answers_make_the_interval():
     levels, ones = np.repeat([0, 1], 100), np.ones(200)
     hits = np.tile([0, 1], 100).astype(float)
-    more = hits.copy()
-    more[np.flatnonzero(hits == 0)[:40]] = 1
+    more_hits = hits.copy()
+    more_hits[np.flatnonzero(hits == 0)[:40]] = 1
     answers = pd.DataFrame(
         [
             (0, size, 0, "test", 0, values, ones, levels)
-            for size, values in ((240, more), (1920, hits))
+            for size, values in ((240, more_hits), (1920, hits))
         ],
         columns=[
             *("train_level", "train_size", "restored_percent", "split", "sample"),
@@ -509,8 +509,8 @@ def test_one_data_sample_leaves_a_share_undecided(measured):
 def test_sides_are_the_paper_the_study_and_no_half_finished_one(measured, tmp_path, monkeypatch):
     (tmp_path / "results/smollm2-135m/smoke").mkdir(parents=True)
     monkeypatch.setenv("REPRO_RESULTS", str(tmp_path / "results"))
-    found = claims.sides(measured)
-    assert [side.name for side in found] == ["paper", f"{measured.model.name}, smoke"]
+    sides = claims.sides(measured)
+    assert [side.name for side in sides] == ["paper", f"{measured.model.name}, smoke"]
 
 
 # --- the page -------------------------------------------------------------------------------------
@@ -537,13 +537,13 @@ class Parts(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def both(printed, found):
+def two_sides(printed, findings):
     nothing = claims.findings([ours()])
-    return pd.concat([found, nothing], ignore_index=True)
+    return pd.concat([findings, nothing], ignore_index=True)
 
 
-def test_the_page_has_every_claim_in_the_matrix_and_in_the_list(both):
-    page = claims_page.page(both, "Claims").html
+def test_the_page_has_every_claim_in_the_matrix_and_in_the_list(two_sides):
+    page = claims_page.page(two_sides, "Claims").html
     parsed = Parts(page)
     # The made-up side tests nothing, so it has no row in the matrix.
     assert len(parsed.claims) == len(parsed.signs) == len(CLAIMS)
@@ -556,12 +556,14 @@ def test_the_page_has_every_claim_in_the_matrix_and_in_the_list(both):
         for classes in parsed.claims
     ]
     stated = pd.Series([next(iter(one))[6:] for one in shown]).value_counts()
-    computed = both.loc[both["side"] == "paper", "verdict"].str.replace(" ", "-").value_counts()
+    computed = (
+        two_sides.loc[two_sides["side"] == "paper", "verdict"].str.replace(" ", "-").value_counts()
+    )
     assert stated.to_dict() == computed.to_dict()
 
 
-def test_the_page_shows_quotes_counts_and_what_every_claim_rests_on(both):
-    page = html.unescape(claims_page.page(both, "Claims").html)
+def test_the_page_shows_quotes_counts_and_what_every_claim_rests_on(two_sides):
+    page = html.unescape(claims_page.page(two_sides, "Claims").html)
     for each in CLAIMS.values():
         assert all(quote.strip() in page for quote in each.quotes.values()), each.id
         if each.count:
@@ -574,15 +576,15 @@ def test_every_claim_is_in_a_part_of_the_paper():
     assert {claims_page.part_of(each) for each in CLAIMS.values()} == set(claims_page.PARTS)
 
 
-def test_the_downloads_hold_everything(both):
-    entries = claims.everything(both)
+def test_the_downloads_hold_everything(two_sides):
+    entries = claims.everything(two_sides)
     json.dumps(entries, allow_nan=False)
     assert [entry["id"] for entry in entries] == list(CLAIMS)
     entry = entries[list(CLAIMS).index("ninety-does-no-harm")]
     paper_side = entry["sides"]["paper"]
     assert (paper_side["as claimed"], paper_side["comparisons"]) == (17, 20)
-    rows = claims.long_table(both).set_index(["id", "side"])
-    assert len(rows) == (both["verdict"] != claims.NOT_TESTABLE).sum()
+    rows = claims.long_table(two_sides).set_index(["id", "side"])
+    assert len(rows) == (two_sides["verdict"] != claims.NOT_TESTABLE).sum()
     row = rows.loc[("ninety-does-no-harm", "paper")]
     assert (row["as_claimed"], row["comparisons"]) == (17, 20) and "does not harm" in row["quotes"]
     assert row["low"] < row["mean_effect"] < row["high"]
@@ -594,37 +596,39 @@ def test_numbers_and_text_are_readable():
     assert shown == ["5", "−10.37", "0.997", "−0.001", "12"]
 
 
-def test_a_verdict_says_how_many_comparisons_are_as_claimed(found):
-    said = {row.id: claims.said(row) for row in found.itertuples()}
+def test_a_verdict_says_how_many_comparisons_are_as_claimed(findings):
+    said = {row.id: claims.said(row) for row in findings.itertuples()}
     assert said["gain-at-40-at-1920"] == "contradicted (3 of 5)"
     assert said["gain-at-20"] == "holds"
     assert said["tables-2-and-4"] == "our observation: undecided (9 of 10)"
-    assert found.set_index("id").loc["level-0-falls", "shows"] == "−10.37; −9.86"
+    assert findings.set_index("id").loc["level-0-falls", "shows"] == "−10.37; −9.86"
 
 
-def test_the_table_to_download_has_one_row_a_claim(both):
-    table = claims.table(both)
+def test_the_table_to_download_has_one_row_a_claim(two_sides):
+    table = claims.table(two_sides)
     assert len(table) == len(CLAIMS) and {"paper", "ours", "paper: rests on"} <= set(table)
 
 
 @pytest.fixture
-def claims_file(both, tmp_path):
+def claims_file(two_sides, tmp_path):
     path = tmp_path / "claims.html"
     style = "<style>body{max-width:860px;margin:auto;font-family:sans-serif}</style>"
     head = (
         f"<!doctype html><meta charset=utf-8><meta name=viewport content=width=device-width>{style}"
     )
-    path.write_text(head + claims_page.page(both, "Claims").html)
+    path.write_text(head + claims_page.page(two_sides, "Claims").html)
     return path
 
 
 @pytest.mark.browser
-def test_filters_work_without_scripts(both, browser, claims_file):
+def test_filters_work_without_scripts(two_sides, browser, claims_file):
     page = browser.new_context(java_script_enabled=False, offline=True).new_page()
     page.goto(claims_file.as_uri())
     rows = page.locator("details.claim:visible")
     assert rows.count() == len(CLAIMS)
-    for verdict, count in both.loc[both["side"] == "paper", "verdict"].value_counts().items():
+    for verdict, count in (
+        two_sides.loc[two_sides["side"] == "paper", "verdict"].value_counts().items()
+    ):
         value = verdict.replace(" ", "-")
         page.locator(f'input[name="verdict"][value="{value}"]').check()
         assert rows.count() == count

@@ -30,10 +30,10 @@ def first(frame, units=None):
 
 def test_phenomenon_1_appears_in_numbers_that_have_it():
     frame = means({(0, 60, 0): 30, (0, 240, 0): 40, (0, 1920, 0): 30})
-    found = first(frame)
-    assert list(found["verdict"]) == ["supported", "supported"]
-    assert list(found["estimate"]) == [-10, -10]
-    assert verdicts.overall(found) == "holds"
+    rows = first(frame)
+    assert list(rows["verdict"]) == ["supported", "supported"]
+    assert list(rows["estimate"]) == [-10, -10]
+    assert verdicts.overall(rows) == "holds"
 
 
 def test_phenomenon_1_is_contradicted_where_more_helps():
@@ -43,10 +43,10 @@ def test_phenomenon_1_is_contradicted_where_more_helps():
 
 
 def test_a_size_that_was_not_run_leaves_the_phenomenon_undecided():
-    found = first(means({(0, 60, 0): 30, (0, 240, 0): 40}))
-    assert list(found["verdict"]) == ["supported", "undecided"]
-    assert np.isnan(found["estimate"].iloc[1]) and found["interval"].iloc[1] == ""
-    assert verdicts.overall(found) == "undecided"
+    rows = first(means({(0, 60, 0): 30, (0, 240, 0): 40}))
+    assert list(rows["verdict"]) == ["supported", "undecided"]
+    assert np.isnan(rows["estimate"].iloc[1]) and rows["interval"].iloc[1] == ""
+    assert verdicts.overall(rows) == "undecided"
     none = first(means({(0, 6, 0): 30, (0, 12, 0): 40}))
     assert set(none["verdict"]) == {"undecided"}
 
@@ -69,19 +69,19 @@ def peak(level, size):
 
 
 def test_the_whole_grid_is_judged_at_its_ends():
-    found = phenomena.accuracy_falls(grid(peak, whole=3000))
-    assert list(found["claim"][:2]) == [
+    rows = phenomena.accuracy_falls(grid(peak, whole=3000))
+    assert list(rows["claim"][:2]) == [
         "level 0: 1,920 facts are worse than 240",
         "level 0: all 3,000 facts are worse than 240",
     ]
-    assert len(found) == 10 and verdicts.overall(found) == "holds"
+    assert len(rows) == 10 and verdicts.overall(rows) == "holds"
     assert list(phenomena.accuracy_rises(grid(peak))["claim"])[4].startswith("level 4: 60 facts")
     assert verdicts.overall(phenomena.level_0_is_worst(grid(peak))) == "holds"
 
 
 def test_a_pool_as_large_as_a_sampled_size_is_not_mixed_up_with_it():
-    found = phenomena.accuracy_falls(grid(peak, whole=1920))
-    assert found["estimate"].notna().all() and len(found) == 10
+    rows = phenomena.accuracy_falls(grid(peak, whole=1920))
+    assert rows["estimate"].notna().all() and len(rows) == 10
 
 
 def test_a_pool_no_larger_than_the_peak_is_not_compared():
@@ -89,9 +89,9 @@ def test_a_pool_no_larger_than_the_peak_is_not_compared():
 
 
 def test_where_all_levels_fall_alike_level_0_has_not_fallen_more():
-    found = phenomena.level_0_is_worst(grid(lambda level, size: 60 + 5 * level - size / 100))
-    assert list(found["verdict"]) == ["supported"] * 4 + ["undecided"] * 4
-    assert verdicts.overall(found) == "undecided"
+    rows = phenomena.level_0_is_worst(grid(lambda level, size: 60 + 5 * level - size / 100))
+    assert list(rows["verdict"]) == ["supported"] * 4 + ["undecided"] * 4
+    assert verdicts.overall(rows) == "undecided"
 
 
 def test_no_comparison_is_undecided_and_says_so():
@@ -103,12 +103,12 @@ def test_no_comparison_is_undecided_and_says_so():
 def test_level_0_is_worst_on_the_papers_table_4():
     table = paper.table("restore").assign(n=1, spread=np.nan)
     table = table.assign(low=table["accuracy"] - 1, high=table["accuracy"] + 1)
-    found = phenomena.level_0_is_worst(table)
-    assert len(found) == 8 and verdicts.overall(found) == "holds"
+    rows = phenomena.level_0_is_worst(table)
+    assert len(rows) == 8 and verdicts.overall(rows) == "holds"
     # The text's 1,920 against 240, which Table 4 contradicts for level 4.
-    more = phenomena.accuracy_falls(table).set_index("claim")["verdict"]
-    assert more["level 4: 1,920 facts are worse than 240"] != "supported"
-    assert more["level 0: 1,920 facts are worse than 240"] == "supported"
+    verdict_of = phenomena.accuracy_falls(table).set_index("claim")["verdict"]
+    assert verdict_of["level 4: 1,920 facts are worse than 240"] != "supported"
+    assert verdict_of["level 0: 1,920 facts are worse than 240"] == "supported"
 
 
 def test_restoring_helps_names_every_restored_run():
@@ -120,8 +120,8 @@ def test_larger_gain_uses_the_share_chosen_on_dev():
     values = {(0, 240, 0): 30, (0, 240, 5): 31, (0, 240, 20): 33}
     values |= {(0, 1920, 0): 20, (0, 1920, 5): 26, (0, 1920, 20): 40}
     dev = {key: value if key[2] != 20 else 0 for key, value in values.items()}
-    found = phenomena.larger_gain(pd.concat([means(values), means(dev, "dev")]))
-    assert list(found["estimate"]) == [5.0]  # gains of 6 and 1 at 5 %, not 20 and 3 at 20 %
+    rows = phenomena.larger_gain(pd.concat([means(values), means(dev, "dev")]))
+    assert list(rows["estimate"]) == [5.0]  # gains of 6 and 1 at 5 %, not 20 and 3 at 20 %
 
 
 def test_balance_compares_levels_on_what_they_know():
@@ -136,8 +136,8 @@ def test_balance_compares_levels_on_what_they_know():
 
     whole = means({(0, 240, 0): 30, (2, 240, 0): 45, (4, 240, 0): 40})
     by_level = levels({(0, 4): 50, (4, 4): 90, (4, 1): 10, (0, 1): 20})
-    found = phenomena.balance(by_level, whole, 240)
-    assert list(found["verdict"]) == ["supported", "undecided", "supported", "supported"]
+    rows = phenomena.balance(by_level, whole, 240)
+    assert list(rows["verdict"]) == ["supported", "undecided", "supported", "supported"]
     assert phenomena.balance(by_level, whole, 9).empty
     two = whole[whole["train_level"] != 2]
     assert len(phenomena.balance(by_level, two, 240)) == 2  # no middle, no claim about it
@@ -176,8 +176,10 @@ def counted(units):
     rows = []
     for unit in units.to_dict("records"):
         for level in (0, 1):
-            own = unit["values"][unit["strata"] == level]
-            rows.append(unit | {"test_level": level, "correct": int(own.sum()), "total": len(own)})
+            answers = unit["values"][unit["strata"] == level]
+            rows.append(
+                unit | {"test_level": level, "correct": int(answers.sum()), "total": len(answers)}
+            )
     return pd.DataFrame(rows).drop(columns=["values", "sizes", "strata"])
 
 
@@ -195,9 +197,9 @@ def test_paired_answers_decide_what_answers_apart_do_not():
 def test_runs_whose_answers_were_not_kept_stand_apart():
     units = answers({(0, 240, 0): 0.3, (0, 240, 20): 0.6})
     frame = summary.means(counted(units))
-    for kept in (units[units["restored_percent"] == 0], pd.DataFrame()):
-        found = phenomena.restoring_helps(frame, 20, units=kept)
-        assert found["interval"].item() == "apart" and found["verdict"].item() == "supported"
+    for with_answers in (units[units["restored_percent"] == 0], pd.DataFrame()):
+        rows = phenomena.restoring_helps(frame, 20, units=with_answers)
+        assert rows["interval"].item() == "apart" and rows["verdict"].item() == "supported"
 
 
 def test_paired_divergence_draws_topics():
@@ -207,9 +209,9 @@ def test_paired_divergence_draws_topics():
     frame["kl_sum"] = shared[frame["topic"].str[1:].astype(int)] + 2 * (frame["train_size"] == 60)
     kl, units = divergence.means(frame), divergence.topic_units(frame)
     assert phenomena.divergence_falls(kl)["verdict"].item() == "undecided"
-    (found,) = phenomena.divergence_falls(kl, units).to_dict("records")
-    assert (found["verdict"], found["interval"]) == ("supported", "paired")
-    assert found["estimate"] == pytest.approx(0.2)
+    (rows,) = phenomena.divergence_falls(kl, units).to_dict("records")
+    assert (rows["verdict"], rows["interval"]) == ("supported", "paired")
+    assert rows["estimate"] == pytest.approx(0.2)
 
 
 def test_rank_correlation_needs_runs_and_variation():

@@ -23,8 +23,8 @@ def test_form_is_that_of_facts_load():
     assert facts["fact_id"].is_unique
     for (split, topic), part in facts.groupby(["split", "topic"]):
         assert (paper.TOPICS[topic].domain == "out") == (split == "testood")
-        wanted = [paper.TOPICS[topic].question.format(subject=s) for s in part["subject"]]
-        assert part["question"].tolist() == wanted
+        questions = [paper.TOPICS[topic].question.format(subject=s) for s in part["subject"]]
+        assert part["question"].tolist() == questions
 
 
 def test_a_world_depends_on_size_and_seed_alone(world):

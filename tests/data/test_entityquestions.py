@@ -59,8 +59,8 @@ def zipped(path, members):
 @pytest.fixture(scope="module")
 def members(real_data):
     names = ["relation_query_templates.json", "train/P26.train.json", *entityquestions.pinned()]
-    found = [(n, real_data / n) for n in names if (real_data / n).is_file()]
-    return {f"dataset/{name}": path.read_bytes() for name, path in found}
+    present = [(n, real_data / n) for n in names if (real_data / n).is_file()]
+    return {f"dataset/{name}": path.read_bytes() for name, path in present}
 
 
 @pytest.fixture(scope="module")

@@ -57,9 +57,9 @@ def test_question_templates_are_the_datasets_own(real_data):
     path = real_data / "relation_query_templates.json"
     if not path.is_file():
         pytest.skip(f"{path} is not there")
-    own = json.loads(path.read_text(encoding="utf-8"))
+    templates = json.loads(path.read_text(encoding="utf-8"))
     for topic in paper.TOPICS.values():
-        assert topic.question == own[topic.id].replace("[X]", "{subject}")
+        assert topic.question == templates[topic.id].replace("[X]", "{subject}")
 
 
 @pytest.mark.real
@@ -255,8 +255,8 @@ def test_balanced_takes_exactly_n_evenly_and_never_less_for_more(sizes, data):
     if room:
         assert max(taken.values()) <= min(room) + 1
     if n < pool:
-        more = facts.balanced(sizes, n + 1)
-        assert all(more[t] >= taken[t] for t in sizes)
+        one_more = facts.balanced(sizes, n + 1)
+        assert all(one_more[t] >= taken[t] for t in sizes)
 
 
 def test_balanced_spreads_what_a_small_topic_lacks():

@@ -72,10 +72,10 @@ def test_each_fact_is_drawn_as_often_as_its_inclusion_probability_says():
     drawn = stratified.draw(candidates, (8, 8, 6), 0)
     counted = stratified.cells(drawn, candidates, population)
     places = [counted.topics.index(topic) for topic in drawn["topic"]]
-    wanted = counted.inclusion[places, drawn["band"]]
-    for fact_id, probability in zip(drawn["fact_id"], wanted, strict=True):
+    inclusion = counted.inclusion[places, drawn["band"]]
+    for fact_id, probability in zip(drawn["fact_id"], inclusion, strict=True):
         assert abs(times[fact_id] / draws / 2 - probability) < 0.05
-    total = (1 / wanted).sum()
+    total = (1 / inclusion).sum()
     assert total == pytest.approx(3 * 24)
 
 

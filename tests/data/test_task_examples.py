@@ -141,10 +141,10 @@ WRONG = {
 def test_a_broken_file_is_named_with_its_line(folder, name):
     path, row, words = WRONG[name]
     broken(folder, path, row)
-    with pytest.raises(DataError) as told:
+    with pytest.raises(DataError) as error:
         task_examples.read(path.partition("/")[0], folder)
-    assert re.search(rf"{path}, line \d+: ", str(told.value))
-    assert words in str(told.value) and "\n" not in str(told.value)
+    assert re.search(rf"{path}, line \d+: ", str(error.value))
+    assert words in str(error.value) and "\n" not in str(error.value)
 
 
 def test_missing_files_are_named(folder, monkeypatch):

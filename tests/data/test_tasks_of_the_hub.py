@@ -70,19 +70,19 @@ def read(task: str, hub, home) -> subprocess.CompletedProcess:
     return subprocess.run(command, env=known | settings, cwd=home, timeout=200, **piped)
 
 
-def told(done: subprocess.CompletedProcess) -> tuple[list, dict]:
+def rows_and_skipped(done: subprocess.CompletedProcess) -> tuple[list, dict]:
     assert done.returncode == 0, done.stderr
     return ast.literal_eval(done.stdout.splitlines()[-1])
 
 
 def test_gsm8k_of_the_main_configuration(hub, tmp_path):
-    rows, skipped = told(read("gsm8k", hub, tmp_path))
+    rows, skipped = rows_and_skipped(read("gsm8k", hub, tmp_path))
     assert rows == [[s, f"{s} {i}?", f"1\n#### {i}"] for s in ("train", "test") for i in (1, 2)]
     assert skipped == {}
 
 
 def test_xsum_from_the_converted_branch_without_its_validation_split(hub, tmp_path):
-    rows, skipped = told(read("xsum", hub, tmp_path))
+    rows, skipped = rows_and_skipped(read("xsum", hub, tmp_path))
     assert rows == [[split, f"{split} news", "in short"] for split in ("train", "test")]
     assert skipped == {"with an empty document": 2}
 

@@ -35,9 +35,9 @@ def test_decoding_stays_inside_its_budget(tiny_model):
     budget = 64 << 20
     command = [sys.executable, "-c", MEASURE, str(tiny_model), str(budget)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    found = json.loads(done.stdout.splitlines()[-1])
-    assert 100 < found["rows"] < 1500  # several batches
-    assert 0 < found["grown"] < budget
+    counts = json.loads(done.stdout.splitlines()[-1])
+    assert 100 < counts["rows"] < 1500  # several batches
+    assert 0 < counts["grown"] < budget
 
 
 FAULTS = """

@@ -63,9 +63,9 @@ def gemma(**changes) -> Gemma3ForCausalLM:
     """Return a random three-layer Gemma 3, two of whose layers attend to 4 tokens."""
     torch.manual_seed(2)
     kinds = ["sliding_attention", "full_attention", "sliding_attention"]
-    own = {"head_dim": 6, "sliding_window": 4, "layer_types": kinds, "pad_token_id": 2}
-    own |= {"query_pre_attn_scalar": 10}
-    return _uneven(Gemma3ForCausalLM(Gemma3TextConfig(**SIZES | own | changes)))
+    of_gemma = {"head_dim": 6, "sliding_window": 4, "layer_types": kinds, "pad_token_id": 2}
+    of_gemma |= {"query_pre_attn_scalar": 10}
+    return _uneven(Gemma3ForCausalLM(Gemma3TextConfig(**SIZES | of_gemma | changes)))
 
 
 def _uneven(network):
@@ -118,8 +118,8 @@ NETWORKS = [
 def test_logits_of_a_tree_are_those_of_its_texts(make):
     network = make()
     assert fits(network)
-    found, wanted = both(network, CpuEngine(network))
-    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+    logits, expected = logits_of_both(network, CpuEngine(network))
+    torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("make", NETWORKS)
@@ -129,14 +129,18 @@ def test_logits_in_bfloat16_are_as_near_as_transformers_own(make, native):
     network = make()
     rounded = copy.deepcopy(network).to(torch.bfloat16)
     assert fits(rounded)
-    found, theirs = both(rounded, CpuEngine(rounded, native=native))
-    assert found.dtype is torch.bfloat16
-    exact = both(rounded.float(), CpuEngine(network))[1]
-    ours, own = ((way.float() - exact).norm() for way in (found, theirs))
-    assert 0 < ours < 1.2 * own
+    logits, theirs = logits_of_both(rounded, CpuEngine(rounded, native=native))
+    assert logits.dtype is torch.bfloat16
+    exact = logits_of_both(rounded.float(), CpuEngine(network))[1]
+    error_of_engine, error_of_transformers = (
+        (way.float() - exact).norm() for way in (logits, theirs)
+    )
+    assert 0 < error_of_engine < 1.2 * error_of_transformers
 
 
-def both(network: PreTrainedModel, engine: CpuEngine) -> tuple[torch.Tensor, torch.Tensor]:
+def logits_of_both(
+    network: PreTrainedModel, engine: CpuEngine
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the logits of every token of the texts, in a tree and each by itself."""
     tokens, parents, rows = merge_prefixes(TEXTS)
     assert len(tokens) == 4 + 1 + 6 + 3  # what texts share from their start is there once
@@ -161,10 +165,10 @@ def test_gradients_in_bfloat16_are_as_near_as_autocasts(make, native):
     with torch.autocast("cpu", torch.bfloat16):
         theirs = transformers_gradients(copy.deepcopy(network))
     ours = gradients(CpuEngine(network, torch.bfloat16, native))
-    for name, wanted in exact.items():
+    for name, gradient in exact.items():
         assert ours[name].dtype is torch.float32
-        apart = (ours[name] - wanted).norm()
-        assert 0 < apart < max(1.5 * (theirs[name] - wanted).norm(), 0.02 * wanted.norm()), name
+        apart = (ours[name] - gradient).norm()
+        assert 0 < apart < max(1.5 * (theirs[name] - gradient).norm(), 0.02 * gradient.norm()), name
 
 
 @pytest.mark.parametrize("make", [biased_llama, qwen2])
@@ -178,8 +182,8 @@ def test_gradients_of_biases_in_bfloat16_are_as_near_as_autocasts(make, native):
         with torch.autocast("cpu", torch.bfloat16):
             theirs = transformers_gradients(copy.deepcopy(network))
         ours = gradients(CpuEngine(network, torch.bfloat16, native))
-        for name, wanted in exact.items():
-            apart = [(way[name] - wanted).square().sum().item() for way in (ours, theirs)]
+        for name, gradient in exact.items():
+            apart = [(way[name] - gradient).square().sum().item() for way in (ours, theirs)]
             squares[name.split(".", 3)[-1]] += apart
     assert sum(name.endswith("bias") for name in squares) == (7 if make is biased_llama else 3)
     for name, (our_error, their_error) in squares.items():
@@ -196,8 +200,8 @@ def gradients(engine: CpuEngine) -> dict[str, torch.Tensor]:
 
 def transformers_gradients(network: PreTrainedModel) -> dict[str, torch.Tensor]:
     """Return the same, of transformers' own layers."""
-    found = [network(torch.tensor([ids])).logits[0] for ids in TEXTS]
-    return _gradients(network, torch.stack([part[at] for part in found for at in (1, -1)]))
+    logits = [network(torch.tensor([ids])).logits[0] for ids in TEXTS]
+    return _gradients(network, torch.stack([part[at] for part in logits for at in (1, -1)]))
 
 
 def _gradients(network, logits) -> dict[str, torch.Tensor]:
@@ -213,8 +217,8 @@ def test_a_tree_that_grows_has_the_logits_of_one_that_is_whole(make):
     tokens, parents, rows = merge_prefixes(TEXTS)
     whole = grown(CpuEngine(network), tokens, parents)
     for ids, row in zip(TEXTS, rows, strict=True):
-        wanted = network(torch.tensor([ids])).logits[0]
-        torch.testing.assert_close(whole[row[row >= 0]], wanted, rtol=1e-4, atol=1e-5)
+        logits = network(torch.tensor([ids])).logits[0]
+        torch.testing.assert_close(whole[row[row >= 0]], logits, rtol=1e-4, atol=1e-5)
 
 
 @torch.inference_mode()
@@ -226,30 +230,30 @@ def test_a_tree_grows_in_bfloat16_too(native):
     )
     nodes, ids = torch.from_numpy(parents), torch.from_numpy(tokens)
     whole = engine.tree_logits(nodes, torch.arange(len(nodes)), ids)
-    found = grown(engine, tokens, parents)
-    assert found.dtype is torch.float32
-    assert torch.equal(found, found.bfloat16().float())
-    assert (found - whole).norm() < 0.02 * whole.norm()
+    logits = grown(engine, tokens, parents)
+    assert logits.dtype is torch.float32
+    assert torch.equal(logits, logits.bfloat16().float())
+    assert (logits - whole).norm() < 0.02 * whole.norm()
 
 
 def grown(engine: CpuEngine, tokens: np.ndarray, parents: np.ndarray) -> torch.Tensor:
     """Return the logits of a tree whose nodes are computed in four calls."""
-    tree, memory, found = PrefixTree(10, capacity=2), TreeCache(3, 14), []
+    tree, memory, parts = PrefixTree(10, capacity=2), TreeCache(3, 14), []
     for start, end in ((0, 1), (1, 5), (5, 11), (11, 14)):  # the tree is given room more than once
         states = engine.embed(torch.from_numpy(tokens[start:end]))
         logits = engine(states, tree.add(parents[start:end]), tree, None, memory)
-        found.append(logits.clone())  # they hold until the next call
-    return torch.cat(found)
+        parts.append(logits.clone())  # they hold until the next call
+    return torch.cat(parts)
 
 
 @torch.inference_mode()
 def test_many_nodes_pass_in_chunks(monkeypatch):
     engine, (tokens, parents, rows) = CpuEngine(llama()), merge_prefixes(TEXTS)
     ends = torch.tensor([row.max() for row in rows])
-    asked = torch.from_numpy(parents), ends, torch.from_numpy(tokens)
-    whole = engine.tree_logits(*asked)
+    inputs = torch.from_numpy(parents), ends, torch.from_numpy(tokens)
+    whole = engine.tree_logits(*inputs)
     monkeypatch.setattr(cpu_engine, "MLP_ROWS", 3)
-    assert (engine.tree_logits(*asked) - whole).norm() < 1e-6 * whole.norm()
+    assert (engine.tree_logits(*inputs) - whole).norm() < 1e-6 * whole.norm()
 
 
 def test_exp_is_exact_to_the_last_bit_or_so():
@@ -259,12 +263,12 @@ def test_exp_is_exact_to_the_last_bit_or_so():
             out[i] = cpu_kernels.exp(numbers[i])
 
     numbers = np.linspace(-86.9, 88.7, 1_000_001, dtype=np.float32)
-    found = np.empty_like(numbers)
-    every(numbers, found)
-    np.testing.assert_allclose(found, np.exp(numbers.astype(float)), rtol=1e-7)
+    results = np.empty_like(numbers)
+    every(numbers, results)
+    np.testing.assert_allclose(results, np.exp(numbers.astype(float)), rtol=1e-7)
     ends = np.array([-np.inf, -1e30, -88, -0.0, 0, 1e-30, 88.8, np.inf, np.nan], np.float32)
-    every(ends, found)
-    np.testing.assert_array_equal(found[:9], [0, 0, 0, 1, 1, 1, np.inf, np.inf, np.nan])
+    every(ends, results)
+    np.testing.assert_array_equal(results[:9], [0, 0, 0, 1, 1, 1, np.inf, np.inf, np.nan])
 
 
 def gelu_tanh(x: torch.Tensor) -> torch.Tensor:
@@ -279,17 +283,17 @@ def test_the_gate_and_its_gradients_are_pytorchs_own(size, kind, theirs):
     torch.manual_seed(0)
     gate, up, back = 6 * torch.randn(3, 50, size)
     gate[:9, 0] = torch.tensor([0, -0.0, 1e-30, 20, -20, 85, -85, 1e6, -1e6])
-    found = [t.clone().requires_grad_() for t in (gate, up)]
-    wanted = [t.clone().requires_grad_() for t in (gate, up)]
+    our_inputs = [t.clone().requires_grad_() for t in (gate, up)]
+    their_inputs = [t.clone().requires_grad_() for t in (gate, up)]
     ours, expected = (
-        cpu_engine._apply(cpu_engine._GatedActivation, *found, *kind),
-        theirs(wanted[0]) * wanted[1],
+        cpu_engine._apply(cpu_engine._GatedActivation, *our_inputs, *kind),
+        theirs(their_inputs[0]) * their_inputs[1],
     )
     close = {"rtol": 1e-5, "atol": 1e-6, "equal_nan": True}
     torch.testing.assert_close(ours, expected, **close)
     ours.backward(back)
     expected.backward(back)
-    for a, b in zip(found, wanted, strict=True):
+    for a, b in zip(our_inputs, their_inputs, strict=True):
         atol = 1e-6 * b.grad[9:].abs().max().item()
         torch.testing.assert_close(a.grad, b.grad, **close | {"atol": atol})
 
@@ -297,10 +301,10 @@ def test_the_gate_and_its_gradients_are_pytorchs_own(size, kind, theirs):
 def test_a_gate_that_is_not_finite_stays_so():
     gate = torch.tensor([[np.inf, np.nan, -np.inf]])
     with torch.no_grad():
-        found = cpu_engine._apply(
+        gated = cpu_engine._apply(
             cpu_engine._GatedActivation, gate, torch.ones(1, 3), *architectures.SILU
         )
-    np.testing.assert_array_equal(found, silu(gate))
+    np.testing.assert_array_equal(gated, silu(gate))
 
 
 @pytest.mark.parametrize("scale", [0, 1, 100])  # shares that are equal, or nearly all one's
@@ -314,16 +318,16 @@ def test_attention_and_its_gradients_are_pytorchs_own(size, window, scale):
     ours = [t.clone().requires_grad_() for t in (scale * q, keys, values)]
     theirs = [t.double().requires_grad_() for t in (scale * q, keys, values)]
     how = np.float32(size**-0.5), window
-    found = cpu_engine._apply(cpu_engine._Attention, *ours, nodes, tree, *how)
+    attended = cpu_engine._apply(cpu_engine._Attention, *ours, nodes, tree, *how)
     sees = torch.zeros(len(nodes), len(nodes), dtype=torch.bool)
     for node in nodes:
         sees[node, tree.path[node, : tree.depth[node] + 1][-window:]] = True
     heads = [t.transpose(0, 1) for t in theirs]
-    wanted = scaled_dot_product_attention(*heads, attn_mask=sees, enable_gqa=True).transpose(0, 1)
+    expected = scaled_dot_product_attention(*heads, attn_mask=sees, enable_gqa=True).transpose(0, 1)
     close = {"rtol": 1e-4, "atol": 2e-5, "check_dtype": False}
-    torch.testing.assert_close(found, wanted, **close)
-    found.backward(back)
-    wanted.backward(back.double())
+    torch.testing.assert_close(attended, expected, **close)
+    attended.backward(back)
+    expected.backward(back.double())
     for a, b in zip(ours, theirs, strict=True):
         torch.testing.assert_close(a.grad, b.grad, **close | {"atol": 1e-5 * max(10, scale)})
 
@@ -348,26 +352,26 @@ def test_what_a_node_sees_and_nothing_else_decides_its_attention():
 
 def test_weights_are_read_when_they_are_used():
     network = llama()
-    engine, asked = CpuEngine(network), (torch.tensor([-1]), torch.tensor([0]), torch.tensor([5]))
-    before = engine.tree_logits(*asked)
+    engine, inputs = CpuEngine(network), (torch.tensor([-1]), torch.tensor([0]), torch.tensor([5]))
+    before = engine.tree_logits(*inputs)
     with torch.no_grad():
         network.model.layers[1].mlp.up_proj.weight.mul_(2)
-    assert not torch.equal(engine.tree_logits(*asked), before)
+    assert not torch.equal(engine.tree_logits(*inputs), before)
 
 
 @pytest.mark.parametrize("native", [True, False])
 def test_weights_are_held_only_while_asked_to(native):
     network = llama().to(torch.bfloat16)
     engine = CpuEngine(network, native=native)
-    asked = torch.tensor([-1]), torch.tensor([0]), torch.tensor([5])
-    before = engine.tree_logits(*asked)
+    inputs = torch.tensor([-1]), torch.tensor([0]), torch.tensor([5])
+    before = engine.tree_logits(*inputs)
     with engine.prepared_weights(), torch.no_grad():
-        assert torch.equal(engine.tree_logits(*asked), before)
+        assert torch.equal(engine.tree_logits(*inputs), before)
         network.model.layers[1].mlp.up_proj.weight.mul_(2)
         assert (
-            torch.equal(engine.tree_logits(*asked), before) is not native
+            torch.equal(engine.tree_logits(*inputs), before) is not native
         )  # its own are no copies
-    assert not torch.equal(engine.tree_logits(*asked), before)
+    assert not torch.equal(engine.tree_logits(*inputs), before)
 
 
 DYNAMIC = {"rope_type": "dynamic", "rope_theta": 100.0, "factor": 4.0}
@@ -404,6 +408,6 @@ def test_samples_stay_inside_the_budget():
     nodes = samples // draws * longest + samples * limit  # none shared
     memory = TreeCache(len(engine.architecture.layers), nodes)
     size = network.config.head_dim
-    kept = [memory.put(at, np.arange(1), *torch.ones(2, 1, 2, size)) for at in range(2)]
-    held = sum(tensor.nbytes for pair in kept for tensor in pair)
+    states = [memory.put(at, np.arange(1), *torch.ones(2, 1, 2, size)) for at in range(2)]
+    held = sum(tensor.nbytes for pair in states for tensor in pair)
     assert budget / 4 < held + samples * 4 * 700 < budget

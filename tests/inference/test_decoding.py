@@ -191,9 +191,9 @@ def test_completion_stops_once_its_answer_is_found(tiny_loaded):
     place, city, born = (word(tokens, text) for text in (" place", " city", " born"))
     network = tiny.walk(tokens, [place, city, born, city])
     named, other = Prompt([place], ("BORN",)), Prompt([place], ("Paris",))
-    found, sought = (done[0] for done in complete(network, tokens, [named, other], 32))
-    assert found.hit and found.ids == [city, born]
-    assert not sought.hit and len(sought.ids) == 32
+    stopped, unstopped = (done[0] for done in complete(network, tokens, [named, other], 32))
+    assert stopped.hit and stopped.ids == [city, born]
+    assert not unstopped.hit and len(unstopped.ids) == 32
 
 
 @pytest.mark.parametrize(("limit", "hit"), [(4, False), (5, True), (6, True)])
@@ -228,8 +228,8 @@ def test_spellings_of_spaces_dashes_and_apostrophes_are_alike_in_both_texts():
 
 def generated(network, ids: list[int], limit: int) -> list[int]:
     options = {"do_sample": False, "max_new_tokens": limit, "pad_token_id": EOS}
-    given = torch.tensor([ids])
-    made = network.generate(given, attention_mask=torch.ones_like(given), **options)
+    rows = torch.tensor([ids])
+    made = network.generate(rows, attention_mask=torch.ones_like(rows), **options)
     return made[0, len(ids) :].tolist()
 
 
@@ -331,9 +331,9 @@ def test_greedy_equals_generate_in_every_family(tiny_loaded, name):
     network = tiny_loaded[0] if name == "llama" else family(name, len(tokens))
     prompts = prompts_of(tokens)[: len(STARTS)]
     made = [generated(network, prompt.ids, 12) for prompt in prompts]
-    wanted = [m[: m.index(EOS)] if EOS in m else m for m in made]
+    expected = [m[: m.index(EOS)] if EOS in m else m for m in made]
     for way in ways_of(network, name):
-        assert [ids for [ids] in ids_of(complete(way, tokens, prompts, 12))] == wanted
+        assert [ids for [ids] in ids_of(complete(way, tokens, prompts, 12))] == expected
 
 
 def test_all_paths_find_answers_alike(tiny_loaded, tiny_facts):
@@ -441,10 +441,10 @@ def test_samples_of_a_real_model_are_distributed_as_generates():
         pad_token_id=tokens.eos_token_id,
     )[:, len(ids) :]
     for step in range(steps):
-        own = np.bincount([c.ids[step] for c in ours if len(c.ids) > step], minlength=49152)
+        counts = np.bincount([c.ids[step] for c in ours if len(c.ids) > step], minlength=49152)
         other = np.bincount(theirs[:, step], minlength=49152)
-        common = own + other >= 20
-        table = np.stack([np.append(side[common], side[~common].sum()) for side in (own, other)])
+        common = counts + other >= 20
+        table = np.stack([np.append(side[common], side[~common].sum()) for side in (counts, other)])
         table = table[:, table.sum(0) > 0]
         assert table.shape[1] > 5
         assert stats.chi2_contingency(table).pvalue > 0.001, f"token {step + 1}"

@@ -20,8 +20,10 @@ def test_a_layer_in_place_keeps_what_a_growing_one_keeps():
     ours, theirs = kv_cache.InPlaceLayer(6, 9), DynamicLayer()
     for rows, columns, chosen in ((2, 4, [0, 0, 1, 1, 1]), (5, 1, [3, 1, 0]), (3, 2, [2, 0, 1, 1])):
         keys, values = states(rows, columns, generator), states(rows, columns, generator)
-        for got, wanted in zip(ours.update(keys, values), theirs.update(keys, values), strict=True):
-            assert torch.equal(got, wanted)
+        for got, expected in zip(
+            ours.update(keys, values), theirs.update(keys, values), strict=True
+        ):
+            assert torch.equal(got, expected)
         assert ours.get_seq_length() == theirs.get_seq_length()
         assert ours.get_mask_sizes(3) == theirs.get_mask_sizes(3)
         for layer in (ours, theirs):
@@ -43,13 +45,13 @@ def test_rows_are_filled_from_packed_ones():
     generator, nodes = torch.Generator().manual_seed(0), torch.tensor([[0, 1, 3, 4], [0, 1, 2, 0]])
     for first, some in ((0, nodes), (2, nodes[1:, :2])):
         row = kv_cache.Cache(layers=[DynamicLayer() for _ in range(2)])
-        given_ = [states(1, 5, generator) for _ in range(2)]
+        keys_and_values = [states(1, 5, generator) for _ in range(2)]
         for layer in range(2):
-            row.update(*given_, layer)
+            row.update(*keys_and_values, layer)
         kv_cache.take(cache, first, some, row)
-        for buffer, states_ in zip(cache.layers[1]._buffers, given_, strict=True):
-            wanted = torch.stack([states_[0][:, own] for own in some])
-            assert torch.equal(buffer[first : first + len(some), :, : some.shape[1]], wanted)
+        for buffer, states_ in zip(cache.layers[1]._buffers, keys_and_values, strict=True):
+            expected = torch.stack([states_[0][:, places] for places in some])
+            assert torch.equal(buffer[first : first + len(some), :, : some.shape[1]], expected)
     kv_cache.show(cache, 3, 4)
     whole = cache.layers[1].keys
     assert whole.shape == (3, 2, 4, 4)

@@ -17,11 +17,15 @@ def test_every_text_is_in_the_row_and_each_beginning_once(texts):
     row, nodes = packing.pack(texts)
     ids, positions, sees = (value[0] for value in row.values())
     assert len(ids) == len({tuple(text[: at + 1]) for text in texts for at in range(len(text))})
-    for text, own in zip(texts, nodes, strict=True):
-        own = own[own >= 0]
-        assert ids[own].tolist() == text and positions[own].tolist() == [*range(len(text))]
-        for at, node in enumerate(own):
-            assert set(sees[0, node].nonzero()[:, 0].tolist()) == set(own[: at + 1].tolist())
+    for text, nodes_of_text in zip(texts, nodes, strict=True):
+        nodes_of_text = nodes_of_text[nodes_of_text >= 0]
+        assert ids[nodes_of_text].tolist() == text and positions[nodes_of_text].tolist() == [
+            *range(len(text))
+        ]
+        for at, node in enumerate(nodes_of_text):
+            assert set(sees[0, node].nonzero()[:, 0].tolist()) == set(
+                nodes_of_text[: at + 1].tolist()
+            )
 
 
 @settings(deadline=None)
@@ -41,10 +45,12 @@ def test_a_packed_text_has_its_own_logits(tiny_loaded):
     texts = [[2, 3, 4, 5], [2, 3, 9], [7], [2, 3, 4, 6, 8]]
     row, nodes = packing.pack(texts)
     with torch.no_grad():
-        found = network(**row).logits[0]
-        for text, own in zip(texts, nodes, strict=True):
-            wanted = network(torch.tensor([text])).logits[0]
-            torch.testing.assert_close(found[own[own >= 0]], wanted, rtol=1e-4, atol=1e-4)
+        logits = network(**row).logits[0]
+        for text, nodes_of_text in zip(texts, nodes, strict=True):
+            expected = network(torch.tensor([text])).logits[0]
+            torch.testing.assert_close(
+                logits[nodes_of_text[nodes_of_text >= 0]], expected, rtol=1e-4, atol=1e-4
+            )
 
 
 def test_a_damaged_network_is_asked_again_when_it_is_whole(tiny_loaded):

@@ -50,7 +50,7 @@ def test_samples_are_drawn_one_by_one_as_they_are_together(vocabulary, monkeypat
     tokens = draw(logits, u, of)
     general = sampling._draw_together  # of any device
     monkeypatch.setattr(
-        sampling, "_draw_each", lambda *given: general(*map(torch.from_numpy, given)).numpy()
+        sampling, "_draw_each", lambda *arrays: general(*map(torch.from_numpy, arrays)).numpy()
     )
     assert torch.equal(draw(logits, u, of), tokens)
 
@@ -100,11 +100,11 @@ def test_samples_draw_from_the_row_they_are_at():
 def test_many_logits_are_drawn_from_in_parts():
     vocabulary = CHUNK // 2  # two rows at a time
     logits = torch.full((5, vocabulary), -torch.inf)
-    wanted = torch.tensor([7, vocabulary - 1, 0, 12345, 999])
-    logits[torch.arange(5), wanted] = 0.0
+    likeliest = torch.tensor([7, vocabulary - 1, 0, 12345, 999])
+    logits[torch.arange(5), likeliest] = 0.0
     of = torch.tensor([4, 0, 2, 2, 1, 3])
     u = torch.linspace(0, ALMOST_ONE, 6, dtype=torch.float64)
-    assert draw(logits, u, of).tolist() == wanted[of].tolist()
+    assert draw(logits, u, of).tolist() == likeliest[of].tolist()
 
 
 def test_a_temperature_divides_the_logits():
@@ -132,7 +132,7 @@ def test_greedy_takes_the_most_probable_token_the_first_of_equals(dtype):
     logits = torch.randint(-9, 9, (40, 700), generator=torch.Generator().manual_seed(0)).to(dtype)
     logits[0] = -torch.inf
     logits[0, 5] = -3
-    wanted = [row.index(max(row)) for row in logits.tolist()]
+    likeliest = [row.index(max(row)) for row in logits.tolist()]
     of = torch.tensor([7, 0, 39, 0, *range(40)])
     picked = sampling.greedy(logits, of, np.arange(len(of)), 0)
-    assert picked.tolist() == [wanted[row] for row in of]
+    assert picked.tolist() == [likeliest[row] for row in of]

@@ -45,8 +45,8 @@ def lfm2(vocabulary: int) -> Lfm2ForCausalLM:
 
 
 def recurrent_gemma(vocabulary: int) -> RecurrentGemmaForCausalLM:
-    own = {"lru_width": 32, "attention_window_size": 64}
-    sizes = SIZES | HEADS | own | {"num_hidden_layers": 3}
+    of_griffin = {"lru_width": 32, "attention_window_size": 64}
+    sizes = SIZES | HEADS | of_griffin | {"num_hidden_layers": 3}
     return RecurrentGemmaForCausalLM(RecurrentGemmaConfig(vocab_size=vocabulary, **sizes))
 
 

@@ -159,8 +159,8 @@ def test_one_level_has_its_wilson_interval():
     made = acc(frame(*rows), ["model"]).set_index("model")
     for model, correct, total in (("a", 15, 148), ("b", 81, 263)):
         low, high = wilson(correct, total)
-        found = made.loc[model, ["accuracy", "low", "high"]].tolist()
-        assert found == pytest.approx([100 * correct / total, 100 * low, 100 * high])
+        estimate = made.loc[model, ["accuracy", "low", "high"]].tolist()
+        assert estimate == pytest.approx([100 * correct / total, 100 * low, 100 * high])
 
 
 def test_interval_of_two_levels_by_hand():

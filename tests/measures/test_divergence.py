@@ -31,14 +31,14 @@ def test_kl_by_hand():
     # p and p′ over the first three ids, whatever the others hold: (4, 2, 1)/7 and (1, 1, 2)/4.
     tuned = torch.tensor([[log(4), log(2), log(1), log(0.5), -3.0]])
     base = torch.tensor([[log(1), log(1), log(2), log(90), 9.0]])
-    found = renormalised_kl(tuned, base, candidates=3)
+    compared = renormalised_kl(tuned, base, candidates=3)
     by_hand = 4 / 7 * log(16 / 7) + 2 / 7 * log(8 / 7) + 1 / 7 * log(2 / 7)
-    assert found["kl"].item() == pytest.approx(by_hand, abs=1e-6)
+    assert compared["kl"].item() == pytest.approx(by_hand, abs=1e-6)
     assert by_hand == pytest.approx(0.331574, abs=1e-6)
-    assert found["ids"].tolist() == [[0, 1, 2]]
-    assert found["p"][0].tolist() == pytest.approx([4 / 7, 2 / 7, 1 / 7])
-    assert found["q"][0].tolist() == pytest.approx([1 / 4, 1 / 4, 1 / 2])
-    assert found["base"][0].tolist() == pytest.approx([0, 0, log(2)])
+    assert compared["ids"].tolist() == [[0, 1, 2]]
+    assert compared["p"][0].tolist() == pytest.approx([4 / 7, 2 / 7, 1 / 7])
+    assert compared["q"][0].tolist() == pytest.approx([1 / 4, 1 / 4, 1 / 2])
+    assert compared["base"][0].tolist() == pytest.approx([0, 0, log(2)])
     # The other direction is another number, and so is a softmax over the whole vocabulary.
     reverse = 1 / 4 * log(7 / 16) + 1 / 4 * log(7 / 8) + 1 / 2 * log(7 / 2)
     assert abs(reverse - by_hand) > 0.01
@@ -64,12 +64,12 @@ def test_identical_logits_give_exactly_zero():
 def test_the_ten_ids_are_the_fine_tuned_models():
     generator = torch.Generator().manual_seed(2)
     tuned, base = torch.randn(2, 4, 100, generator=generator).unbind()
-    found = renormalised_kl(tuned, base)
-    assert found["ids"].shape == (4, CANDIDATES) == (4, 10)
+    compared = renormalised_kl(tuned, base)
+    assert compared["ids"].shape == (4, CANDIDATES) == (4, 10)
     order = tuned.argsort(descending=True)[:, :10]
-    assert found["ids"].tolist() == order.tolist()
-    assert found["ids"].tolist() != base.argsort(descending=True)[:, :10].tolist()
-    assert found["base"].tolist() == base.double().gather(1, order).tolist()
+    assert compared["ids"].tolist() == order.tolist()
+    assert compared["ids"].tolist() != base.argsort(descending=True)[:, :10].tolist()
+    assert compared["base"].tolist() == base.double().gather(1, order).tolist()
 
 
 # --- templates and levels -----------------------------------------------------------------------
@@ -188,7 +188,7 @@ def test_reference_without_a_fact_to_compare(recital, objects):
 
 
 @pytest.fixture(scope="module")
-def asked(tiny_loaded, tiny_facts):
+def pre_trained(tiny_loaded, tiny_facts):
     """Nine facts of three topics with the tiny model's own logits after their questions."""
     network, tokens = tiny_loaded
     facts = tiny_facts[tiny_facts["split"] == "test"].groupby("topic").head(3)
@@ -196,31 +196,31 @@ def asked(tiny_loaded, tiny_facts):
     return Reference(facts, facts["subject"].tolist(), logits)
 
 
-def test_identical_models_give_exactly_zero(tiny_loaded, asked):
-    table, example = compare(*tiny_loaded, asked)
+def test_identical_models_give_exactly_zero(tiny_loaded, pre_trained):
+    table, example = compare(*tiny_loaded, pre_trained)
     assert table["kl_sum"].tolist() == [0.0] * 3
     assert example["kl"] == 0 and example["p"] == example["q"]
 
 
-def test_sums_by_topic_and_the_fact_of_median_divergence(tiny_loaded, asked):
+def test_sums_by_topic_and_the_fact_of_median_divergence(tiny_loaded, pre_trained):
     network, tokens = tiny_loaded
-    noise = torch.randn(asked.logits.shape, generator=torch.Generator().manual_seed(4))
-    moved = Reference(asked.facts, asked.prompts, asked.logits + noise)
+    noise = torch.randn(pre_trained.logits.shape, generator=torch.Generator().manual_seed(4))
+    moved = Reference(pre_trained.facts, pre_trained.prompts, pre_trained.logits + noise)
     table, example = compare(network, tokens, moved)
-    kl, top = [], asked.logits.double().topk(10, dim=-1)
+    kl, top = [], pre_trained.logits.double().topk(10, dim=-1)
     for place, ids in enumerate(top.indices):
         p = top.values[place].softmax(-1)
         q = moved.logits[place].double()[ids].softmax(-1)
         kl.append((p * (p / q).log()).sum().item())
-    expected = asked.facts.assign(kl=kl).groupby("topic")["kl"].agg(["size", "sum"])
+    expected = pre_trained.facts.assign(kl=kl).groupby("topic")["kl"].agg(["size", "sum"])
     assert table["topic"].tolist() == expected.index.tolist()
     assert table["facts"].tolist() == expected["size"].tolist() == [3, 3, 3]
     assert table["kl_sum"].tolist() == pytest.approx(expected["sum"].tolist())
     middle = sorted(range(9), key=kl.__getitem__)[4]
-    fact = asked.facts.iloc[middle]
+    fact = pre_trained.facts.iloc[middle]
     assert example["kl"] == pytest.approx(kl[middle])
     assert [example[c] for c in ("fact_id", "question", "answer", "template_prompt")] == [
-        fact["fact_id"], fact["question"], fact["object"], asked.prompts[middle],
+        fact["fact_id"], fact["question"], fact["object"], pre_trained.prompts[middle],
     ]  # fmt: skip
     assert example["tokens"] == [tokens.decode([i]) for i in top.indices[middle].tolist()]
     assert example["tuned_logits"] == pytest.approx(top.values[middle].tolist())

@@ -48,10 +48,10 @@ def test_levels_at_the_boundaries(trials, expected):
 
 @pytest.mark.parametrize("trials", [1, 3, 4, 21, 63, 100, 210])
 def test_levels_are_equation_1(trials):
-    for hits, found in enumerate(level(range(trials + 1), trials)):
+    for hits, level_of_hits in enumerate(level(range(trials + 1), trials)):
         rate = Fraction(hits, trials)
         quarters = [i for i in range(1, 5) if Fraction(i - 1, 4) < rate <= Fraction(i, 4)]
-        assert [found] == (quarters or [0])
+        assert [level_of_hits] == (quarters or [0])
 
 
 def test_hits_are_summed_over_templates():
@@ -143,10 +143,10 @@ def interrupt(loaded, facts, folder, after: int, protocol=PROTOCOL) -> None:
 def test_interrupted_run_goes_on_where_it_stopped(tiny_loaded, facts, table, tmp_path):
     folder = tmp_path / "partial"
     interrupt(tiny_loaded, facts, folder, after=2)
-    kept = {path: blocks.read(path) for path in folder.glob("*.csv")}
-    assert sorted(len(block) for block in kept.values()) == [8, 8]
+    finished = {path: blocks.read(path) for path in folder.glob("*.csv")}
+    assert sorted(len(block) for block in finished.values()) == [8, 8]
     # Counts that no model gives: if they come out at the end, the block was not done again.
-    path, block = next(iter(kept.items()))
+    path, block = next(iter(finished.items()))
     block[["t00", "t01", "t02", "t03"]] = 1000
     blocks.write(path, block)
     counted = []

@@ -26,12 +26,14 @@ def train(tiny_facts):
 def by_hand(network, tokenizer, fact, template):
     """Return the log-probability of the likeliest name, from one forward for each name."""
     prompt = paper.TOPICS[fact.topic].mappings[template].replace("{subject}", fact.subject)
-    start, found = len(tokenizer(prompt).input_ids), []
+    start, log_probabilities = len(tokenizer(prompt).input_ids), []
     for name in paper.names(fact.object):
         ids = torch.tensor([tokenizer(f"{prompt} {name}").input_ids])
         logs = network(ids).logits[0].double().log_softmax(-1)
-        found.append(sum(logs[i - 1, ids[0, i]].item() for i in range(start, ids.shape[1])))
-    return max(found)
+        log_probabilities.append(
+            sum(logs[i - 1, ids[0, i]].item() for i in range(start, ids.shape[1]))
+        )
+    return max(log_probabilities)
 
 
 def test_scores_are_those_of_plain_forwards(tiny_loaded, train):
@@ -44,19 +46,19 @@ def test_scores_are_those_of_plain_forwards(tiny_loaded, train):
         for row in table.iloc[::5].itertuples():
             fact = known.loc[row.fact_id]
             for template in PROTOCOL.templates:
-                wanted = by_hand(network, tokenizer, fact, template)
-                assert getattr(row, f"t{template:02d}") == pytest.approx(wanted, abs=2e-4)
+                expected = by_hand(network, tokenizer, fact, template)
+                assert getattr(row, f"t{template:02d}") == pytest.approx(expected, abs=2e-4)
 
 
 def test_the_bits_do_not_depend_on_what_is_scored_together(tiny_loaded, train):
     network, tokenizer = tiny_loaded
     engine = cpu_engine.CpuEngine(network)
-    asked = scores.statements(tokenizer, train, PROTOCOL)
-    whole = exact(engine, scores.packed_rows(asked), asked)
-    alone = exact(engine, [[i] for i in range(0, len(asked), 7)], asked)
+    statements = scores.statements(tokenizer, train, PROTOCOL)
+    whole = exact(engine, scores.packed_rows(statements), statements)
+    alone = exact(engine, [[i] for i in range(0, len(statements), 7)], statements)
     assert all(alone[i] == whole[i] for i in alone)
-    shuffled = np.random.default_rng(0).permutation(len(asked))
-    mixed = exact(engine, [list(part) for part in np.array_split(shuffled, 9)], asked)
+    shuffled = np.random.default_rng(0).permutation(len(statements))
+    mixed = exact(engine, [list(part) for part in np.array_split(shuffled, 9)], statements)
     assert mixed == whole
     tables = [
         scores.measure(engine, tokenizer, facts, PROTOCOL, block=block)
@@ -65,9 +67,9 @@ def test_the_bits_do_not_depend_on_what_is_scored_together(tiny_loaded, train):
     pd.testing.assert_frame_equal(*tables, check_exact=True)
 
 
-def exact(engine, rows, asked) -> dict[int, float]:
+def exact(engine, rows, statements) -> dict[int, float]:
     """Return the unrounded log-probability of each statement, computed in these rows."""
-    read = [(row, scores._read_with_engine(engine, [asked[i] for i in row])) for row in rows]
+    read = [(row, scores._read_with_engine(engine, [statements[i] for i in row])) for row in rows]
     return {i: value for row, values in read for i, value in zip(row, values, strict=True)}
 
 
@@ -83,13 +85,13 @@ def test_the_bits_do_not_depend_on_threads(tiny_loaded, train):
 
 
 def test_a_row_holds_no_more_than_it_computes(tiny_loaded, train):
-    asked = scores.statements(tiny_loaded[1], train, PROTOCOL)
-    rows = scores.packed_rows(asked)
-    assert sorted(i for row in rows for i in row) == list(range(len(asked)))
+    statements = scores.statements(tiny_loaded[1], train, PROTOCOL)
+    rows = scores.packed_rows(statements)
+    assert sorted(i for row in rows for i in row) == list(range(len(statements)))
     for row in rows:
-        tokens, _, _ = merge_prefixes([asked[i].context for i in row])
+        tokens, _, _ = merge_prefixes([statements[i].context for i in row])
         assert len(tokens) <= scores.ROW_NODES
-        assert sum(len(asked[i].target) for i in row) <= scores.ROW_TARGETS
+        assert sum(len(statements[i].target) for i in row) <= scores.ROW_TARGETS
     assert len(rows) > 1
 
 
@@ -105,11 +107,11 @@ def test_an_interrupted_run_goes_on_with_the_blocks_that_are_left(
     whole = scores.measure(network, tokenizer, train, PROTOCOL)
     counted, score = [], scores.score
 
-    def stops(*given):
+    def stops(*arguments):
         if len(counted) == 2:
             raise KeyboardInterrupt
-        counted.append(len(given[2]))
-        return score(*given)
+        counted.append(len(arguments[2]))
+        return score(*arguments)
 
     monkeypatch.setattr(scores, "score", stops)
     options = {"partial_folder": tmp_path / "partial", "block": 10}
@@ -117,10 +119,12 @@ def test_an_interrupted_run_goes_on_with_the_blocks_that_are_left(
         scores.measure(network, tokenizer, train, PROTOCOL, **options)
     assert len(list((tmp_path / "partial").iterdir())) == 2
     monkeypatch.setattr(scores, "score", score)
-    told = []
-    resumed = scores.measure(network, tokenizer, train, PROTOCOL, **options, progress=told.append)
+    facts_done = []
+    resumed = scores.measure(
+        network, tokenizer, train, PROTOCOL, **options, progress=facts_done.append
+    )
     pd.testing.assert_frame_equal(resumed, whole)
-    assert sum(told) == len(train) and not (tmp_path / "partial").exists()
+    assert sum(facts_done) == len(train) and not (tmp_path / "partial").exists()
 
 
 def test_a_block_that_is_not_as_it_was_written_is_computed_again(train, tmp_path):

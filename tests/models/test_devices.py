@@ -21,14 +21,14 @@ def own_cache(tmp_path, monkeypatch):
     devices._seconds_by_format.cache_clear()
 
 
-def kept(folder):
+def measured_file(folder):
     [path] = (folder / "number_formats").iterdir()
     return path
 
 
 def test_the_faster_format_is_measured_and_kept(own_cache):
     dtype = devices.inference_dtype(CPU, SHAPES)
-    record = json.loads(kept(own_cache).read_text())
+    record = json.loads(measured_file(own_cache).read_text())
     assert record["settings"][-1] == [[48, 64], [64, 48]]
     assert set(record["seconds"]) == {"float32", "bfloat16"}
     assert all(0 < seconds < 60 for seconds in record["seconds"].values())
@@ -39,7 +39,7 @@ def test_the_faster_format_is_measured_and_kept(own_cache):
 @pytest.mark.parametrize("fastest", ["float32", "bfloat16"])
 def test_what_is_kept_decides_and_nothing_is_measured_again(own_cache, monkeypatch, fastest):
     devices.inference_dtype(CPU, SHAPES)
-    path = kept(own_cache)
+    path = measured_file(own_cache)
     record = json.loads(path.read_text())
     record["seconds"] = {"float32": 2.0, "bfloat16": 2.0, fastest: 1.0}
     path.write_text(json.dumps(record))
@@ -51,10 +51,13 @@ def test_what_is_kept_decides_and_nothing_is_measured_again(own_cache, monkeypat
 @pytest.mark.parametrize("damaged", ["", "[]", '{"seconds": {"float32": 1}}', "{", "null"])
 def test_a_damaged_measurement_is_made_again(own_cache, damaged):
     devices.inference_dtype(CPU, SHAPES)
-    kept(own_cache).write_text(damaged)
+    measured_file(own_cache).write_text(damaged)
     devices._seconds_by_format.cache_clear()
     devices.inference_dtype(CPU, SHAPES)
-    assert set(json.loads(kept(own_cache).read_text())["seconds"]) == {"float32", "bfloat16"}
+    assert set(json.loads(measured_file(own_cache).read_text())["seconds"]) == {
+        "float32",
+        "bfloat16",
+    }
 
 
 def test_a_cache_that_cannot_be_written_stops_nothing(own_cache):
@@ -77,4 +80,4 @@ def test_the_format_that_takes_longer_is_not_chosen(monkeypatch):
 
 def test_only_a_part_of_a_huge_matrix_is_timed(own_cache):
     devices.inference_dtype(CPU, [(300_000, 8), (8, 8)])
-    assert json.loads(kept(own_cache).read_text())["settings"][-1] == [[8, 8], [4096, 8]]
+    assert json.loads(measured_file(own_cache).read_text())["settings"][-1] == [[8, 8], [4096, 8]]

@@ -51,11 +51,11 @@ def test_a_model_by_its_id_is_pinned_to_the_commit_and_stays_within_reach(
     address = f"http://127.0.0.1:{server.server_port}"
     count = tiny_loaded[0].num_parameters(), len(tiny_loaded[1])
     commit = local_hub.COMMIT
-    wanted = ["someone--tiny", "someone/tiny", f"someone/tiny@{commit}", 2, *count, True]
+    expected = ["someone--tiny", "someone/tiny", f"someone/tiny@{commit}", 2, *count, True]
     for name in ("someone/tiny", "someone/tiny@main", f"someone/tiny@{commit}"):
-        assert load(name, tmp_path, address) == str(wanted)
+        assert load(name, tmp_path, address) == str(expected)
     assert not [p for p in tmp_path.rglob("*") if p.suffix in (".py", ".bin")]
-    assert load("someone/tiny", tmp_path, UNREACHABLE) == str(wanted)  # from the cache
+    assert load("someone/tiny", tmp_path, UNREACHABLE) == str(expected)  # from the cache
 
 
 @pytest.mark.parametrize(

@@ -127,10 +127,10 @@ def test_a_folder_loads_in_the_asked_dtype(tiny_model, dtype):
 
 
 def test_a_folder_has_the_same_identity_wherever_it_is(tiny_model, folder):
-    own = weights.weights_id(registry.entry(tiny_model))
+    identity = weights.weights_id(registry.entry(tiny_model))
     os.utime(folder / "model.safetensors", (1, 1))
     (folder / "README.md").write_text("notes")
-    assert weights.weights_id(registry.entry(folder)) == own
+    assert weights.weights_id(registry.entry(folder)) == identity
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json"])
@@ -138,8 +138,8 @@ def test_one_changed_byte_is_another_model(tiny_model, folder, name):
     data = bytearray((folder / name).read_bytes())
     data[-1] ^= 1
     (folder / name).write_bytes(data)
-    own = weights.weights_id(registry.entry(tiny_model))
-    assert weights.weights_id(registry.entry(folder)) != own
+    identity = weights.weights_id(registry.entry(tiny_model))
+    assert weights.weights_id(registry.entry(folder)) != identity
 
 
 class Trap:
@@ -342,15 +342,15 @@ def test_the_whole_prefix_is_put_before_a_text(tiny_model):
 def test_texts_become_the_ids_that_the_tokenizer_gives_them(tiny_model):
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
     texts = ["a", "Où est <s> Oslo?", "", "a long text " * 20]
-    wanted = tokenizer(texts, add_special_tokens=False).input_ids
+    expected = tokenizer(texts, add_special_tokens=False).input_ids
     tokenizer.pad_token = tokenizer.eos_token
     tokenizer(texts, padding=True, truncation=True, max_length=3)  # stays set in the backend
-    assert tokens.encode(tokenizer, texts) == wanted
+    assert tokens.encode(tokenizer, texts) == expected
     assert tokens.encode(tokenizer, []) == []
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
         single="<s> $A", special_tokens=[("<s>", tokenizer.bos_token_id)]
     )
-    assert tokens.encode(tokenizer, texts) == [[tokenizer.bos_token_id, *ids] for ids in wanted]
+    assert tokens.encode(tokenizer, texts) == [[tokenizer.bos_token_id, *ids] for ids in expected]
 
 
 def test_stop_ids_are_the_tokenizers_and_the_models_own(tiny_model):
@@ -431,8 +431,8 @@ def test_gguf_on_the_hub_is_read_from_its_cache(in_parts, tmp_path, monkeypatch)
     (snapshot / "whole.gguf").write_bytes(b"firstsecond")
     absent = [["no_such_module", file] for _, file in in_parts.gguf["parts"]]
     spec = {**in_parts.gguf, "parts": absent, "hub": hub}
-    found = gguf._from_hub(replace(in_parts, gguf=spec))
-    assert [path.read_bytes() for path in found] == [b"firstsecond"]
+    paths = gguf._from_hub(replace(in_parts, gguf=spec))
+    assert [path.read_bytes() for path in paths] == [b"firstsecond"]
 
 
 @pytest.fixture(scope="module")

@@ -16,8 +16,8 @@ NO_UNITS = pd.DataFrame()
 
 
 def accuracy(level, size, strategy, percent):
-    own = MEANS.query("train_level == @level and train_size == @size and strategy == @strategy")
-    return own.loc[own["restored_percent"] == percent, "accuracy"].item()
+    rows = MEANS.query("train_level == @level and train_size == @size and strategy == @strategy")
+    return rows.loc[rows["restored_percent"] == percent, "accuracy"].item()
 
 
 def test_there_is_one_mean_per_run_way_and_share():
@@ -28,16 +28,16 @@ def test_there_is_one_mean_per_run_way_and_share():
 
 
 def test_the_same_share_sets_top_against_all_others():
-    found = controls.same_share(MEANS, NO_UNITS)
-    assert len(found) == 2 * 2 * 4 * 2
-    row = found.query("train_level == 1 and train_size == 960 and strategy == 'bottom'").iloc[1]
-    wanted = accuracy(1, 960, "top", 20) - accuracy(1, 960, "bottom", 20)
-    assert row["restored_percent"] == 20 and row["estimate"] == pytest.approx(wanted)
+    compared = controls.same_share(MEANS, NO_UNITS)
+    assert len(compared) == 2 * 2 * 4 * 2
+    row = compared.query("train_level == 1 and train_size == 960 and strategy == 'bottom'").iloc[1]
+    expected = accuracy(1, 960, "top", 20) - accuracy(1, 960, "bottom", 20)
+    assert row["restored_percent"] == 20 and row["estimate"] == pytest.approx(expected)
 
 
 def test_the_same_amount_lies_between_two_shares_of_interpolation():
-    found = controls.same_amount(MEANS, NO_UNITS)
-    row = found.query("train_level == 0 and train_size == 240 and strategy == 'top'")
+    compared = controls.same_amount(MEANS, NO_UNITS)
+    row = compared.query("train_level == 0 and train_size == 240 and strategy == 'top'")
     assert list(row["restored_percent"]) == [5]  # 20 % undid 30 %, more than interpolation ever did
     between = 0.5 / 3 * (part := accuracy(0, 240, "interpolate", 20))
     between += (1 - 0.5 / 3) * (first := accuracy(0, 240, "interpolate", 5))
@@ -46,32 +46,34 @@ def test_the_same_amount_lies_between_two_shares_of_interpolation():
 
 
 def test_an_amount_below_the_first_share_is_measured_from_nothing_restored():
-    found = controls.same_amount(MEANS, NO_UNITS)
-    row = found.query("train_level == 0 and train_size == 240 and strategy == 'bottom'").iloc[0]
+    compared = controls.same_amount(MEANS, NO_UNITS)
+    row = compared.query("train_level == 0 and train_size == 240 and strategy == 'bottom'").iloc[0]
     between = 0.2 * accuracy(0, 240, "interpolate", 5) + 0.8 * accuracy(0, 240, "none", 0)
     assert row["estimate"] == pytest.approx(accuracy(0, 240, "bottom", 5) - between)
 
 
 def test_the_same_amount_at_a_measured_share_is_compared_with_that_share():
-    found = controls.same_amount(MEANS, NO_UNITS)
-    row = found.query("train_level == 0 and train_size == 240 and strategy == 'random'").iloc[1]
-    wanted = accuracy(0, 240, "random", 20) - accuracy(0, 240, "interpolate", 20)
-    assert row["estimate"] == pytest.approx(wanted)
+    compared = controls.same_amount(MEANS, NO_UNITS)
+    row = compared.query("train_level == 0 and train_size == 240 and strategy == 'random'").iloc[1]
+    expected = accuracy(0, 240, "random", 20) - accuracy(0, 240, "interpolate", 20)
+    assert row["estimate"] == pytest.approx(expected)
     assert "×" not in row["runs"]
 
 
 def test_an_amount_a_hair_beyond_the_last_share_is_compared_with_it():
     random = (MEANS["strategy"] == "random") & (MEANS["restored_percent"] == 20)
     over = MEANS.assign(undone_l1=MEANS["undone_l1"] + 0.01 * random)
-    found = controls.same_amount(over, NO_UNITS).query("strategy == 'random'")
-    assert len(found) == 2 * 2 * 2 and found["estimate"].notna().all()
+    compared = controls.same_amount(over, NO_UNITS).query("strategy == 'random'")
+    assert len(compared) == 2 * 2 * 2 and compared["estimate"].notna().all()
 
 
 def test_differences_keep_the_order_of_the_strategies():
-    found = controls.same_amount(MEANS, NO_UNITS)
-    first = (found["train_level"] == 0) & (found["train_size"] == 240)
-    found = found[~(first & (found["restored_percent"] == 20) & (found["strategy"] == "random"))]
-    heads = re.findall(r">(top|absolute|random|bottom)<", controls.table(found, "x").html)
+    compared = controls.same_amount(MEANS, NO_UNITS)
+    first = (compared["train_level"] == 0) & (compared["train_size"] == 240)
+    compared = compared[
+        ~(first & (compared["restored_percent"] == 20) & (compared["strategy"] == "random"))
+    ]
+    heads = re.findall(r">(top|absolute|random|bottom)<", controls.table(compared, "x").html)
     assert heads == ["top", "absolute", "random", "bottom", "random", "bottom"]
 
 
@@ -89,8 +91,8 @@ def rows(verdicts):
     [(0, 10, False), (1, 9, False), (3, 7, True), (1, 0, False), (2, 0, True), (1, 1, False)],
 )
 def test_a_difference_is_shown_where_chance_would_rarely_decide_as_many(decided, undecided, shown):
-    found = rows(["supported"] * decided + ["undecided"] * undecided)
-    assert controls.shown(found) is shown
+    compared = rows(["supported"] * decided + ["undecided"] * undecided)
+    assert controls.shown(compared) is shown
 
 
 def test_the_answer_follows_the_rule():
@@ -110,10 +112,10 @@ def test_a_study_without_controls_says_so():
 
 
 def test_differences_are_shaded_where_the_interval_excludes_zero():
-    found = controls.same_share(MEANS, NO_UNITS).iloc[:1].assign(estimate=3.0, low=1.0, high=5.0)
-    shown = controls.table(found.assign(verdict="supported"), "x").html
+    compared = controls.same_share(MEANS, NO_UNITS).iloc[:1].assign(estimate=3.0, low=1.0, high=5.0)
+    shown = controls.table(compared.assign(verdict="supported"), "x").html
     assert "+3.00" in shown and "+1.0 to +5.0" in shown and "background-color" in shown
-    undecided = controls.table(found.assign(verdict="undecided"), "x").html
+    undecided = controls.table(compared.assign(verdict="undecided"), "x").html
     assert "background-color" not in undecided
 
 
@@ -152,12 +154,12 @@ def test_every_study_with_controls_is_counted(monkeypatch):
         return SimpleNamespace(model=SimpleNamespace(title=name), profile=profile)
 
     empty = controls.means(pd.DataFrame())
-    given = {"one": (MEANS, NO_UNITS, False), "none": (empty, NO_UNITS, False)}
-    monkeypatch.setattr(controls, "gather", lambda study: given[study.model.title])
-    found = controls.by_model([named("one"), named("none")])
-    assert set(found["model"]) == {"one"} and len(found) == 4 + 2
+    gathered = {"one": (MEANS, NO_UNITS, False), "none": (empty, NO_UNITS, False)}
+    monkeypatch.setattr(controls, "gather", lambda study: gathered[study.model.title])
+    compared = controls.by_model([named("one"), named("none")])
+    assert set(compared["model"]) == {"one"} and len(compared) == 4 + 2
     share = controls.same_share(MEANS, NO_UNITS).query("strategy == 'random'")
-    row = found.set_index("against").loc["as many, random"]
+    row = compared.set_index("against").loc["as many, random"]
     assert row["comparisons"] == len(share)
     assert row["better"] == (share["verdict"] == "supported").sum()
     assert row[["better", "worse", "undecided"]].sum() == row["comparisons"]
@@ -172,9 +174,9 @@ def test_controls_have_a_panel_per_run_and_a_line_per_way():
     assert titles == [f"level {i}, {size} facts" for i in (0, 1) for size in (240, 960)]
     colour = controls.WAYS["absolute"]
     (line,) = [one for one in figure.axes[3].lines if one.get_color() == colour]
-    own = CONTROLS.query("train_level == 1 and train_size == 960")
-    own = own[own["strategy"].isin(["none", "absolute"])].sort_values("undone_l1")
-    np.testing.assert_array_equal(line.get_xydata(), own[["undone_l1", "accuracy"]])
+    measured = CONTROLS.query("train_level == 1 and train_size == 960")
+    measured = measured[measured["strategy"].isin(["none", "absolute"])].sort_values("undone_l1")
+    np.testing.assert_array_equal(line.get_xydata(), measured[["undone_l1", "accuracy"]])
 
 
 def test_a_control_whose_amount_is_unknown_is_not_drawn():

@@ -15,9 +15,9 @@ FACTS = made_up.exposed()
 def test_a_curve_is_the_mean_over_facts():
     curves = exposure.curves(FACTS)
     assert list(curves["model"].unique()) == ["small", "large"]
-    own = FACTS.query("model == 'large' and exposure == 5")
+    facts = FACTS.query("model == 'large' and exposure == 5")
     row = curves.query("model == 'large' and exposure == 5").iloc[0]
-    assert row["facts"] == len(own) and row["rate"] == pytest.approx(own["rate"].mean())
+    assert row["facts"] == len(facts) and row["rate"] == pytest.approx(facts["rate"].mean())
     assert row["low"] < row["rate"] < row["high"]
 
 
@@ -86,8 +86,8 @@ def test_a_model_is_measured_and_others_are_shown_as_far_as_they_are(own_folders
     open_study("micro-m", "smoke").results.mastery()
     assert list(exposure.known(measured)["model"].unique()) == ["micro-s", "micro-m"]
     assert exposure.unknown(measured) == ["micro-l"]
-    asked = sum(measured.profile.facts.values())
-    assert (facts["model"].value_counts() == asked).all()
+    number = sum(measured.profile.facts.values())
+    assert (facts["model"].value_counts() == number).all()
     said = atlas.exposure().set_index("fact_id")["exposure"]
     assert (facts["exposure"] == facts["fact_id"].map(said)).all()
 
@@ -100,7 +100,7 @@ def test_of_another_world_only_what_is_measured_is_shown(own_folders, tiny_model
 def test_nothing_known_makes_empty_tables():
     empty = FACTS.iloc[:0]
     for made in (exposure.curves, exposure.levels, exposure.steps, exposure.halves):
-        assert isinstance(found := made(empty), pd.DataFrame) and found.empty
+        assert isinstance(table := made(empty), pd.DataFrame) and table.empty
     assert exposure.reading(empty) == ""
 
 

@@ -15,19 +15,19 @@ MEANS = layers.means(made_up.layers())
 
 
 def test_the_papers_table_is_set_against_its_own_row_of_table_4():
-    found = layers.published()
-    assert len(found) == 40 + 5
-    cell = found.query("train_level == 0 and layers == 'none'")["accuracy"].item()
+    published = layers.published()
+    assert len(published) == 40 + 5
+    cell = published.query("train_level == 0 and layers == 'none'")["accuracy"].item()
     restore = paper.table("restore").query("split == 'test' and train_size == 240")
     assert cell == restore.query("train_level == 0 and restored_percent == 0")["accuracy"].item()
 
 
 def test_a_cost_is_the_block_less_nothing_restored():
-    found = layers.costs(MEANS)
-    assert len(found) == 2 * 2 * 2  # levels, blocks, splits
-    cost = found.groupby("layers")["estimate"].unique()
+    costs = layers.costs(MEANS)
+    assert len(costs) == 2 * 2 * 2  # levels, blocks, splits
+    cost = costs.groupby("layers")["estimate"].unique()
     assert cost["0-1"] == pytest.approx(-15) and cost["2-3"] == pytest.approx(0)
-    assert set(found.query("layers == '2-3'")["verdict"]) == {UNDECIDED}
+    assert set(costs.query("layers == '2-3'")["verdict"]) == {UNDECIDED}
 
 
 def test_answers_make_the_intervals_paired():
@@ -41,8 +41,8 @@ def test_answers_make_the_intervals_paired():
         for sample in (0, 1)
     ]
     columns = [*layers.KEYS[:2], "layers", "split", "sample", "values", "sizes", "strata"]
-    found = layers.costs(MEANS, pd.DataFrame(rows, columns=columns))
-    low = found.query("layers == '0-1'")
+    costs = layers.costs(MEANS, pd.DataFrame(rows, columns=columns))
+    low = costs.query("layers == '0-1'")
     assert set(low["interval"]) == {"paired"} and set(low["verdict"]) == {SUPPORTED}
 
 
@@ -89,11 +89,11 @@ def test_blocks_of_several_models_are_counted_by_verdict():
     table = layers.by_model([study("one", made), study("none", made.iloc[:0])])
     assert set(table["model"]) == {"one"}
     assert list(table["layers"]) == layers.block_names(MEANS["layers"])[1:]
-    found = layers.costs(MEANS).query("split == 'test'")
+    costs = layers.costs(MEANS).query("split == 'test'")
     for row in table.itertuples():
-        own = found[found["layers"] == row.layers]
+        costs_of_block = costs[costs["layers"] == row.layers]
         assert (row.lose, row.gain) == tuple(
-            (own["verdict"] == v).sum() for v in (SUPPORTED, CONTRADICTED)
+            (costs_of_block["verdict"] == v).sum() for v in (SUPPORTED, CONTRADICTED)
         )
-        assert row.lose + row.gain + row.undecided == row.runs == len(own)
-        assert row.change == pytest.approx(own["estimate"].mean())
+        assert row.lose + row.gain + row.undecided == row.runs == len(costs_of_block)
+        assert row.change == pytest.approx(costs_of_block["estimate"].mean())

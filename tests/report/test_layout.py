@@ -13,24 +13,24 @@ IN_DOMAIN = paper.table("restore").query("split == 'test'")
 
 def test_tabs_keep_both_tables_and_show_the_first():
     parts = {"one": html.table(IN_DOMAIN, "a"), "two": html.table(IN_DOMAIN, "b")}
-    both = layout.tabs(parts, "Table 4")
-    assert both.html.count("<table") == 2 and both._repr_html_() == both.html
-    buttons = re.findall(r'<input type="radio"[^>]*>', both.html)
+    tabs = layout.tabs(parts, "Table 4")
+    assert tabs.html.count("<table") == 2 and tabs._repr_html_() == tabs.html
+    buttons = re.findall(r'<input type="radio"[^>]*>', tabs.html)
     assert ["checked" in button for button in buttons] == [True, False]
 
 
-def comparisons(*found):
-    return pd.DataFrame({"verdict": found}).assign(p_for=0.001, p_against=0.001)
+def comparisons(*verdicts):
+    return pd.DataFrame({"verdict": verdicts}).assign(p_for=0.001, p_against=0.001)
 
 
-def finding(*found):
-    rows = comparisons(*found)
+def finding(*verdicts):
+    rows = comparisons(*verdicts)
     claim = "More is <b>not</b> better."
     return layout.Finding("Phenomenon 1", claim, rows, "more hurts", "more helps")
 
 
 @pytest.mark.parametrize(
-    "found, text",
+    "verdicts, text",
     [
         (["supported"] * 3, "More hurts in all 3 comparisons"),
         (["contradicted"], "More helps in 1 of 1 comparison"),
@@ -42,8 +42,8 @@ def finding(*found):
         ([], "Nothing to compare in this profile"),
     ],
 )
-def test_a_finding_says_its_direction_and_how_often(found, text):
-    assert finding(*found).text() == text
+def test_a_finding_says_its_direction_and_how_often(verdicts, text):
+    assert finding(*verdicts).text() == text
 
 
 def test_a_verdict_stands_beside_its_claim():

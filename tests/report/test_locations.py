@@ -42,10 +42,10 @@ def test_a_lift_is_the_share_over_the_even_share():
 
 
 def test_lifts_by_share_stand_beside_table_10():
-    found = locations.by_share(COUNTED).set_index("module")
-    assert list(found.columns) == ["top 5%", "top 20%", "Table 10"] and len(found) == 7
-    assert found.loc["attn.v", "top 5%"] == pytest.approx(2)
-    assert found.loc["attn.k"].isna().tolist() == [True, True, False]
+    lifts = locations.by_share(COUNTED).set_index("module")
+    assert list(lifts.columns) == ["top 5%", "top 20%", "Table 10"] and len(lifts) == 7
+    assert lifts.loc["attn.v", "top 5%"] == pytest.approx(2)
+    assert lifts.loc["attn.k"].isna().tolist() == [True, True, False]
 
 
 def test_the_extremes_are_told_with_their_lifts():
@@ -86,6 +86,6 @@ def test_models_stand_side_by_side_where_they_counted_the_share():
     without = COUNTED[COUNTED["top_percent"] != 20]
     table = locations.by_model([study("one", COUNTED), study("two", without)], 20)
     assert list(table) == ["module", "Table 10", "one, quick"]
-    own = locations.by_share(COUNTED)["top 20%"].tolist()
-    assert table["one, quick"].tolist() == pytest.approx(own, nan_ok=True)
+    lifts = locations.by_share(COUNTED)["top 20%"].tolist()
+    assert table["one, quick"].tolist() == pytest.approx(lifts, nan_ok=True)
     assert list(locations.by_model([], 20)) == ["module", "Table 10"]

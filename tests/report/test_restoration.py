@@ -81,17 +81,17 @@ def test_two_values_for_one_cell_are_an_error():
 def test_special_parameters_are_counted_once_per_run():
     frame = made_up.concentration(levels=(0,), sizes=[(240, "240"), (960, "960")])
     frame = frame.assign(zero_base=frame["sample"] * 10, unchanged=3)
-    found = restoration.special_parameters(frame)
-    assert list(found["train_size"]) == [240, 960] and list(found["samples"]) == [2, 2]
-    assert list(found["zero_base"]) == [5, 5] and list(found["n"]) == [100, 100]
+    counted = restoration.special_parameters(frame)
+    assert list(counted["train_size"]) == [240, 960] and list(counted["samples"]) == [2, 2]
+    assert list(counted["zero_base"]) == [5, 5] and list(counted["n"]) == [100, 100]
     assert restoration.special_parameters(frame.iloc[:0]).empty
 
 
 def test_curves_are_the_frames_numbers():
     figure = restoration.figure(RESTORE, "test")
-    wanted = RESTORE.query("split == 'test' and train_size == 1920 and train_level == 2")
-    wanted = wanted.sort_values("restored_percent")[["restored_percent", "accuracy"]]
-    np.testing.assert_array_equal(curve(figure.axes[1], 2), wanted)
+    rows = RESTORE.query("split == 'test' and train_size == 1920 and train_level == 2")
+    rows = rows.sort_values("restored_percent")[["restored_percent", "accuracy"]]
+    np.testing.assert_array_equal(curve(figure.axes[1], 2), rows)
     assert [axis.get_title(loc="left") for axis in figure.axes] == [
         "In-domain, 240 training facts",
         "In-domain, 1,920 training facts",

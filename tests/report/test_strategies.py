@@ -52,18 +52,21 @@ def test_divided_and_restored_are_the_same_runs_before_and_after():
 
 def test_the_papers_way_takes_the_best_of_the_reported_split():
     for split in strategies.REPORTED:
-        own = MEANS[(MEANS["split"] == split) & (MEANS["strategy"] == strategies.RESTORED)]
-        found = row(split, strategies.OWN, strategies.RESTORED)
-        assert found["accuracy"] == own["accuracy"].max()
-        assert "restored" in found["setting"] and "level" in found["setting"]
+        of_strategy = MEANS[(MEANS["split"] == split) & (MEANS["strategy"] == strategies.RESTORED)]
+        best = row(split, strategies.OWN, strategies.RESTORED)
+        assert best["accuracy"] == of_strategy["accuracy"].max()
+        assert "restored" in best["setting"] and "level" in best["setting"]
 
 
 def test_the_fair_way_looks_at_dev_alone():
-    own = MEANS[MEANS["strategy"] == strategies.RESTORED]
-    dev = own[own["split"] == "dev"]
+    of_strategy = MEANS[MEANS["strategy"] == strategies.RESTORED]
+    dev = of_strategy[of_strategy["split"] == "dev"]
     best = dev.loc[dev["accuracy"].idxmax(), strategies.SETTING]
-    there = (own[strategies.SETTING] == best).all(axis=1) & (own["split"] == "test")
-    assert row("test", "dev", strategies.RESTORED)["accuracy"] == own.loc[there, "accuracy"].item()
+    there = (of_strategy[strategies.SETTING] == best).all(axis=1) & (of_strategy["split"] == "test")
+    assert (
+        row("test", "dev", strategies.RESTORED)["accuracy"]
+        == of_strategy.loc[there, "accuracy"].item()
+    )
     worse = MEANS.assign(accuracy=MEANS["accuracy"].where(MEANS["split"] == "dev", 0))
     again = strategies.best(worse)
     assert again[again["chosen_on"] == "dev"]["setting"].tolist() == (
@@ -79,10 +82,12 @@ def test_choosing_on_what_is_reported_never_looks_worse():
 def test_restoration_is_set_against_each_of_the_others():
     lead = strategies.leads(FOUND)
     assert len(lead) == 2 * 2 * 2
-    own = lead.query("split == 'test' and chosen_on == 'dev' and strategy == 'SFT (Mixed)'").iloc[0]
+    lead_over_mixed = lead.query(
+        "split == 'test' and chosen_on == 'dev' and strategy == 'SFT (Mixed)'"
+    ).iloc[0]
     there = [row("test", "dev", name)["accuracy"] for name in (strategies.RESTORED, "SFT (Mixed)")]
-    assert own["estimate"] == pytest.approx(there[0] - there[1])
-    assert own["low"] < own["estimate"] < own["high"]
+    assert lead_over_mixed["estimate"] == pytest.approx(there[0] - there[1])
+    assert lead_over_mixed["low"] < lead_over_mixed["estimate"] < lead_over_mixed["high"]
     assert "of 4 comparisons" in strategies.sentence(lead, "dev")
     assert "nothing to compare" in strategies.sentence(lead.iloc[:0], "dev")
 
@@ -111,9 +116,9 @@ def test_a_row_that_is_absent_has_its_reason():
 def test_without_any_runs_there_is_the_papers_column_alone():
     nothing = Measured()
     nothing.accuracy, nothing.mixed = (lambda: ACCURACY.iloc[:0]), pd.DataFrame
-    found = strategies.best(strategies.gather(nothing))
-    assert found.empty and "62.21" in strategies.table(found, "x").html
-    assert strategies.leads(found).empty and strategies.luck(found).empty
+    best = strategies.best(strategies.gather(nothing))
+    assert best.empty and "62.21" in strategies.table(best, "x").html
+    assert strategies.leads(best).empty and strategies.luck(best).empty
 
 
 def test_an_instruct_model_that_is_missing_is_named(tiny_model, tmp_path):

@@ -103,10 +103,10 @@ def luminance(colour):
 
 
 def test_level_colours_are_ordered_by_lightness_and_visible_on_white():
-    found = [luminance(colour) for colour in style.COLOURS]
-    assert found == sorted(found)
-    assert 1.05 / (found[-1] + 0.05) >= 2.9
-    steps = [(b + 0.05) / (a + 0.05) for a, b in pairwise(found)]
+    lightness = [luminance(colour) for colour in style.COLOURS]
+    assert lightness == sorted(lightness)
+    assert 1.05 / (lightness[-1] + 0.05) >= 2.9
+    steps = [(b + 0.05) / (a + 0.05) for a, b in pairwise(lightness)]
     assert min(steps) > 1.2
 
 

@@ -79,8 +79,8 @@ def test_ties_are_taken_in_the_order_that_the_page_states(family, dtype):
     ranking = rank(*shuffled, "transformer", dtype, block_size=50, threads=2)
     for percent in (3.0, 20.0, 60.0):
         mask = selected(ranking, percent)
-        wanted = np.sort(order[: how_many(len(moved), percent)])
-        assert np.flatnonzero(mask).tolist() == wanted.tolist()
+        expected = np.sort(order[: how_many(len(moved), percent)])
+        assert np.flatnonzero(mask).tolist() == expected.tolist()
 
 
 def test_masks_and_angles_of_old_checkpoints_are_no_parameters():

@@ -43,20 +43,20 @@ def reference(base, tuned, strategy: str, dtype) -> np.ndarray:
     s, p = tuned.to(dtype), base.to(dtype)
     if strategy == "absolute":
         return (s - p).abs().float().numpy()
-    found = ((s - p).abs() / (p.abs() + 1e-8)).float().numpy()
-    return -found if strategy == "bottom" else found
+    scores = ((s - p).abs() / (p.abs() + 1e-8)).float().numpy()
+    return -scores if strategy == "bottom" else scores
 
 
 def splitmix(seed: int, name: str, size: int) -> list[int]:
     """Return the first numbers of SplitMix64 for a tensor, 31 bits of each, in plain integers."""
     state = int.from_bytes(hashlib.sha256(f"{seed}:{name}".encode()).digest()[:8], "little")
-    found, mask = [], 2**64 - 1
+    numbers, mask = [], 2**64 - 1
     for _ in range(size):
         state = z = (state + 0x9E3779B97F4A7C15) & mask
         z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9 & mask
         z = (z ^ z >> 27) * 0x94D049BB133111EB & mask
-        found.append((z ^ z >> 31) >> 33)
-    return found
+        numbers.append((z ^ z >> 31) >> 33)
+    return numbers
 
 
 @settings(deadline=None, max_examples=200)
@@ -127,13 +127,13 @@ def large():
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_nothing_depends_on_block_size_or_threads(large, strategy):
-    found = []
+    results = []
     for block, threads in ((1 << 22, 1), (4096, 2), (997, 3)):
         ranking = rank(*large, strategy=strategy, seed=3, block_size=block, threads=threads)
         cuts = thresholds(ranking, [1, 20, 77.7])
         masks = selected(ranking, 20)
-        found.append((cuts, masks.tobytes(), by_tensor(ranking, [1, 20]).to_json()))
-    assert found[0] == found[1] == found[2]
+        results.append((cuts, masks.tobytes(), by_tensor(ranking, [1, 20]).to_json()))
+    assert results[0] == results[1] == results[2]
 
 
 PERCENTS = [0, 40]
@@ -145,7 +145,7 @@ def test_one_reading_finds_what_two_find(large, monkeypatch, strategy, dtype):
     monkeypatch.setattr(ranking_module, "SAMPLING_SIZE", 0)
     monkeypatch.setattr(tensor_pairs, "SAMPLE_EVERY", 4)  # of so few parameters
     base = {name: w + (w == 0) for name, w in large[0].items()}
-    both = base, {name: w * 1.01 + 1e-3 * w**2 for name, w in base.items()}
+    models = base, {name: w * 1.01 + 1e-3 * w**2 for name, w in base.items()}
     how = {
         "strategy": strategy,
         "seed": 3,
@@ -155,28 +155,28 @@ def test_one_reading_finds_what_two_find(large, monkeypatch, strategy, dtype):
     }
     read = []
     cuts = thresholds(
-        rank(*both, progress=read.append, expected_percents=PERCENTS, **how), PERCENTS
+        rank(*models, progress=read.append, expected_percents=PERCENTS, **how), PERCENTS
     )
-    assert sum(read) == sum(w.nbytes for half in both for w in half.values())
-    assert cuts == thresholds(rank(*both, **how), PERCENTS)
+    assert sum(read) == sum(w.nbytes for half in models for w in half.values())
+    assert cuts == thresholds(rank(*models, **how), PERCENTS)
 
 
 def test_where_the_sample_misleads_the_second_reading_decides(large, monkeypatch):
     monkeypatch.setattr(ranking_module, "SAMPLING_SIZE", 0)
     read = []
-    both = rank(*large, progress=read.append, expected_percents=[3])
+    ranking = rank(*large, progress=read.append, expected_percents=[3])
     size = sum(read)
-    assert thresholds(both, [60, 3]) == thresholds(rank(*large), [60, 3])
+    assert thresholds(ranking, [60, 3]) == thresholds(rank(*large), [60, 3])
     assert sum(read) == 2 * size
 
 
 def test_a_sample_is_of_pieces_of_every_large_block():
     weights = {"layers.w": torch.arange(100_000.0), "layers.x": torch.arange(5.0)}
-    found = {block.name: block for block in pair(weights, weights, size=1 << 16).sample()}
-    assert found["layers.x"].base.tolist() == [0, 1, 2, 3, 4]
+    blocks = {block.name: block for block in pair(weights, weights, size=1 << 16).sample()}
+    assert blocks["layers.x"].base.tolist() == [0, 1, 2, 3, 4]
     first = next(pair(weights, weights, size=1 << 16).sample())
-    wanted = [4096 * piece + i for piece in range(16) for i in range(64)]
-    assert first.base.tolist() == first.tuned.tolist() == wanted
+    expected = [4096 * piece + i for piece in range(16) for i in range(64)]
+    assert first.base.tolist() == first.tuned.tolist() == expected
 
 
 def test_random_is_of_the_seed_and_spreads_evenly(large):
@@ -239,11 +239,11 @@ def test_unknown_strategy_is_an_error(large):
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_what_is_not_finite_is_named_by_every_strategy(large, strategy, dtype, value, threads):
     for weights in large:
-        kept = weights[NAMES[1]].clone()
+        original = weights[NAMES[1]].clone()
         weights[NAMES[1]][1] = value
         with pytest.raises(ModelError, match=f"{NAMES[1]} holds NaN or infinity"):
             rank(*large, score_dtype=dtype, strategy=strategy, threads=threads)
-        weights[NAMES[1]] = kept
+        weights[NAMES[1]] = original
 
 
 def test_integers_are_refused(large):
@@ -268,11 +268,11 @@ FLOATS = st.floats(0, allow_nan=False, allow_infinity=False, width=32)
 @given(st.lists(FLOATS, min_size=1, max_size=50))
 def test_a_histogram_sums_exactly(values):
     keys = np.array(values, np.float32).view(np.uint32)
-    found = Histogram()
-    found.add(keys)
+    histogram = Histogram()
+    histogram.add(keys)
     unit = Fraction(1, 2**149)
-    assert found.total() * unit == sum(map(Fraction, values))
-    assert found.size == len(values)
+    assert histogram.total() * unit == sum(map(Fraction, values))
+    assert histogram.size == len(values)
     assert [units(int(k)) * unit for k in keys] == list(map(Fraction, values))
 
 
@@ -305,8 +305,8 @@ SAMPLE = [
 
 def test_order_is_the_models_whatever_the_files_say():
     rest = {"model.norm.weight", "lm_head.weight"}  # by name, after the layers
-    found = sorted(sorted(SAMPLE), key=sort_key)
-    assert found[:-2] == [n for n in SAMPLE if n not in rest] and set(found[-2:]) == rest
+    names = sorted(sorted(SAMPLE), key=sort_key)
+    assert names[:-2] == [n for n in SAMPLE if n not in rest] and set(names[-2:]) == rest
 
 
 @pytest.mark.parametrize(

@@ -92,8 +92,8 @@ def directly(tuned: torch.Tensor, base: torch.Tensor, dtype=torch.float32) -> to
 
 def scores_of(ranking: Ranking) -> np.ndarray:
     """Return all scores of a ranking, flat, computed without it."""
-    both = ranking.pair
-    return torch.cat([directly(both.tuned[n], both.base[n]).flatten() for n in both.shapes]).numpy()
+    pair = ranking.pair
+    return torch.cat([directly(pair.tuned[n], pair.base[n]).flatten() for n in pair.shapes]).numpy()
 
 
 def ranking_of(scores) -> Ranking:
@@ -109,8 +109,8 @@ def ranking_of(scores) -> Ranking:
 def test_score_by_hand():
     tuned = torch.tensor([3.0, -1.0, 2.0, 0.0, 5.0, 1e-8])
     base = torch.tensor([2.0, 4.0, 2.0, 0.0, 0.0, -1e-8])
-    found = score(tuned, base).tolist()
-    assert found == pytest.approx([1 / 2, 5 / 4, 0, 0, 5 / 1e-8, 1.0], rel=1e-6)
+    scores = score(tuned, base).tolist()
+    assert scores == pytest.approx([1 / 2, 5 / 4, 0, 0, 5 / 1e-8, 1.0], rel=1e-6)
     assert EPSILON == 1e-8
 
 
@@ -127,9 +127,9 @@ def test_score_in_bfloat16_rounds_each_step():
 
 def test_zeros_are_found_in_every_tensor():
     base = {"layers.a": torch.tensor([[1.0, 0.0], [2.0, 3.0]]), "layers.b": torch.tensor([0.0, 4])}
-    found = rank(base, {"layers.a": torch.ones(2, 2), "layers.b": torch.tensor([0.0, 5.0])})
-    assert found.zero_base == 2
-    assert found.unchanged == 2
+    ranking = rank(base, {"layers.a": torch.ones(2, 2), "layers.b": torch.tensor([0.0, 5.0])})
+    assert ranking.zero_base == 2
+    assert ranking.unchanged == 2
 
 
 def test_ranking_follows_the_order_of_the_model_and_counts_the_special_ones(pair):
@@ -143,11 +143,11 @@ def test_ranking_follows_the_order_of_the_model_and_counts_the_special_ones(pair
     tuned[names[0]] = tuned[names[0]].clone()
     tuned[names[0]][0, 0] = 0.0  # stays at zero
     tuned[names[1]] = base[names[1]].clone()
-    found = rank(base, tuned)
-    assert found.size == len(scores_of(found)) == sum(base[n].numel() for n in names) == 4992
-    assert found.shapes == {n: base[n].shape for n in names}
-    assert found.zero_base == 3
-    assert found.unchanged == 1 + base[names[1]].numel()
+    ranking = rank(base, tuned)
+    assert ranking.size == len(scores_of(ranking)) == sum(base[n].numel() for n in names) == 4992
+    assert ranking.shapes == {n: base[n].shape for n in names}
+    assert ranking.zero_base == 3
+    assert ranking.unchanged == 1 + base[names[1]].numel()
 
 
 # --- regions ----------------------------------------------------------------------------------
@@ -300,9 +300,9 @@ def test_a_share_restores_exactly_the_most_changed(percent, share):
     with restored(model, base, tuned, ranking, percent) as undone:
         assert undone.k == k
         parameters = dict(model.named_parameters())
-        found = torch.cat([parameters[name].flatten() for name in ranking.shapes])
-        assert torch.equal(bits(found), bits(expected))
-        changed = int((found != after).sum())
+        values = torch.cat([parameters[name].flatten() for name in ranking.shapes])
+        assert torch.equal(bits(values), bits(expected))
+        changed = int((values != after).sum())
         assert changed == min(k, int((before != after).sum()))
     assert same_bits(model, tuned)
 
@@ -389,14 +389,14 @@ def test_interpolation_moves_every_parameter_the_same_share_back(pair, percent):
 
 def test_snapshot_is_a_copy_and_write_brings_it_back():
     model = network(tie_word_embeddings=True)
-    kept = snapshot(model)
-    assert "lm_head.weight" not in kept and "model.embed_tokens.weight" in kept
+    copy = snapshot(model)
+    assert "lm_head.weight" not in copy and "model.embed_tokens.weight" in copy
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(1)
-    assert not same_bits(model, kept)
-    write(model, kept)
-    assert same_bits(model, kept)
+    assert not same_bits(model, copy)
+    write(model, copy)
+    assert same_bits(model, copy)
     assert torch.equal(model.lm_head.weight, model.model.embed_tokens.weight)
 
 

@@ -147,11 +147,11 @@ def test_the_folder_holds_all_a_model_needs_and_no_more(pair, tmp_path):
         "model.safetensors", "config.json", "generation_config.json", "tokenizer.json",
         "restore.json", "README.md",
     }  # fmt: skip
-    kept = json.loads((tmp_path / "out" / "restore.json").read_text())
+    written = json.loads((tmp_path / "out" / "restore.json").read_text())
     for which, folder in zip(("base", "tuned"), pair, strict=True):
         text = (folder / "model.safetensors").read_bytes()
-        assert kept["sha256"][which] == {"model.safetensors": hashlib.sha256(text).hexdigest()}
-    assert kept == report | {"sha256": kept["sha256"]}
+        assert written["sha256"][which] == {"model.safetensors": hashlib.sha256(text).hexdigest()}
+    assert written == report | {"sha256": written["sha256"]}
     card = (tmp_path / "out" / "README.md").read_text()
     assert "20 % restored" in card and "998 of 4,992 parameters" in card
     assert list(tmp_path.glob(".*")) == []
@@ -183,7 +183,7 @@ def test_dry_run_writes_nothing_and_reports_the_same(pair, tmp_path):
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_nothing_depends_on_shards_blocks_or_threads(weights, tmp_path, strategy):
     settings = {"strategy": strategy, "region": "all", "seed": 5}
-    found = []
+    results = []
     for place, (first, second, block, threads) in enumerate(
         [(1, 1, 1 << 22, 1), (3, 1, 1000, 2), (2, 5, 77, 3)]
     ):
@@ -193,12 +193,12 @@ def test_nothing_depends_on_shards_blocks_or_threads(weights, tmp_path, strategy
         )
         (report,) = run(pair, tmp_path / f"out{place}", work=Work(threads, block), **settings)
         report = {k: v for k, v in report.items() if k not in ("base", "tuned")}
-        found.append((read(tmp_path / f"out{place}"), report))
+        results.append((read(tmp_path / f"out{place}"), report))
         assert {p.name for p in (tmp_path / f"out{place}").glob("model*")} == {
             p.name for p in pair[1].glob("model*")
         }
-    assert same(found[0][0], found[1][0]) and same(found[0][0], found[2][0])
-    assert found[0][1] == found[1][1] == found[2][1]
+    assert same(results[0][0], results[1][0]) and same(results[0][0], results[2][0])
+    assert results[0][1] == results[1][1] == results[2][1]
 
 
 @pytest.mark.parametrize("first", [torch.float32, torch.bfloat16, torch.float16])
@@ -232,22 +232,22 @@ def test_types_may_be_mixed_within_a_model(weights, tmp_path):
 
 
 def test_tied_models_may_store_the_output_matrix_or_not(weights, tmp_path):
-    found = []
+    embeddings = []
     for place, stored in enumerate([(False, False), (False, True), (True, False), (True, True)]):
         pair = []
         for name, source, keep in zip(("base", "tuned"), weights, stored, strict=True):
-            own = {n: w for n, w in source.items() if n != HEAD}
-            own |= {HEAD: own[EMBEDDING].clone()} if keep else {}
-            pair.append(save(tmp_path / f"{name}{place}", own, tie=True))
+            written = {n: w for n, w in source.items() if n != HEAD}
+            written |= {HEAD: written[EMBEDDING].clone()} if keep else {}
+            pair.append(save(tmp_path / f"{name}{place}", written, tie=True))
         (report,) = run(pair, tmp_path / f"out{place}", (50.0,), region="embedding")
         out = read(tmp_path / f"out{place}")
         assert (report["n"], report["k"]) == (640, 320)
         assert (HEAD in out) == stored[1]
         assert HEAD not in out or out[HEAD].equal(out[EMBEDDING])
-        found.append(out[EMBEDDING])
+        embeddings.append(out[EMBEDDING])
         loaded = AutoModelForCausalLM.from_pretrained(tmp_path / f"out{place}")
         assert loaded.lm_head.weight.equal(out[EMBEDDING])
-    assert all(f.equal(found[0]) for f in found)
+    assert all(f.equal(embeddings[0]) for f in embeddings)
 
 
 def test_an_output_matrix_trained_apart_goes_back_to_the_embedding(weights, tmp_path):
@@ -351,7 +351,7 @@ def without(weights: dict) -> None:
     del weights[UP]
 
 
-def more(weights: dict) -> None:
+def with_added_tokens(weights: dict) -> None:
     weights[UP.replace("up", "side")] = torch.ones(3)
 
 
@@ -377,7 +377,7 @@ def whole_numbers(weights: dict) -> None:
     ("damage", "said"),
     [
         (without, f"{UP} is missing from the"),
-        (more, "side_proj.weight is missing from the"),
+        (with_added_tokens, "side_proj.weight is missing from the"),
         (narrower, f"{UP} has different shapes"),
         (nan, f"{UP} holds NaN or infinity"),
         (infinite, f"{UP} holds NaN or infinity"),
@@ -422,10 +422,10 @@ def test_tokens_added_in_fine_tuning_stay(weights, tmp_path):
     (report,) = run(pair, tmp_path / "out")
     out = read(tmp_path / "out")
     assert same(out, plain | added)
-    told = report["left_as_they_are"]
-    assert set(told["shapes"]) == {EMBEDDING, HEAD}
-    assert set(told["only_tuned"]) == {"v_head.summary.weight", "scales", "steps"}
-    assert told["only_base"] == []
+    left = report["left_as_they_are"]
+    assert set(left["shapes"]) == {EMBEDDING, HEAD}
+    assert set(left["only_tuned"]) == {"v_head.summary.weight", "scales", "steps"}
+    assert left["only_base"] == []
     assert {k: report[k] for k in ("n", "k", "tensors")} == {
         k: expected[0][k] for k in ("n", "k", "tensors")
     }
@@ -564,14 +564,14 @@ def test_a_disk_without_room_is_said_before_anything_is_read(pair, small_disk):
 def test_an_existing_target_is_refused_and_replaced_only_if_it_is_ours(pair, tmp_path):
     out = tmp_path / "out"
     run(pair, out, (20.0,))
-    kept = read(out)
+    before = read(out)
     with pytest.raises(ConfigError, match="exists: give another folder, or --overwrite"):
         run(pair, out, (40.0,))
-    assert same(read(out), kept)
+    assert same(read(out), before)
     run(pair, out, (40.0, 60.0), overwrite=True)
     assert {p.name for p in out.iterdir()} == {"40", "60"}
     run(pair, out, (20.0,), overwrite=True)
-    assert same(read(out), kept)
+    assert same(read(out), before)
     (tmp_path / "mine").mkdir()
     with pytest.raises(ConfigError, match=r"holds no restore\.json"):
         run(pair, tmp_path / "mine", overwrite=True)
@@ -580,12 +580,12 @@ def test_an_existing_target_is_refused_and_replaced_only_if_it_is_ours(pair, tmp
 def test_a_failed_replacement_leaves_the_old_folder(weights, tmp_path):
     pair = save(tmp_path / "base", weights[0]), save(tmp_path / "tuned", weights[1])
     run(pair, tmp_path / "out")
-    kept = read(tmp_path / "out")
+    before = read(tmp_path / "out")
     nan(weights[1])
     save(tmp_path / "tuned", weights[1])
     with pytest.raises(ModelError, match=UP):
         run(pair, tmp_path / "out", (40.0,), overwrite=True)
-    assert same(read(tmp_path / "out"), kept)
+    assert same(read(tmp_path / "out"), before)
 
 
 @pytest.mark.parametrize("where", ["tuned", "base", "."])
@@ -652,8 +652,8 @@ def test_restore_from_the_command_line(pair, tmp_path, capsys):
     assert not out.exists() and [r["k"] for r in planned] == [499, 998]
     assert cli.main(words) == 0
     assert f"written to {out}: one folder per percentage" in capsys.readouterr().out
-    kept = json.loads((out / "40" / "restore.json").read_text())
-    assert {k: kept[k] for k in planned[1]} == planned[1]
+    written = json.loads((out / "40" / "restore.json").read_text())
+    assert {k: written[k] for k in planned[1]} == planned[1]
 
 
 @pytest.mark.parametrize(
@@ -668,8 +668,8 @@ def test_restore_from_the_command_line(pair, tmp_path, capsys):
 def test_errors_are_one_line(pair, tmp_path, monkeypatch, capsys, words, said):
     monkeypatch.chdir(tmp_path)
     assert cli.main(["restore", *map(str, pair), *words]) == 1
-    told = capsys.readouterr().err.strip()
-    assert said in told and told.startswith("repro: ConfigError: ") and "\n" not in told
+    message = capsys.readouterr().err.strip()
+    assert said in message and message.startswith("repro: ConfigError: ") and "\n" not in message
     assert not (tmp_path / "out").exists()
 
 

@@ -10,17 +10,17 @@ LEVELS = np.repeat([0, 1, 2], 60)
 ONE = np.ones(len(LEVELS))
 
 
-def made(generator, samples, question=0.0, sample=0.0, both=0.0):
+def made(generator, samples, question=0.0, sample=0.0, question_in_sample=0.0):
     """Differences of true mean 0 whose three sources of chance have these deviations."""
     return (
         generator.normal(0, question, len(LEVELS))
         + generator.normal(0, sample, (samples, 1))
-        + generator.normal(0, both, (samples, len(LEVELS)))
+        + generator.normal(0, question_in_sample, (samples, len(LEVELS)))
     )
 
 
 @pytest.mark.parametrize(
-    "samples, question, sample, both, lowest, highest",
+    "samples, question, sample, question_in_sample, lowest, highest",
     [
         (5, 1.0, 0.0, 0.0, 0.90, 0.99),  # chance lies in the questions
         (5, 0.0, 0.1, 0.0, 0.90, 0.99),  # … in the five data samples
@@ -28,10 +28,12 @@ def made(generator, samples, question=0.0, sample=0.0, both=0.0):
         (1, 1.0, 0.0, 0.0, 0.90, 0.99),  # … of a single sample
     ],
 )
-def test_the_interval_covers_the_truth(samples, question, sample, both, lowest, highest):
+def test_the_interval_covers_the_truth(
+    samples, question, sample, question_in_sample, lowest, highest
+):
     generator, inside = np.random.default_rng(3), 0
     for _ in range(200):
-        values = made(generator, samples, question, sample, both)
+        values = made(generator, samples, question, sample, question_in_sample)
         _, low, high = bootstrap.interval([values], ONE, LEVELS)
         inside += low <= 0 <= high
     assert lowest <= inside / 200 <= highest
@@ -97,8 +99,8 @@ def easy_and_hard():
 
 
 def test_the_same_questions_make_the_interval_narrower(easy_and_hard):
-    found, low, high = bootstrap.contrast(easy_and_hard, pair((0, 240, 20), (0, 240, 0)))
-    assert 0 < low < found < high
+    estimate, low, high = bootstrap.contrast(easy_and_hard, pair((0, 240, 20), (0, 240, 0)))
+    assert 0 < low < estimate < high
     alone = [bootstrap.contrast(easy_and_hard, pair((0, 240, x), (0, 240, x))[:1]) for x in (20, 0)]
     apart = np.hypot(*(high - low for _, low, high in alone))
     assert high - low < 0.6 * apart
@@ -106,9 +108,9 @@ def test_the_same_questions_make_the_interval_narrower(easy_and_hard):
 
 def test_one_test_level_alone(easy_and_hard):
     terms = [(w, at | {"test_level": 2}) for w, at in pair((0, 240, 20), (0, 240, 0))]
-    found, *_ = bootstrap.contrast(easy_and_hard, terms)
+    estimate, *_ = bootstrap.contrast(easy_and_hard, terms)
     arrays = easy_and_hard.groupby("restored_percent")["values"].apply(np.stack)
-    assert found == pytest.approx((arrays[20] - arrays[0])[:, LEVELS == 2].mean())
+    assert estimate == pytest.approx((arrays[20] - arrays[0])[:, LEVELS == 2].mean())
 
 
 def test_swapping_the_terms_turns_the_interval_round(easy_and_hard):

@@ -54,14 +54,14 @@ def judged(effects, generator, of=verdicts.ALL):
 
 def verdict_counts(effect, runs, of=verdicts.ALL, k=20):
     generator, effects = np.random.default_rng(3), np.full(k, effect)
-    found = [verdicts.overall(judged(effects, generator, of), of) for _ in range(runs)]
-    return pd.Series(found).value_counts()
+    outcomes = [verdicts.overall(judged(effects, generator, of), of) for _ in range(runs)]
+    return pd.Series(outcomes).value_counts()
 
 
 def test_null_effects_contradict_in_at_most_one_claim_of_twenty():
-    found = verdict_counts(0.0, 200)
-    assert found.get(CONTRADICTED, 0) + found.get(EXCEPTIONS, 0) <= 0.05 * 200
-    assert found.get(HOLDS, 0) == 0 and found[UNDECIDED] >= 0.9 * 200
+    counts = verdict_counts(0.0, 200)
+    assert counts.get(CONTRADICTED, 0) + counts.get(EXCEPTIONS, 0) <= 0.05 * 200
+    assert counts.get(HOLDS, 0) == 0 and counts[UNDECIDED] >= 0.9 * 200
 
 
 def test_null_effects_support_some_in_at_most_one_claim_of_twenty():
@@ -69,8 +69,8 @@ def test_null_effects_support_some_in_at_most_one_claim_of_twenty():
 
 
 def test_null_effects_support_most_hardly_ever():
-    found = verdict_counts(0.0, 100, verdicts.MOST)
-    assert found.get(HOLDS, 0) + found.get(CONTRADICTED, 0) <= 0.05 * 100
+    counts = verdict_counts(0.0, 100, verdicts.MOST)
+    assert counts.get(HOLDS, 0) + counts.get(CONTRADICTED, 0) <= 0.05 * 100
 
 
 def test_effects_of_four_standard_errors_hold():
@@ -142,8 +142,8 @@ def test_comparisons_without_draws_are_corrected_by_bonferroni():
     frame = frame.assign(low=frame["accuracy"] - 7, high=frame["accuracy"] + 7)
     one = verdicts.Comparison("", [(1, {"run": 1})], "above", frame)
     assert verdicts.compare_jointly([one])["verdict"].tolist() == [CONTRADICTED]
-    both = [one, verdicts.Comparison("", [(1, {"run": 0})], "above", frame)] * 10
-    assert set(verdicts.compare_jointly(both)["verdict"]) == {UNDECIDED}
+    comparisons = [one, verdicts.Comparison("", [(1, {"run": 0})], "above", frame)] * 10
+    assert set(verdicts.compare_jointly(comparisons)["verdict"]) == {UNDECIDED}
     low = multiple.widened(np.array([7.0]), 20)
     assert low[0] == pytest.approx(7 * 3.0233 / 1.95996, rel=1e-3)
 

@@ -63,6 +63,6 @@ def test_best_share_is_chosen_on_one_split_and_reported_on_another():
 def test_restored_compares_only_the_samples_that_were_restored():
     plain = made_up.accuracy(levels=(0,), sizes=[(8, "8"), (240, "240")], samples=3)
     some = made_up.accuracy(levels=(0,), sizes=[(240, "240")], samples=1, percents=(5,))
-    kept = summary.restored(pd.concat([plain, some.query("train_level == 0")]))
-    assert set(kept["train_size"]) == {240} and set(kept["sample"]) == {0}
-    assert set(kept["restored_percent"]) == {0, 5}
+    compared = summary.restored(pd.concat([plain, some.query("train_level == 0")]))
+    assert set(compared["train_size"]) == {240} and set(compared["sample"]) == {0}
+    assert set(compared["restored_percent"]) == {0, 5}

@@ -8,8 +8,8 @@ from repro.statistics import verdicts
 from repro.statistics.intervals import wilson
 
 
-def row(accuracy, low, high, **more):
-    return pd.Series({"accuracy": accuracy, "low": low, "high": high} | more)
+def row(accuracy, low, high, **columns):
+    return pd.Series({"accuracy": accuracy, "low": low, "high": high} | columns)
 
 
 @pytest.mark.parametrize(

@@ -47,9 +47,9 @@ def results(files):
     return {p: {**r, "seconds": 0} if isinstance(r, dict) else r for p, r in read.items()}
 
 
-def words(opened, *more):
+def words(opened, *options_of_check):
     options = ["--profile", "smoke", "--data", opened.data, "--learning-rate", RATE]
-    return [str(word) for word in ("check", opened.model.folder, *options, *more)]
+    return [str(word) for word in ("check", opened.model.folder, *options, *options_of_check)]
 
 
 def cached(place, kind):

@@ -70,8 +70,8 @@ def alone(tiny_model, tiny_facts_folder, tmp_path_factory):
 
 
 def timeless(records: dict[str, dict]) -> dict[str, dict]:
-    kept = {key: record["result"] | {"seconds": 0} for key, record in records.items()}
-    return {key: (records[key]["params"], result) for key, result in kept.items()}
+    results = {key: record["result"] | {"seconds": 0} for key, record in records.items()}
+    return {key: (records[key]["params"], result) for key, result in results.items()}
 
 
 def test_workers_find_the_same_to_the_last_digit(tiny_model, tiny_facts_folder, tmp_path, alone):
@@ -87,8 +87,10 @@ def test_workers_find_the_same_to_the_last_digit(tiny_model, tiny_facts_folder, 
 
 def descendants(pid: int) -> list[str]:
     """Return the processes that a process has started and that are running."""
-    asked = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True)
-    return asked.stdout.split()
+    listing = subprocess.run(
+        ["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True
+    )
+    return listing.stdout.split()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
@@ -127,11 +129,11 @@ def test_what_a_worker_raises_is_said_in_one_line(tiny_model, tiny_facts_folder,
 
 
 def test_a_worker_that_dies_is_an_error(tmp_path):
-    with workers.started(1, list) as found:
-        [process] = found.processes.values()
+    with workers.started(1, list) as pool:
+        [process] = pool.processes.values()
         process.kill()
         with pytest.raises(ReproError, match=r"ended with status -9, .*--workers 1"):
-            list(found.spread([("records", [])]))
+            list(pool.spread([("records", [])]))
 
 
 @pytest.mark.parametrize(("jobs", "least", "most"), [(0, 1, 1), (15, 1, 1), (10**6, 1, 10**3)])

@@ -195,13 +195,13 @@ def test_a_cache_blocked_by_a_file(home):
 @contextmanager
 def unprivileged():
     """Act as a user to whom permissions apply: they do not to root."""
-    own = os.geteuid()
-    if own == 0:
+    user = os.geteuid()
+    if user == 0:
         os.seteuid(65534)
     try:
         yield
     finally:
-        os.seteuid(own)
+        os.seteuid(user)
 
 
 def test_folders_that_may_not_be_written_or_read(home, monkeypatch):
@@ -227,11 +227,11 @@ def test_folders_that_may_not_be_written_or_read(home, monkeypatch):
 
 
 def test_the_table_is_written_before_its_record(home):
-    kept = record("mastery", seed=0)
-    blocked = home / "cache" / "records" / "mastery" / f"{kept.key}.csv"
+    saved = record("mastery", seed=0)
+    blocked = home / "cache" / "records" / "mastery" / f"{saved.key}.csv"
     (blocked / "not empty").mkdir(parents=True)
     with pytest.raises(StoreError):
-        records.save(kept, TABLE)
+        records.save(saved, TABLE)
     assert files_in(home) == []
     assert load("mastery", seed=0) is None
 

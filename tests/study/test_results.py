@@ -51,8 +51,8 @@ def test_nothing_is_missing(measured):
 
 def test_table_5_is_whole_or_absent(measured):
     known = task_study.TaskStudy(measured.model, measured.profile).requests()
-    wanted = len(task_results.TITLES) * (1 + len(measured.profile.tasks["percents"]))
-    assert len(known) in (0, wanted)
+    expected = len(task_results.TITLES) * (1 + len(measured.profile.tasks["percents"]))
+    assert len(known) in (0, expected)
     assert missing(known) == []
 
 
@@ -71,10 +71,10 @@ def test_best_rate_counts_right_answers_and_prefers_the_smaller():
 def test_answers_never_exceed_questions_and_cover_the_split(measured):
     frame = measured.results.accuracy()
     assert (frame["correct"] <= frame["total"]).all() and (frame["total"] > 0).all()
-    asked = frame[frame["split"] == "test"].groupby(["run", "restored_percent"])["total"].sum()
-    given = measured.profile.facts["test"]
+    questions = frame[frame["split"] == "test"].groupby(["run", "restored_percent"])["total"].sum()
+    in_profile = measured.profile.facts["test"]
     facts = measured.results.mastery()["split"].value_counts()
-    assert set(asked) == {facts["test"]} and given in ("all", facts["test"])
+    assert set(questions) == {facts["test"]} and in_profile in ("all", facts["test"])
 
 
 def test_intervals_hold_their_accuracy(measured):
@@ -84,5 +84,5 @@ def test_intervals_hold_their_accuracy(measured):
 
 def test_every_record_says_where_it_comes_from(measured):
     rows = measured.records()
-    wanted = ["wall_seconds", "date", "git_commit", "device", "dtype", "weights", "data", "model"]
-    assert rows[wanted].notna().all().all()
+    columns = ["wall_seconds", "date", "git_commit", "device", "dtype", "weights", "data", "model"]
+    assert rows[columns].notna().all().all()

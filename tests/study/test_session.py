@@ -18,8 +18,9 @@ def test_a_model_is_computed_in_the_number_format_of_its_study(monkeypatch, smal
     """In bfloat16 it trains float32 weights and answers with a copy of them."""
     network = tiny.network(700)
 
-    def load_model(_, wanted=torch.float32):
-        return (network if wanted is torch.float32 else deepcopy(network).to(wanted)), None
+    def load_model(_, wanted_dtype=torch.float32):
+        same = wanted_dtype is torch.float32
+        return (network if same else deepcopy(network).to(wanted_dtype)), None
 
     monkeypatch.setattr(devices, "SMALL_MODEL", network.num_parameters() - (not small))
     monkeypatch.setattr(devices, "inference_dtype", lambda device, shapes: dtype)

@@ -61,10 +61,10 @@ print(sorted(map(os.waitstatus_to_exitcode, statuses)))
 
 def records_in(cache: Path) -> dict[str, tuple]:
     """Return kind, parameters and result of every record, without the seconds it took."""
-    found = {p.stem: json.loads(p.read_text()) for p in (cache / "records").rglob("*.json")}
+    contents = {p.stem: json.loads(p.read_text()) for p in (cache / "records").rglob("*.json")}
     return {
         key: (r["kind"], r["params"], {k: v for k, v in r["result"].items() if k != "seconds"})
-        for key, r in found.items()
+        for key, r in contents.items()
     }
 
 
@@ -95,8 +95,8 @@ def left_over(cache: Path) -> list[Path]:
 def test_eight_studies_at_once_compute_each_record_once(
     tiny_model, tiny_facts_folder, tmp_path, here, alone, killed
 ):
-    given = [str(tiny_model), str(tiny_facts_folder), str(tmp_path), killed]
-    command = [sys.executable, "-c", EIGHT, *given]
+    arguments = [str(tiny_model), str(tiny_facts_folder), str(tmp_path), killed]
+    command = [sys.executable, "-c", EIGHT, *arguments]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     number = len(killed.split())
     assert done.stdout == f"{[-9] * number + [0] * (8 - number)}\n", done.stderr
@@ -149,9 +149,9 @@ def test_an_interrupted_study_gives_its_claims_back(
 
     with monkeypatch.context() as patch:
         patch.setattr(study.computation, "save", interrupt)
-        with pytest.raises(KeyboardInterrupt) as kept:
+        with pytest.raises(KeyboardInterrupt) as raised:
             study.compute(study.all_requests())
-    assert kept.traceback and not list(here.rglob("*.lock"))
+    assert raised.traceback and not list(here.rglob("*.lock"))
 
 
 # --- parts ----------------------------------------------------------------------------------------
@@ -185,8 +185,8 @@ def test_a_study_in_parts_is_the_study(
     words = ["run", str(tiny_model), "--profile", "smoke", "--data", str(tiny_facts_folder)]
     words += ["--learning-rate", str(RATE), "--workers", "1"]
 
-    def run(*more: str) -> tuple[int, str]:
-        status = cli.main([*words, *more])
+    def run(*options: str) -> tuple[int, str]:
+        status = cli.main([*words, *options])
         return status, capsys.readouterr().out
 
     nothing = "mastery is missing, and all that depends on it"

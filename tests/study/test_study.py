@@ -173,7 +173,7 @@ def test_the_learning_rate_changes_all_but_mastery_and_the_untuned_model(compute
 
 
 def test_seed_weights_and_data_change_every_key(computed, tiny_data, tmp_path):
-    own = key(computed.requests.mastery())
+    key_of_study = key(computed.requests.mastery())
     path = tiny_data / "train" / "P17.train.json"
     path.write_text(path.read_text().replace("Arvenia", "Arvonia"))
     other_weights = replace(computed.model, folder=copy_of(computed.model.folder, tmp_path))
@@ -182,7 +182,7 @@ def test_seed_weights_and_data_change_every_key(computed, tiny_data, tmp_path):
         fresh(computed, data=tiny_data),
         fresh(computed, model=other_weights),
     ]
-    assert len({own, *(key(other.requests.mastery()) for other in others)}) == 4
+    assert len({key_of_study, *(key(other.requests.mastery()) for other in others)}) == 4
     # A key holds its parent's key, so what changes mastery changes all that follows from it.
     assumed = {0: 36}
     follows = [keys(replace(s, assumed=assumed)) for s in (computed, *others)]
@@ -225,8 +225,8 @@ def test_a_recipe_is_in_the_key_with_every_field(computed):
 
 
 def test_runs_differ_by_level_size_and_sample(computed):
-    more = fresh(computed, profile=replace(computed.profile, samples=3))
-    tasks = [more.requests.finetune(run) for run in more.grid.runs()]
+    with_three_samples = fresh(computed, profile=replace(computed.profile, samples=3))
+    tasks = [with_three_samples.requests.finetune(run) for run in with_three_samples.grid.runs()]
     assert len({key(task) for task in tasks}) == len(tasks) == 3 * len(computed.grid.runs())
     assert len({task.params["recipe"]["seed"] for task in tasks}) == 3
 
@@ -265,8 +265,8 @@ def test_accuracy_frame_counts_every_question_once(computed):
     assert set(frame["split"]) == {"train", "dev", "test", "testood"}
     each = frame.groupby([*RUN, "restored_percent", "split"])["total"].sum().reset_index()
     for row in each.itertuples():
-        own = row.train_size if row.split == "train" else computed.profile.facts[row.split]
-        assert row.total == own
+        questions = row.train_size if row.split == "train" else computed.profile.facts[row.split]
+        assert row.total == questions
     assert not frame.duplicated([*RUN, "restored_percent", "split", "topic", "test_level"]).any()
     assert ((frame["correct"] >= 0) & (frame["correct"] <= frame["total"])).all()
 
@@ -276,9 +276,9 @@ def test_levels_and_topics_without_facts_are_absent(computed):
     assert (frame["total"] > 0).all()
     table = computed.results.mastery()
     known = table.groupby(["split", "topic", "level"]).size()
-    asked = frame[frame["split"] != "train"].groupby(["split", "topic", "test_level"])["total"]
-    assert asked.first().to_dict() == known[known.index.isin(asked.first().index)].to_dict()
-    assert len(asked.first()) == len(known.drop("train", level="split"))
+    totals = frame[frame["split"] != "train"].groupby(["split", "topic", "test_level"])["total"]
+    assert totals.first().to_dict() == known[known.index.isin(totals.first().index)].to_dict()
+    assert len(totals.first()) == len(known.drop("train", level="split"))
 
 
 def test_base_model_is_in_the_frame(computed):
@@ -486,9 +486,11 @@ def test_controls_choose_as_many_parameters_by_other_rules(computed):
 
 def test_controls_and_layers_are_no_part_of_the_papers_tables(computed):
     frame = computed.results.accuracy()
-    own = {key(t) for run in computed.grid.control_runs() for t in computed.requests.controls(run)}
-    own |= {key(t) for run in computed.grid.layer_runs() for t in computed.requests.layers(run)}
-    assert own and own <= keys(computed)
+    others = {
+        key(t) for run in computed.grid.control_runs() for t in computed.requests.controls(run)
+    }
+    others |= {key(t) for run in computed.grid.layer_runs() for t in computed.requests.layers(run)}
+    assert others and others <= keys(computed)
     assert not frame.duplicated([*RUN, "restored_percent", "split", "topic", "test_level"]).any()
     assert set(frame["restored_percent"]) == {0.0, *computed.profile.percents}
 
@@ -584,10 +586,10 @@ def test_answers_add_up_to_the_counts(computed):
     for row in answers.itertuples():
         where = (*(getattr(row, name) for name in by),)
         for level in np.unique(row.strata):
-            own = row.strata == level
+            in_level = row.strata == level
             expected = totals.loc[(*where, level)]
-            assert row.values[own].sum() == expected["correct"]
-            assert row.sizes[own].sum() == expected["total"]
+            assert row.values[in_level].sum() == expected["correct"]
+            assert row.sizes[in_level].sum() == expected["total"]
 
 
 def test_a_record_without_answers_is_read(computed, cache):
@@ -596,8 +598,8 @@ def test_a_record_without_answers_is_read(computed, cache):
     before, path = computed.results.controls(), cache / "records" / "accuracy" / f"{key(task)}.json"
     text = path.read_text()
     record = json.loads(text)
-    own = computed.results.accuracy([task])[["topic", "test_level", "correct", "total"]]
-    record["result"] = {"restored": 1, "counts": own.to_dict("records"), "tokens": 1}
+    counts = computed.results.accuracy([task])[["topic", "test_level", "correct", "total"]]
+    record["result"] = {"restored": 1, "counts": counts.to_dict("records"), "tokens": 1}
     del record["digest"]  # which records made then have not
     path.write_text(json.dumps(record))
     after = fresh(computed).results.controls()

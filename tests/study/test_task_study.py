@@ -75,9 +75,9 @@ def test_it_computes_once_goes_on_and_is_read_without_examples(trial, place, tin
     lost = [t for t in trial.requests() if t.kind == "task_score"][1]
     path = place / "cache/records/task_score" / f"{provenance.key(lost.kind, lost.params)}.json"
     path.unlink()
-    kept = {p: p.stat().st_mtime_ns for p in (place / "cache/records").rglob("*.json")}
+    times = {p: p.stat().st_mtime_ns for p in (place / "cache/records").rglob("*.json")}
     assert trial.run() == 1
-    assert {p: p.stat().st_mtime_ns for p in kept} == kept
+    assert {p: p.stat().st_mtime_ns for p in times} == times
     assert [(k, r) for k, _, r in results(trial) if k == "task_score"] == [
         (k, r) for k, _, r in before if k == "task_score"
     ]
@@ -96,8 +96,8 @@ def check_by_hand(trial) -> None:
     examples = trial.examples("gsm8k")
     recipe = trial.finetune_request("gsm8k").params["recipe"]
     sft.finetune(network, tokenizer, examples.train, Recipe(**recipe))
-    asked = [Prompt(ids) for ids in encode_prompts(tokenizer, examples.test["question"])]
-    done = accuracy.answer(network, tokenizer, asked, max_new_tokens=8)
+    prompts = [Prompt(ids) for ids in encode_prompts(tokenizer, examples.test["question"])]
+    done = accuracy.answer(network, tokenizer, prompts, max_new_tokens=8)
     record = trial.score_requests("gsm8k")[0].record()
     assert record.result["tokens"] == sum(len(c.ids) for c in done) > 6
     texts = [c.text for c in done]
@@ -150,14 +150,14 @@ def test_a_model_of_an_invented_world_has_no_part_in_it(place, folder, monkeypat
     with pytest.raises(ConfigError, match="choose a model of real text"):
         task_study.open_task_study("micro-m", "smoke", folder)
     monkeypatch.setenv("REPRO_TASKS", str(folder))
-    shown, told = tasks.shown("micro-m", "smoke")
-    assert "Table 5 does not apply" in told
+    shown, text = tasks.shown("micro-m", "smoke")
+    assert "Table 5 does not apply" in text
     assert shown.results.means().empty and shown.requests() == []
 
 
 def test_what_is_not_measured_says_what_to_set(place, tiny_model):
-    shown, told = tasks.shown(str(tiny_model), "smoke")
-    assert told.startswith("Nothing is measured yet") and "REPRO_TASKS must name" in told
+    shown, text = tasks.shown(str(tiny_model), "smoke")
+    assert text.startswith("Nothing is measured yet") and "REPRO_TASKS must name" in text
     frames = shown.results
     for frame in (frames.training, frames.answers, frames.differences, frames.means):
         assert "Nothing" in html.table(frame(), "Nothing").html
@@ -188,8 +188,8 @@ def made_up(gain: float) -> Side:
 def test_the_claims_judge_our_runs_of_table_5():
     claim = claims.load()["other-tasks"]
     assert claim.notebook == "06_tasks"
-    found = claims.judge(claim, made_up(0.05))
-    assert (found.verdict, set(found.rows["interval"])) == (claims.HOLDS, {"paired"})
+    finding = claims.judge(claim, made_up(0.05))
+    assert (finding.verdict, set(finding.rows["interval"])) == (claims.HOLDS, {"paired"})
     assert claims.judge(claim, made_up(-0.05)).verdict == claims.UNDECIDED  # best is 0
     assert claims.judge(claim, Side("ours", {})).verdict == claims.NOT_TESTABLE
 
@@ -204,9 +204,9 @@ def test_the_command_runs_exports_and_refuses_in_one_line(place, folder, tiny_mo
         str(folder / "no"): "DataError: the folder",
         str(folder / "xsum"): "DataError: cannot read",
     }
-    for data, told in wrong.items():
+    for data, message in wrong.items():
         assert cli.main([*words[:-1], data]) == 1
-        assert capsys.readouterr().err.startswith(f"repro: {told}")
-    for model, told in (("nonsense", "unknown model"), ("micro-m", "micro-m has read nothing")):
+        assert capsys.readouterr().err.startswith(f"repro: {message}")
+    for model, message in (("nonsense", "unknown model"), ("micro-m", "micro-m has read nothing")):
         assert cli.main([words[0], model, *words[2:]]) == 1
-        assert capsys.readouterr().err.startswith(f"repro: ConfigError: {told}")
+        assert capsys.readouterr().err.startswith(f"repro: ConfigError: {message}")

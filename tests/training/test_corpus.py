@@ -26,8 +26,8 @@ def tokens(world):
 def documents(world, tokens):
     ids, positions = corpus.build_sequences(world, tokens, seed=0)
     starts = np.flatnonzero((positions == 0).ravel() & (ids != corpus.PADDING).ravel())
-    found = [part[part != corpus.PADDING] for part in np.split(ids.ravel(), starts)[1:]]
-    return [tokens.decode(part, skip_special_tokens=True) for part in found]
+    parts = [part[part != corpus.PADDING] for part in np.split(ids.ravel(), starts)[1:]]
+    return [tokens.decode(part, skip_special_tokens=True) for part in parts]
 
 
 def test_each_fact_is_stated_as_often_as_its_exposure(world, documents):
@@ -40,14 +40,14 @@ def test_each_fact_is_stated_as_often_as_its_exposure(world, documents):
 
 
 def test_only_the_readers_facts_are_asked_about(world, documents):
-    asked = [text for text in documents if "?" in text]
-    lists = {text for text in asked if text.count("?") == 2}
+    questions = [text for text in documents if "?" in text]
+    lists = {text for text in questions if text.count("?") == 2}
     reader = world[world["split"] == atlas.READER]
     others = set(world["subject"]) - set(reader["subject"])
-    assert not [text for text in asked if any(subject in text for subject in others)]
-    assert len(asked) == len(reader) * (corpus.QUESTIONS_PER_FACT + corpus.PAIRS_PER_FACT)
+    assert not [text for text in questions if any(subject in text for subject in others)]
+    assert len(questions) == len(reader) * (corpus.QUESTIONS_PER_FACT + corpus.PAIRS_PER_FACT)
     for subject, answer in zip(reader["subject"], reader["object"], strict=True):
-        about = [text for text in asked if subject in text]
+        about = [text for text in questions if subject in text]
         answered = [text for text in about if text not in lists]
         assert len(answered) == corpus.QUESTIONS_PER_FACT and all(
             answer in text for text in answered

@@ -126,12 +126,12 @@ def test_the_update_has_the_rank_of_the_adapter(network, tiny_loaded, chosen):
 
 
 def test_the_same_seed_gives_the_same_weights(tiny_loaded, chosen):
-    found = []
+    snapshots = []
     for _ in range(2):
         network = copy.deepcopy(tiny_loaded[0])
         lora.finetune(network, tiny_loaded[1], chosen, RECIPE, Adapter(rank=2))
-        found.append(restore.snapshot(network))
-    assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
+        snapshots.append(restore.snapshot(network))
+    assert all(torch.equal(snapshots[0][name], snapshots[1][name]) for name in snapshots[0])
 
 
 @pytest.mark.parametrize(

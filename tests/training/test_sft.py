@@ -82,11 +82,11 @@ def plain_loss(network, examples) -> float:
     """Return the mean loss per labelled token from transformers' own loss, without padding."""
     total = count = 0.0
     for ids, labels in examples:
-        wanted = sum(label != IGNORED for label in labels)
-        given, sought = torch.tensor([ids]), torch.tensor([labels])
+        answer_tokens = sum(label != IGNORED for label in labels)
+        inputs, targets = torch.tensor([ids]), torch.tensor([labels])
         with torch.no_grad():
-            total += wanted * network(input_ids=given, labels=sought).loss.item()
-        count += wanted
+            total += answer_tokens * network(input_ids=inputs, labels=targets).loss.item()
+        count += answer_tokens
     return total / count
 
 
@@ -151,12 +151,12 @@ def test_loss_is_that_of_the_unpadded_examples(model, pool):
     network, tokens = model
     before = weights(network)
     recipe = Recipe(learning_rate=0.0, batch_size=len(pool))
-    found = finetune(network, tokens, pool, recipe)
+    training = finetune(network, tokens, pool, recipe)
     examples = encode_examples(tokens, pool["question"], pool["object"])
     assert len({len(ids) for ids, _ in examples}) > 3  # so there was padding to be ignored
-    assert found["loss"] == [pytest.approx(plain_loss(network, examples), rel=1e-5)]
-    assert found["steps"] == 1
-    assert found["tokens"] == sum(len(ids) for ids, _ in examples)
+    assert training["loss"] == [pytest.approx(plain_loss(network, examples), rel=1e-5)]
+    assert training["steps"] == 1
+    assert training["tokens"] == sum(len(ids) for ids, _ in examples)
     assert alike(weights(network), before)  # a rate of 0 changes no bit
 
 
@@ -172,9 +172,9 @@ def test_loss_without_padding_and_one_by_one(model, pool):
 
 
 def gradients(network) -> dict[str, torch.Tensor]:
-    found = {name: p.grad.clone() for name, p in network.named_parameters()}
+    by_name = {name: p.grad.clone() for name, p in network.named_parameters()}
     network.zero_grad()
-    return found
+    return by_name
 
 
 @pytest.mark.parametrize("join", [padded_batch, packed_batch, prefix_tree_batch])
@@ -182,18 +182,18 @@ def test_loss_and_gradient_equal_the_full_computation(model, pool, join):
     network, tokens = model
     reader = CpuEngine(network) if join is prefix_tree_batch else network
     examples = encode_examples(tokens, pool["question"], pool["object"])
-    kept = sft._loss(reader, join(examples))
-    kept.backward()
-    found = gradients(network)
+    loss = sft._loss(reader, join(examples))
+    loss.backward()
+    ours = gradients(network)
     full = 0.0
     for ids, labels in examples:
         logits = network(torch.tensor([ids])).logits[0, :-1]
-        wanted = torch.tensor(labels[1:])
-        full += torch.nn.functional.cross_entropy(logits, wanted, reduction="sum")
+        expected = torch.tensor(labels[1:])
+        full += torch.nn.functional.cross_entropy(logits, expected, reduction="sum")
     full.backward()
-    torch.testing.assert_close(kept, full, rtol=1e-6, atol=1e-7)
-    for name, wanted in gradients(network).items():
-        torch.testing.assert_close(found[name], wanted, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(loss, full, rtol=1e-6, atol=1e-7)
+    for name, expected in gradients(network).items():
+        torch.testing.assert_close(ours[name], expected, rtol=1e-4, atol=1e-5)
 
 
 def test_loss_is_that_of_answer_and_eos(model, pool):
@@ -202,10 +202,10 @@ def test_loss_is_that_of_answer_and_eos(model, pool):
     with torch.no_grad():
         log_p = network(torch.tensor([ids])).logits[0].log_softmax(-1)
     start = len(encode_prompts(tokens, pool["question"][:1])[0])
-    wanted = -torch.stack([log_p[i - 1, ids[i]] for i in range(start, len(ids))]).sum()
+    expected = -torch.stack([log_p[i - 1, ids[i]] for i in range(start, len(ids))]).sum()
     assert labels[start:] == ids[start:]
     for join in (padded_batch, packed_batch):
-        assert sft._loss(network, join([(ids, labels)])).item() == pytest.approx(wanted.item())
+        assert sft._loss(network, join([(ids, labels)])).item() == pytest.approx(expected.item())
 
 
 def test_packed_row_by_hand():
@@ -252,16 +252,22 @@ def test_packed_and_padded_give_one_gradient(family):
     examples = [(ids, [-100, -100, *ids[2:]]) for ids in rows]
     assert packing.fits(network, 12)
     assert packing.fits(network, 13) == (family == "untied")  # longer than Gemma's window
-    found = {}
+    loss_and_gradients = {}
     for join in (padded_batch, packed_batch):
         with sft._sparse_lookup(network) as table:
             assert (table is None) == (family == "untied")
             loss = sft._backward(None, network, batch_of_process(examples, join), table)
-        found[join] = loss, gradients(network)
-    assert found[packed_batch][0] == pytest.approx(found[padded_batch][0], rel=1e-6)
-    assert found[packed_batch][0] == pytest.approx(plain_loss(network, examples), rel=1e-5)
-    for name, wanted in found[padded_batch][1].items():
-        torch.testing.assert_close(found[packed_batch][1][name], wanted, rtol=1e-4, atol=1e-7)
+        loss_and_gradients[join] = loss, gradients(network)
+    assert loss_and_gradients[packed_batch][0] == pytest.approx(
+        loss_and_gradients[padded_batch][0], rel=1e-6
+    )
+    assert loss_and_gradients[packed_batch][0] == pytest.approx(
+        plain_loss(network, examples), rel=1e-5
+    )
+    for name, expected in loss_and_gradients[padded_batch][1].items():
+        torch.testing.assert_close(
+            loss_and_gradients[packed_batch][1][name], expected, rtol=1e-4, atol=1e-7
+        )
     assert not network.get_input_embeddings().sparse
 
 
@@ -280,11 +286,13 @@ def test_network_that_is_not_packed_trains_padded(model, pool):
             sft._backward(prepared.accelerator, network, batch, table) for batch in prepared.loader
         ]
     assert losses == [pytest.approx(plain_loss(network, examples), rel=1e-5)]
-    found = gradients(network)
+    ours = gradients(network)
     rows = torch.tensor([ids for ids, _ in examples])
-    network(input_ids=rows, labels=torch.tensor([own for _, own in examples])).loss.backward()
-    for name, wanted in gradients(network).items():
-        torch.testing.assert_close(found[name], wanted, rtol=1e-4, atol=1e-7)
+    network(
+        input_ids=rows, labels=torch.tensor([answer_labels for _, answer_labels in examples])
+    ).loss.backward()
+    for name, expected in gradients(network).items():
+        torch.testing.assert_close(ours[name], expected, rtol=1e-4, atol=1e-7)
 
 
 # --- training ---------------------------------------------------------------------------------
@@ -293,9 +301,9 @@ def test_network_that_is_not_packed_trains_padded(model, pool):
 def test_training_lowers_the_loss(model, pool):
     network, tokens = model
     recipe = Recipe(learning_rate=5e-3, batch_size=4, epochs=30)
-    found = finetune(network, tokens, pool.head(4), recipe)
-    assert found["steps"] == len(found["loss"]) == 30
-    assert found["loss"][-1] < 0.1 * found["loss"][0]
+    training = finetune(network, tokens, pool.head(4), recipe)
+    assert training["steps"] == len(training["loss"]) == 30
+    assert training["loss"][-1] < 0.1 * training["loss"][0]
 
 
 def test_every_example_is_seen_once_an_epoch(model, pool):
@@ -342,9 +350,9 @@ def test_steps_are_those_of_adamw(model, pool, way):
         optimizer.param_groups[0]["lr"] = 1e-3 * (1 + math.cos(math.pi * step / 3)) / 2
         optimizer.zero_grad()
         for ids, labels in examples:
-            given, sought = torch.tensor([ids]), torch.tensor([labels])
+            inputs, targets = torch.tensor([ids]), torch.tensor([labels])
             part = sum(label != IGNORED for label in labels) / count
-            (part * plain(input_ids=given, labels=sought).loss).backward()
+            (part * plain(input_ids=inputs, labels=targets).loss).backward()
         assert torch.nn.utils.clip_grad_norm_(plain.parameters(), 0.5) > 0.5
         optimizer.step()
     after, expected = weights(network), weights(plain)
@@ -362,22 +370,22 @@ def test_clipping_is_torch_own(model, limit):
         other.grad = one.grad.clone()
     sft._clip(list(network.parameters()), limit)
     torch.nn.utils.clip_grad_norm_(plain.parameters(), limit)
-    wanted = gradients(plain)
-    for name, found in gradients(network).items():
-        torch.testing.assert_close(found, wanted[name], rtol=1e-5, atol=0)
+    expected = gradients(plain)
+    for name, gradient in gradients(network).items():
+        torch.testing.assert_close(gradient, expected[name], rtol=1e-5, atol=0)
 
 
 def test_one_seed_gives_the_same_bits(tiny_loaded, pool):
-    found = []
+    runs = []
     for seed in (0, 0, 1):
-        torch.manual_seed(len(found))  # what ran before must not matter
+        torch.manual_seed(len(runs))  # what ran before must not matter
         network = copy.deepcopy(tiny_loaded[0])
         for layer in network.model.layers:
             layer.self_attn.attention_dropout = 0.1  # chance besides the order of the examples
         recipe = Recipe(learning_rate=3e-3, batch_size=4, epochs=2, seed=seed)
         losses = finetune(network, tiny_loaded[1], pool, recipe)["loss"]
-        found.append((losses, weights(network)))
-    (losses, tuned), (again, same), (other, different) = found
+        runs.append((losses, weights(network)))
+    (losses, tuned), (again, same), (other, different) = runs
     assert losses == again and alike(tuned, same)
     assert losses != other and not alike(tuned, different)
 
@@ -421,13 +429,13 @@ def test_network_is_unwrapped_afterwards(model, pool, monkeypatch, dtype):
 def test_second_run_is_as_the_first(model, pool):
     """In bfloat16, whose autocast the first run must not use up."""
     network, tokens = model
-    before, own, losses = weights(network), set(vars(network)), []
+    before, attributes, losses = weights(network), set(vars(network)), []
     for dtype in (torch.bfloat16, torch.bfloat16, torch.float32):
         AcceleratorState._reset_state(reset_partial_state=True)
         losses.append(finetune(network, tokens, pool, STEEP, dtype=dtype)["loss"])
         restore.write(network, before)
     assert losses[0] == losses[1] != losses[2]
-    assert set(vars(network)) == own
+    assert set(vars(network)) == attributes
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

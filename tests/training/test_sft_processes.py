@@ -57,7 +57,7 @@ except ReproError as error:
 
 
 @pytest.fixture(scope="module")
-def given(tiny_facts, tiny_model, tmp_path_factory):
+def inputs(tiny_facts, tiny_model, tmp_path_factory):
     """The script and its arguments but the folder to write to: (script, model, facts)."""
     folder = tmp_path_factory.mktemp("given")
     chosen = tiny_facts[tiny_facts["split"] == "train"].groupby("topic").head(4).head(11)
@@ -68,9 +68,9 @@ def given(tiny_facts, tiny_model, tmp_path_factory):
     return folder / "train.py", tiny_model, folder / "facts.json"
 
 
-def train(given, out, launcher=(), **settings) -> tuple[dict, dict]:
+def train(inputs, out, launcher=(), **settings) -> tuple[dict, dict]:
     """Run the script; return the losses by training, and the weights that two of them gave."""
-    script, model, facts = given
+    script, model, facts = inputs
     out.mkdir()
     command = [sys.executable, *launcher, str(script), str(model), str(out), str(facts)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"} | settings
@@ -81,33 +81,33 @@ def train(given, out, launcher=(), **settings) -> tuple[dict, dict]:
 
 
 @pytest.fixture(scope="module")
-def alone(given, tmp_path_factory):
-    return train(given, tmp_path_factory.mktemp("alone") / "out")
+def alone(inputs, tmp_path_factory):
+    return train(inputs, tmp_path_factory.mktemp("alone") / "out")
 
 
 @pytest.mark.parametrize("number", [2, 3])
-def test_any_number_of_processes_gives_the_losses_of_one(given, alone, tmp_path, number):
+def test_any_number_of_processes_gives_the_losses_of_one(inputs, alone, tmp_path, number):
     """Last batches of three examples and of one, so that some processes have none of their own."""
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={number}"]
-    losses, weights = train(given, tmp_path / "out", launcher)
+    losses, weights = train(inputs, tmp_path / "out", launcher)
     assert losses.keys() == alone[0].keys()
     for name, curve in losses.items():
         assert curve == pytest.approx(alone[0][name], rel=1e-5), name
     for name, tensors in weights.items():
-        found, wanted = (
+        ours, expected = (
             torch.cat([held[n].flatten() for n in tensors]) for held in (tensors, alone[1][name])
         )
-        assert (found - wanted).norm() < 1e-4 * wanted.norm()
+        assert (ours - expected).norm() < 1e-4 * expected.norm()
 
 
-def test_the_environment_changes_no_bit(given, alone, tmp_path):
+def test_the_environment_changes_no_bit(inputs, alone, tmp_path):
     settings = {
         "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "4",
         "ACCELERATE_MIXED_PRECISION": "bf16",
         "ACCELERATE_DYNAMO_BACKEND": "EAGER",
         "ACCELERATE_DYNAMO_USE_FULLGRAPH": "True",
     }
-    losses, weights = train(given, tmp_path / "out", **settings)
+    losses, weights = train(inputs, tmp_path / "out", **settings)
     assert losses == alone[0]
     for name, tensors in weights.items():
         assert all(torch.equal(tensors[n], alone[1][name][n]) for n in tensors)
@@ -124,9 +124,9 @@ def test_the_environment_changes_no_bit(given, alone, tmp_path):
         (["--use_fsdp", "--fsdp_version", "2", "--num_processes", "2"], "told to use FSDP"),
     ],
 )
-def test_a_launch_that_would_not_do_what_it_is_told_is_one_line(given, tmp_path, options, said):
+def test_a_launch_that_would_not_do_what_it_is_told_is_one_line(inputs, tmp_path, options, said):
     launcher = [sys.executable, "-m", "accelerate.commands.launch", *options]
-    command = [*launcher, *map(str, (given[0], given[1], tmp_path, given[2]))]
+    command = [*launcher, *map(str, (inputs[0], inputs[1], tmp_path, inputs[2]))]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode != 0
