@@ -141,6 +141,11 @@ def test_numbers_of_the_paper():
     )
 
 
+def test_how_many_answers_the_spelling_of_spaces_decides():
+    counts = substitutions.of_spellings()
+    assert counts == {"completions": "2,520", "special": "34", "moved": "none"}
+
+
 def test_a_book_is_built_for_the_models_own_profile(monkeypatch):
     for name in ("REPRO_MODEL", "REPRO_PROFILE"):
         monkeypatch.delenv(name, raising=False)

@@ -48,6 +48,7 @@ def values_from_records(book: Book) -> dict[str, object]:
         "ours": substitutions.of_study(measured),
         "method": {"near": divergence.NEAR, "enough": pools.ENOUGH},
         "rounding": substitutions.of_rounding(),
+        "spellings": substitutions.of_spellings(),
         "restore_benchmark": substitutions.of_restore_benchmark(),
         "tool": demonstration.outputs(book),
         "found": overview.findings(measured),

@@ -208,6 +208,21 @@ def of_rounding() -> dict[str, str]:
     return {"small": small, "large": large, "completions": completions, **moved}
 
 
+def of_spellings() -> dict[str, str]:
+    """Return how many completions special characters concern (`benchmarks/spellings.py`)."""
+    path = files.results_dir() / MEASURED / "benchmarks" / "spellings.json"
+    if not path.is_file():
+        return dict.fromkeys(("completions", "special", "moved"), ABSENT)
+    record = json.loads(path.read_text(encoding="utf-8"))
+    moved = record["right by the second rule"] - record["right by the first rule"]
+    special = record["with a special character"]
+    return {
+        "completions": f"{record['completions']:,}",
+        "special": f"{special:,}",
+        "moved": f"{moved:,}" if moved else "none",
+    }
+
+
 def of_restore_benchmark() -> dict[str, str]:
     """Return what ranking two checkpoints took (`benchmarks/restore.py`)."""
     path = files.results_dir() / MEASURED / "benchmarks" / "restore.json"

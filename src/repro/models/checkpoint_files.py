@@ -91,6 +91,24 @@ def read_json(path: Path) -> dict:
     return content
 
 
+def opened(path: Path, framework: str) -> safe_open:
+    """Open a safetensors file, whose header is checked with it.
+
+    Raises:
+        ModelError: it may not be read, or it is truncated or damaged.
+    """
+    try:
+        with path.open("rb"):  # safetensors does not say that it lacks the permission
+            pass
+        return safe_open(path, framework)
+    except SafetensorError as error:
+        cause = f"{path} is truncated or damaged: get it again ({one_line(error)})"
+        raise ModelError(cause) from error
+    except OSError as error:
+        cause = f"cannot read {path} ({error.strerror or one_line(error)}): check its permissions"
+        raise ModelError(cause) from error
+
+
 def content_id(folder: Path) -> str:
     """Return the SHA-256 of what the results of a folder depend on, however it is stored.
 
@@ -122,11 +140,8 @@ def _tensors(paths: list[Path]) -> list[tuple[str, Path, dict]]:
     """Return name, file and header of every tensor; its offsets are from the file's start."""
     tensors = []
     for path in paths:
-        try:
-            with safe_open(path, "np"):  # which checks sizes, types and places
-                pass
-        except (SafetensorError, OSError) as error:
-            raise ModelError(f"{path} is truncated or damaged: get it again") from error
+        with opened(path, "np"):  # which checks sizes, types and places
+            pass
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
             header = json.loads(file.read(length))

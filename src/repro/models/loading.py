@@ -17,6 +17,9 @@ if TYPE_CHECKING:  # what only names a model need not wait for PyTorch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
+TOKENIZER_FILES = ("tokenizer*", "vocab*", "*.model", "*.tiktoken")
+
+
 def load_model(
     name: str | Path | ModelEntry = "default", dtype: torch.dtype | None = None, device=None
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -51,7 +54,12 @@ def load_model(
 
 
 def _check_tokenizer(folder: Path) -> None:
-    """Raise ModelError if the tokenizer needs sentencepiece, which transformers' error hides."""
+    """Raise ModelError if there is no tokenizer, or it needs sentencepiece.
+
+    Some versions of transformers make an empty tokenizer of no file, or hide what is missing.
+    """
+    if not any(path for pattern in TOKENIZER_FILES for path in folder.glob(pattern)):
+        raise ModelError(f"{folder} holds no tokenizer (such as tokenizer.json): get it again")
     path = folder / "tokenizer.model"
     if (folder / "tokenizer.json").exists() or not path.exists() or util.find_spec("sentencepiece"):
         return

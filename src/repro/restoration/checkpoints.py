@@ -7,12 +7,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 
 from repro.errors import ConfigError, ModelError, StoreError
 from repro.files import sha256, user_path
 from repro.models import hub, registry, weights
-from repro.models.checkpoint_files import index_of, read_index, read_json, weight_files
+from repro.models.checkpoint_files import index_of, opened, read_index, read_json, weight_files
 from repro.models.hub import COMPANIONS
 from repro.restoration.tensor_names import common_names
 
@@ -47,14 +46,8 @@ class Checkpoint(Mapping[str, torch.Tensor]):
         self.files = weight_files(folder)
         self._open, self.shard = {}, {}
         for path in self.files:
-            try:
-                self._open[path] = safe_open(path, "pt")
-                names = self._open[path].keys()
-            except (SafetensorError, OSError) as error:
-                raise ModelError(
-                    f"{path} is truncated or damaged ({error}): get it again"
-                ) from error
-            for name in names:
+            self._open[path] = opened(path, "pt")
+            for name in self._open[path].keys():  # noqa: SIM118 (it is no mapping)
                 if name in self.shard:
                     raise ModelError(f"{name} is in both {self.shard[name].name} and {path.name}")
                 self.shard[name] = path
