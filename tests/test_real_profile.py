@@ -175,7 +175,7 @@ def test_another_book_shows_it_everywhere(study):
     assert (found.model.name, found.profile.name) == ("micro-s", "real")
     judged = claims.findings([of_study(found)])
     assert judged["side"].unique().tolist() == ["micro-s, real"]
-    assert (judged["verdict"] != claims.NOT_TESTABLE).sum() > 10
+    assert (judged["verdict"] != claims.NOT_TESTABLE).any()
     assert "micro-s" in claims_page.page(judged, "Claims").html
     comparisons = by_model.of_models([found])
     effects = across_models.effects(comparisons, by_model.of_papers_models())
