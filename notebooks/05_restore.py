@@ -36,7 +36,7 @@ from IPython.display import Markdown
 
 from repro import book, paper
 from repro.claims import phenomena
-from repro.report import diagrams, html, layout, restoration
+from repro.report import diagrams, explorer, html, layout, restoration
 from repro.statistics import summary, verdicts
 from repro.study import open_study
 
@@ -75,6 +75,15 @@ layout.figure(
 
 # %%
 Markdown(f"**{s.model.title}**, profile `{s.profile.name}`; `frac` is {share:g} %.")
+
+# %% [markdown]
+# ## Try a share
+#
+# On the site, move the slider: what does the model answer with this share set back, and which changes
+# go?
+
+# %%
+explorer.explorer(means, s.model.name, s.model.title, share)
 
 # %% [markdown]
 # ## Figure 1: which weights are set back

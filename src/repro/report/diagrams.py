@@ -17,16 +17,21 @@ from repro.report.style import COLOURS, STYLE, VIVID, WIDTH
 BACK, KEPT = VIVID[1], COLOURS[1]
 
 
+def weight_record(model: str) -> dict | None:
+    """Return what `benchmarks/weights.py` kept of a model's run, or None. `model`: its name."""
+    path = files.results_dir() / model / "benchmarks" / "weights.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
 def shown(model: str, percent: float, number: str) -> Html:
     """Return Figure 1 for a model at the measured share nearest to `percent`, or a line without it.
 
     `model` is a registry name; `number` is the figure's on its page.
     """
-    path = files.results_dir() / model / "benchmarks" / "weights.json"
-    if not path.is_file():
+    record = weight_record(model)
+    if record is None:
         text = f"The weights of {model} were not kept: python benchmarks/weights.py {model}"
         return Html(f'<p class="repro-note">{text}</p>', text)
-    record = json.loads(path.read_text(encoding="utf-8"))
     data = min(record["shares"], key=lambda one: abs(one["percent"] - percent))
     caption = (
         f"Ten weights of one run (level {record['level']}, {record['size']:,} facts), and the sizes"
