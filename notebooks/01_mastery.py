@@ -44,7 +44,8 @@ layout.statement(mastery.result(ours, s.model.title, estimated), mastery.QUESTIO
 layout.figure(
     mastery.figure(pd.concat([ours, published]), estimated=estimated),
     "1.1",
-    "Share of the training facts at each mastery level: our model and the five of the paper.",
+    "Share of the training facts at each mastery level: our model and the five of the paper. Of facts chosen"
+    " by score, the estimate for all training facts.",
     alt="Bars: share of training facts per mastery level, for our model and the five of the paper",
 )
 
