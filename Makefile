@@ -1,5 +1,6 @@
 # make book   install, run every notebook, build the site
 # make pdf    the same, and the whole book as one PDF (needs a Chromium)
+# make lab    the notebooks in JupyterLab
 # make test   install, then lint and tests
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -7,11 +8,12 @@ PYTHON ?= $(firstword $(foreach p,python3.11 python3.12 python3.13 python3,$(she
   $(p) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $(p))))
 SITE := book/_build/html/index.html
 
-.PHONY: help install book pdf test lint clean
+.PHONY: help install book pdf lab test lint clean
 
 help:
 	@echo "make book   install, run what is missing or stale, build the site, print its path"
 	@echo "make pdf    the same, then print the book as one PDF, to which the site links; needs Chromium"
+	@echo "make lab    install JupyterLab too, and open the notebooks in it"
 	@echo "make test   install, lint, run the tests"
 	@echo "make lint   install, check style, formatting, layers and types"
 	@echo "make clean  remove the site, the executed notebooks and the virtual environment"
@@ -34,6 +36,14 @@ book: install
 # The site links to the PDF as long as the PDF shows what the site does.
 pdf: book
 	$(BIN)/python -m repro.book.pdf
+
+# JupyterLab is in no lock: the book and the tests do without it.
+$(VENV)/installed-lab: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet -c requirements.lock --no-build-isolation -e '.[jupyter]'
+	@touch $@
+
+lab: $(VENV)/installed-lab
+	$(BIN)/jupyter lab notebooks
 
 lint: install
 	$(BIN)/ruff check .

@@ -91,6 +91,23 @@ def test_terminal_writes_beside_the_source_and_says_where(folder, where, path, o
     assert (folder / "notebooks" / Path(path).name).read_text() == SOURCE
 
 
+def test_a_terminal_shows_what_the_notebook_computes(folder):
+    """Its bars go to standard error; the kernel's and papermill's own talk is left out."""
+    source = SOURCE + "\n# %%\nimport sys\nprint('scores: 50 %', file=sys.stderr)\n"
+    (folder / "notebooks/05_demo.py").write_text(source)
+    text = from_terminal(folder, f"{COMMAND} notebooks/05_demo.py")
+    assert "scores: 50 %" in text and "Executing:" not in text and "cell/s" not in text
+
+
+@pytest.mark.parametrize("option", ["--progress-bar", "--log-output", "--stderr-file=log"])
+def test_what_is_shown_can_be_chosen(option):
+    words = ["notebooks/05_demo.py", "out.ipynb", option]
+    assert papermill_handler.complete(words, terminal=True, progress=True) == words
+    chosen = papermill_handler.complete(words[:2], terminal=True, progress=True)
+    assert chosen == ["--no-progress-bar", "--stderr-file", "/dev/stderr", *words[:2]]
+    assert papermill_handler.complete(words[:2], terminal=True) == words[:2]
+
+
 def test_terminal_as_a_module(folder):
     text = from_terminal(folder, f"{sys.executable} -m papermill notebooks/05_demo.py")
     assert "Executed notebook: notebooks/_executed/05_demo.ipynb" in text

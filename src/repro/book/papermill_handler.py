@@ -17,6 +17,10 @@ from repro.errors import ConfigError, ReproError, one_line
 
 #: Where an executed notebook goes when none is named, beside its source; ignored by git.
 EXECUTED = "_executed"
+#: The terminal's error output as a file.
+STDERR = "/dev/stderr"
+#: Options of papermill that choose what is shown while a notebook runs.
+SHOWING = {"--progress-bar", "--no-progress-bar", "--log-output", "--stderr-file"}
 #: The beginnings registered in pyproject.toml (a test compares them).
 PREFIXES = ("notebooks/", "./", "../", "/", "0", "1")
 
@@ -212,12 +216,13 @@ def option_values(words: list[str], short: str, long: str) -> list[str]:
     return values
 
 
-def complete(words: list[str], terminal: bool) -> list[str]:
+def complete(words: list[str], terminal: bool, progress: bool = False) -> list[str]:
     """Return papermill's command-line words with the output named, where a `.py` has none.
 
     papermill needs an output on a terminal, and with a pipe as standard input it takes a lone
     path for the output. A `.py` is never an output: the notebook goes to `_executed/` beside its
-    source on a `terminal`, to standard output otherwise.
+    source on a `terminal`, to standard output otherwise. With `progress`, the bars of what the
+    notebook computes take the place of papermill's count of cells.
     """
     at = paths_at(words)
     if not at or not words[at[0]].endswith(".py") or "--help-notebook" in words:
@@ -228,6 +233,8 @@ def complete(words: list[str], terminal: bool) -> list[str]:
         source = words[at[0]] = f"./{source}"
     if len(at) == 1:
         words.append(_default_output(source) if terminal else "-")
+    if progress and not SHOWING.intersection(word.partition("=")[0] for word in words):
+        words = ["--no-progress-bar", "--stderr-file", STDERR, *words]
     return words
 
 
@@ -244,7 +251,12 @@ def _is_papermill() -> bool:
 def _prepare_command_line() -> None:
     # Loaded before papermill reads its arguments: the only moment at which an output can be named,
     # and before it reads -y and -f, with a stack trace where they cannot be read.
-    words = sys.argv[1:] = complete(sys.argv[1:], terminal=sys.stdout.isatty())
+    words = sys.argv[1:] = complete(
+        sys.argv[1:],
+        terminal=sys.stdout.isatty(),
+        progress=sys.stderr.isatty() and Path(STDERR).exists(),
+    )
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # of reading weights from the disk
     at = paths_at(words)
     if at and words[at[0]].endswith(".py"):
         try:

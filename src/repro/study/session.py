@@ -1,8 +1,11 @@
 """One model in memory: loaded once, fine-tuned and set back as often as a study needs."""
 
+import os
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property
+from importlib.util import find_spec
 
 import pandas as pd
 import torch
@@ -126,9 +129,10 @@ class Session:
         return TunedModel(self._base, tuned, percents)
 
     def bar(self, total: int, text: str, unit: str, leave: bool = False) -> tqdm:
-        """Return a progress bar, shown by the first process only."""
+        """Return a progress bar, shown by the first process only; in JupyterLab, one of its own."""
         silent = not (self.bars and self.processes.is_main_process)
-        return tqdm(total=total, desc=text, unit=unit, leave=leave, disable=silent)
+        kind = _bar_of_lab() if not silent and _in_jupyter() else tqdm
+        return kind(total=total, desc=text, unit=unit, leave=leave, disable=silent)
 
     @contextmanager
     def _steps(self, total: int, text: str) -> Iterator[Callable[[float], None]]:
@@ -140,6 +144,22 @@ class Session:
                 bar.update()
 
             yield show
+
+
+def _in_jupyter() -> bool:
+    """Return whether this is a kernel that a Jupyter server started, with widgets to draw bars.
+
+    papermill starts kernels too, and shows the text that a bar writes.
+    """
+    ipython = sys.modules.get("IPython")
+    started = ipython is not None and ipython.get_ipython() and "JPY_SESSION_NAME" in os.environ
+    return bool(started) and find_spec("ipywidgets") is not None
+
+
+def _bar_of_lab() -> type[tqdm]:
+    from tqdm.notebook import tqdm as bar  # it warns where there are no widgets
+
+    return bar
 
 
 class TunedModel:
