@@ -134,5 +134,25 @@ def test_greedy_takes_the_most_probable_token_the_first_of_equals(dtype):
     logits[0, 5] = -3
     likeliest = [row.index(max(row)) for row in logits.tolist()]
     of = torch.tensor([7, 0, 39, 0, *range(40)])
-    picked = sampling.greedy(logits, of, np.arange(len(of)), 0)
+    picked = greedy(logits, of, np.arange(len(of)), 0)
     assert picked.tolist() == [likeliest[row] for row in of]
+
+
+def test_bfloat16_logits_are_drawn_from_as_their_float32_values_are():
+    generator = torch.Generator().manual_seed(0)
+    logits = (torch.randn(20, 1000, generator=generator) * 3).bfloat16()
+    u = torch.rand(2000, dtype=torch.float64, generator=generator)
+    row_of = torch.arange(2000) // 100
+    drawn = draw(logits, u, row_of, 0.7)
+    exact = draw(logits.float(), u, row_of, 0.7)
+    # A number on the border of two tokens may fall to either: sums are rounded in another order.
+    assert (drawn != exact).sum() <= 2
+    assert torch.equal(
+        greedy(logits, row_of, np.arange(2000), 0),
+        greedy(logits.float(), row_of, np.arange(2000), 0),
+    )
+
+
+def test_the_first_of_equal_bfloat16_logits_is_picked_negative_ones_too():
+    logits = torch.tensor([[-3.0, -1, -2, -1], [0, -0.0, 0, -5], [1, 4, 4, 2]]).bfloat16()
+    assert greedy(logits, torch.arange(3), np.arange(3), 0).tolist() == [1, 0, 1]
