@@ -121,7 +121,8 @@ def test_the_environment_changes_no_bit(inputs, alone, tmp_path):
     [
         (["--cpu", "--num_processes", "2"], "add --multi_gpu"),
         (["--num_processes", "2"], "add --multi_gpu"),
-        (["--use_fsdp", "--fsdp_version", "2", "--num_processes", "2"], "told to use FSDP"),
+        (["--use_fsdp", "--fsdp_version", "1", "--num_processes", "2"], "--fsdp_version 2"),
+        (["--use_fsdp", "--fsdp_version", "2", "--num_processes", "2"], "of a whole network"),
     ],
 )
 def test_a_launch_that_would_not_do_what_it_is_told_is_one_line(inputs, tmp_path, options, said):

@@ -212,7 +212,7 @@ def _tried(network, known: WeakKeyDictionary, way: Callable) -> bool:
         size = network.config.get_text_config().vocab_size
         texts = [[size // part for part in parts] for parts in TRIED]
         try:
-            alone = [last_logits(network, [ids])[0].float() for ids in texts]
+            alone = [last_logits(network, [ids])[0] for ids in texts]
         except UNSUPPORTED as error:
             raise ModelError(
                 f"{type(network).__name__} cannot be computed here: {one_line(error)}"
@@ -224,8 +224,9 @@ def _tried(network, known: WeakKeyDictionary, way: Callable) -> bool:
         except UNSUPPORTED:
             known[network] = False
             return False
-        wanted = torch.stack(alone)
-        allowed = TOLERANCE.get(network.dtype, ROUNDING) * wanted.norm()
+        wanted = torch.stack(alone).float()
+        # A network of float32 weights that are sharded may compute in bfloat16.
+        allowed = TOLERANCE.get(alone[0].dtype, ROUNDING) * wanted.norm()
         known[network] = bool((together - wanted).norm() <= allowed)
     return known[network]
 

@@ -39,6 +39,9 @@ def processes() -> PartialState:
     from accelerate import PartialState
 
     check_launch()
+    # Else transformers would load weights in the first process only, and the others compute with
+    # whatever their memory holds.
+    os.environ.pop("FSDP_CPU_RAM_EFFICIENT_LOADING", None)
     # Without an accelerator accelerate must be told, or launched processes ignore one another.
     return PartialState(cpu=not torch.accelerator.is_available())
 

@@ -4,19 +4,62 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from repro.errors import ConfigError
 
-# Ways to share a model that accelerate takes from its configuration. On a CPU it ignores them
-# without a word, and a model in parts can be neither decoded nor restored here.
-SHARED_MODELS = {
-    "ACCELERATE_USE_FSDP": "FSDP",
+# Ways to share a model that accelerate takes from its configuration and that are not used here. On
+# a CPU accelerate ignores them without a word.
+UNUSED = {
     "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
     "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
     "ACCELERATE_USE_PARALLELISM_CONFIG": "a parallelism configuration",
 }
 # What tells a process which one of several it is; MPI has names of its own.
 RANKS = ("RANK", "LOCAL_RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "MV2_COMM_WORLD_RANK")
+# The settings of FSDP that change what is done; of the others, which are obsolete in version 2 or
+# say how a network is divided, the code decides.
+OFFLOAD = "FSDP_OFFLOAD_PARAMS"
+RECOMPUTE = "FSDP_ACTIVATION_CHECKPOINTING"
+STORED = "REPRO_FINETUNED_DTYPE"
+STORED_FORMATS = ("bfloat16", "float32")
+
+
+@dataclass(frozen=True)
+class Sharding:
+    """How FSDP2 divides a fine-tuning among processes, as accelerate's configuration says.
+
+    offload: weights, gradients and AdamW's moments are in the memory of the host, not of the GPU.
+    recompute: activations of a layer are computed again for its gradient, not kept
+    (activation checkpointing). stored: the dtype in which fine-tuned weights are written.
+    """
+
+    offload: bool = False
+    recompute: bool = False
+    stored: str = "bfloat16"
+
+    def parameters(self, processes: int) -> dict:
+        """Return what the key of a record says of it: all that changes the bits of the weights."""
+        return {"sharding": {"processes": processes, "stored": self.stored}}
+
+
+def sharding(environment: Mapping[str, str] = os.environ) -> Sharding | None:
+    """Return how the launch divides a network among its processes; None where it does not.
+
+    Raises:
+        ConfigError: FSDP is not of version 2, or the dtype to store weights in is not known.
+    """
+    if not _is_on(environment, "ACCELERATE_USE_FSDP"):
+        return None
+    if (version := environment.get("FSDP_VERSION", "1")) != "2":
+        raise ConfigError(
+            f"accelerate is told to use FSDP of version {version}, which keeps each layer as one"
+            " flat tensor: launch with --use_fsdp --fsdp_version 2"
+        )
+    stored = environment.get(STORED, STORED_FORMATS[0])
+    if stored not in STORED_FORMATS:
+        raise ConfigError(f"{STORED} is {stored!r}: give {' or '.join(STORED_FORMATS)}")
+    return Sharding(_is_on(environment, OFFLOAD), _is_on(environment, RECOMPUTE), stored)
 
 
 def check_launch(environment: Mapping[str, str] = os.environ) -> None:
@@ -24,21 +67,30 @@ def check_launch(environment: Mapping[str, str] = os.environ) -> None:
 
     Else a study would run in another way than asked, or wait for processes that never come.
     """
-    for name, title in SHARED_MODELS.items():
-        if environment.get(name, "").lower() in ("1", "true", "yes", "on"):
+    for name, title in UNUSED.items():
+        if _is_on(environment, name):
             raise ConfigError(
-                f"accelerate is told to use {title} ({name}), which a study does not: every"
-                " process holds the whole model; launch with --multi_gpu alone"
+                f"accelerate is told to use {title} ({name}), which a study does not: launch with"
+                " --multi_gpu, or with --use_fsdp --fsdp_version 2 to divide the model"
             )
     for name in (name for name in RANKS if not environment.get(name, "0").isdecimal()):
         raise ConfigError(f"{name} is {environment[name]!r}, and must be a number; unset it")
     ranked = any(name in environment for name in RANKS)
+    if sharding(environment) and not ranked:
+        raise ConfigError(
+            "accelerate is told to use FSDP (ACCELERATE_USE_FSDP), but RANK is not set: start the"
+            " processes with `accelerate launch --use_fsdp --fsdp_version 2` or torchrun"
+        )
     if "ACCELERATE_USE_CPU" in environment and "MASTER_PORT" in environment and not ranked:
         raise ConfigError(
             "accelerate launch was told to start several processes and has started one: add"
             " --multi_gpu, which it needs on a CPU too, and leave out --cpu"
         )
     _check_world_size(environment, ranked)
+
+
+def _is_on(environment: Mapping[str, str], name: str) -> bool:
+    return environment.get(name, "").lower() in ("1", "true", "yes", "on")
 
 
 def _check_world_size(environment: Mapping[str, str], ranked: bool) -> None:

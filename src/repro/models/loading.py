@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib import util
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -40,17 +42,104 @@ def load_model(
     folder = obtain(model)
     weight_files(folder)
     _check_tokenizer(folder)
-    try:
+    with _one_line_errors(model, folder):
         tokenizer, network, report = _read(folder, dtype or torch.float32)
+    _check_complete(folder, report)
+    _check_vocabulary(model, network, tokenizer)
+    return network.to(device or best_device()).eval(), tokenizer
+
+
+def load_mapped(
+    model: ModelEntry, weights: Mapping[str, torch.Tensor], dtype: torch.dtype
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load a model as `load_model` does, but with weights from mapped files, tensor by tensor.
+
+    The host needs the memory of one tensor. `weights` are by the network's names, in any dtype.
+    """
+    folder = obtain(model)
+    _check_tokenizer(folder)
+    with _one_line_errors(model, folder):
+        from transformers import AutoTokenizer
+
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        network = empty_network(folder)
+    fill(network, weights, dtype, best_device())
+    _check_vocabulary(model, network, tokenizer)
+    return network.eval(), tokenizer
+
+
+def empty_network(folder: Path) -> PreTrainedModel:
+    """Return a float32 network as `config.json` of a folder describes it, without its weights.
+
+    The parameters are on the meta device; buffers, such as rotary frequencies, are real.
+    """
+    import torch
+    from accelerate import init_empty_weights
+    from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
+
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    with init_empty_weights(include_buffers=False):
+        network = AutoModelForCausalLM.from_config(
+            config, dtype=torch.float32, trust_remote_code=False
+        )
+    network.tie_weights()
+    if (folder / "generation_config.json").exists():  # which says what ends a completion
+        network.generation_config = GenerationConfig.from_pretrained(folder)
+    return network
+
+
+def fill(
+    network: PreTrainedModel, weights: Mapping[str, torch.Tensor], dtype: torch.dtype, device
+) -> None:
+    """Give a network without weights those of `weights`, tensor by tensor.
+
+    Raises:
+        ModelError: a weight is missing or has another shape.
+    """
+    import torch
+
+    state = {}
+    for name, parameter in network.named_parameters():
+        values = weight_of(weights, name, parameter.shape).to(device, dtype, copy=True)
+        state[name] = torch.nn.Parameter(values)
+    assign(network, state, device)
+
+
+def assign(network: PreTrainedModel, state: dict[str, torch.nn.Parameter], device) -> None:
+    """Make `state` the parameters of a network, and move its buffers to the device."""
+    network.load_state_dict(state, assign=True, strict=False)  # a tied output matrix is not named
+    network.tie_weights()
+    for module in network.modules():
+        for name, buffer in module.named_buffers(recurse=False):
+            setattr(module, name, buffer.to(device))
+
+
+def weight_of(weights: Mapping[str, torch.Tensor], name: str, shape: torch.Size) -> torch.Tensor:
+    """Return a weight by name; raise ModelError if it is missing or has another shape."""
+    if name not in weights:
+        raise ModelError(f"{name} is missing from the weights: get the folder again")
+    weight = weights[name]
+    if weight.shape != shape:
+        shapes = f"{tuple(weight.shape)}, and config.json says {tuple(shape)}"
+        raise ModelError(f"{name} has the shape {shapes}: get the folder again")
+    return weight
+
+
+@contextmanager
+def _one_line_errors(model: ModelEntry, folder: Path) -> Iterator[None]:
+    """Raise whatever is raised within the block as a ModelError of one line."""
+    try:
+        yield
     except Exception as error:  # a damaged file makes the libraries raise almost anything
         hint = "; delete that folder and load again" if model.gguf else ""
         raise ModelError(
             f"cannot load {model.name} from {folder}: {one_line(error)}{hint}"
         ) from error
-    _check_complete(folder, report)
+
+
+def _check_vocabulary(model: ModelEntry, network: PreTrainedModel, tokenizer) -> None:
     if network.get_input_embeddings().num_embeddings < len(tokenizer):
         raise ModelError(f"{model.name}: the tokenizer has more tokens than the model")
-    return network.to(device or best_device()).eval(), tokenizer
 
 
 def _check_tokenizer(folder: Path) -> None:

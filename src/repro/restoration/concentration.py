@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from repro.errors import ConfigError
-from repro.restoration import regions, score_kernels
+from repro.restoration import regions, score_kernels, shared_counts
 from repro.restoration.ranking import Ranking
 from repro.restoration.tensor_pairs import Block
 from repro.restoration.thresholds import Cut, thresholds
@@ -97,7 +97,10 @@ def _chosen_by_tensor(ranking: Ranking, cuts: list[Cut]) -> np.ndarray:
         return count
 
     ranking.pair.spread([worker(*tables) for tables in counts_by_thread])
-    above, equal = counts_by_thread.sum(0)
+    counted = counts_by_thread.sum(0)
+    if ranking.pair.shared:
+        shared_counts.add_up_arrays([counted])
+    above, equal = counted
     # Ties are chosen in the order of tensors, so those of earlier tensors are used up first.
     before = equal.cumsum(0) - equal
     return above + np.clip(np.array([cut.ties for cut in cuts]) - before, 0, equal)

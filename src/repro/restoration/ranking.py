@@ -8,7 +8,7 @@ order of threads.
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cache
 from typing import Any
@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from repro.errors import ConfigError, ModelError
-from repro.restoration import score_kernels, tensor_pairs
+from repro.restoration import score_kernels, shared_counts, tensor_pairs
 from repro.restoration.score_kernels import BINS, LOWER_HALVES, MAX_PACKED, TABLES, Histogram
 from repro.restoration.tensor_pairs import Block, Pair, Weights
 
@@ -87,6 +87,11 @@ class LowerHalfCounts:
         """Return the last arguments of the functions of `score_kernels`."""
         return self.rows, self.table, self.table_zero
 
+    @property
+    def arrays(self) -> list[np.ndarray]:
+        """The counts, to be added up over processes."""
+        return [self.table, self.table_zero]
+
     def merge(self, other: "LowerHalfCounts") -> None:
         """Add another thread's counts."""
         self.table += other.table
@@ -133,6 +138,23 @@ class ScoreCounts:
 
     def _add(self, name: str, change: int) -> None:
         self.change[name] = self.change.get(name, 0) + change
+
+    @property
+    def arrays(self) -> list[np.ndarray]:
+        """The counts that are arrays, to be added up over processes."""
+        zero = self.zero
+        histograms = [h for x in (self.keys, zero) for h in (x.counts, x.lower_sums)]
+        return histograms + self.lower_counts.arrays
+
+    @property
+    def numbers(self) -> dict[str, int]:
+        """The other counts by name: whole numbers of any size, to be added up likewise."""
+        return {"": self.unchanged, **self.change}
+
+    @numbers.setter
+    def numbers(self, summed: dict[str, int]) -> None:
+        self.unchanged = summed.pop("")
+        self.change = summed
 
     def merge(self, other: "ScoreCounts") -> None:
         """Add another thread's counts."""
@@ -190,6 +212,7 @@ def rank(
     block_size: int = tensor_pairs.BLOCK_SIZE,
     progress: Callable[[int], object] = lambda size: None,
     expected_percents: Sequence[float] = (),
+    shared: bool = False,
 ) -> Ranking:
     """Score every parameter of a region (r_i of Appendix B.2) and count the scores.
 
@@ -207,6 +230,9 @@ def rank(
         expected_percents: percentages whose thresholds will be needed. A sample of the scores shows
             roughly where they are, so that the first pass nearly always suffices. This changes the
             time alone, never a result.
+        shared: each process of a launch counts a part of the blocks. The counts are integers, so
+            their sums, and with them all that follows, are those of one process. All processes
+            must ask for the ranking and for its thresholds.
 
     Raises:
         ConfigError: an unknown strategy; the region matches nothing, or is no expression; a
@@ -216,6 +242,7 @@ def rank(
     if strategy not in STRATEGIES:
         raise ConfigError(f"unknown strategy {strategy!r}: give one of {', '.join(STRATEGIES)}")
     pair = tensor_pairs.pair(base, tuned, region, layers, threads, block_size, progress)
+    pair = replace(pair, shared=shared)
     criterion = Criterion(strategy, score_dtype, seed)
     samples = expected_percents and pair.parameters >= SAMPLING_SIZE
     bins = _likely_bins(pair, criterion, expected_percents) if samples else []
@@ -225,7 +252,23 @@ def rank(
 
 
 def count_in_threads(pair: Pair, counters: list[Any]) -> Any:
-    """Count all blocks with one counter per thread, and return the sum of the counters."""
+    """Count all blocks with one counter per thread, and return the sum of the counters.
+
+    Where the pair is shared, it is the sum over all processes.
+    """
+    if not pair.shared:
+        return _count(pair, counters)
+    error = None
+    try:
+        counted = _count(pair, counters)
+    except ModelError as raised:  # told to all processes, for they wait for this one's counts
+        counted, error = counters[0], raised
+    shared_counts.raise_everywhere(error)
+    shared_counts.add_up(counted)
+    return counted
+
+
+def _count(pair: Pair, counters: list[Any]) -> Any:
     pair.spread(counters)
     for other in counters[1:]:
         counters[0].merge(other)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from repro.models.shards import copy_into, parameters
 from repro.restoration.checkpoint_pair import INTERPOLATE, Models, Settings, Work
 from repro.restoration.concentration import by_tensor, concentration
 from repro.restoration.ranking import Ranking, how_many, rank
@@ -63,7 +64,7 @@ def restored(
     """Set the highest ranked parameters to their pre-trained values, and undo it on exit.
 
     Args:
-        network: holds `tuned`, in any dtype.
+        network: holds `tuned`, in any dtype; whole, or divided by FSDP2.
         base: weights before fine-tuning; tuned: after. Neither is changed.
         ranking: of this pair, from `rank`; one ranking serves all percentages.
         percent: of the ranked parameters, 0 to 100.
@@ -102,18 +103,18 @@ def _changed(
     percent: float,
 ) -> Iterator[Change]:
     """Restore pairs of (block, mask), mask None for interpolation; set all back on exit."""
-    parameters, undone = dict(network.named_parameters()), Change()
+    by_name, undone = parameters(network), Change()
     try:
         with torch.no_grad():
             for block, mask in chosen:
                 new = restored_values(block.tuned, block.base, mask, percent)
-                parameters[block.name].copy_(new.view(shapes[block.name]))
+                copy_into(by_name[block.name], new.view(shapes[block.name]))
                 undone.add(len(new) if mask is None else int(mask.sum()), block, new)
         yield undone
     finally:
         with torch.no_grad():
             for name in shapes:
-                parameters[name].copy_(tuned[name])
+                copy_into(by_name[name], tuned[name])
 
 
 def snapshot(network: torch.nn.Module) -> dict[str, torch.Tensor]:
@@ -124,5 +125,5 @@ def snapshot(network: torch.nn.Module) -> dict[str, torch.Tensor]:
 @torch.no_grad()
 def write(network: torch.nn.Module, weights: Weights) -> None:
     """Copy weights into a network of the same shape, in place and in its own dtype."""
-    for name, parameter in network.named_parameters():
-        parameter.copy_(weights[name])
+    for name, parameter in parameters(network).items():
+        copy_into(parameter, weights[name])

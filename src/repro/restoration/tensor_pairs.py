@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
+from itertools import islice
 from threading import Lock
 from typing import NamedTuple
 
@@ -10,6 +11,7 @@ import numpy as np
 import torch
 
 from repro.errors import ModelError
+from repro.models.devices import processes
 from repro.restoration import regions
 from repro.restoration.score_kernels import MAX_PACKED
 
@@ -54,6 +56,7 @@ class Pair:
     threads: int
     size: int = BLOCK_SIZE
     progress: Callable[[int], object] = lambda size: None
+    shared: bool = False
 
     @property
     def shapes(self) -> dict[str, torch.Size]:
@@ -90,11 +93,20 @@ class Pair:
                 ]
             yield Block(name, start, *weights)
 
+    def blocks_of_process(self) -> Iterator[Block]:
+        """Yield the blocks that this process counts: all, or every so many where it is shared."""
+        blocks = self._blocks(self.size)
+        if self.shared:
+            blocks = islice(blocks, processes().process_index, None, processes().num_processes)
+        for block in blocks:
+            self.progress(block.tuned.nbytes + block.base.nbytes)
+            yield block
+
     def spread(self, workers: Sequence[Callable[[Block], None]]) -> None:
         """Call the workers with the blocks: each worker runs in its own thread, and gets the next
         block as soon as it is free.
         """
-        blocks, lock = self.blocks(), Lock()
+        blocks, lock = self.blocks_of_process(), Lock()
 
         def run(worker) -> None:
             while True:

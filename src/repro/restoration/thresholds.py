@@ -95,6 +95,11 @@ class SecondPass:
             *self.criterion.arguments(block), *self.lower_counts.arguments
         )
 
+    @property
+    def arrays(self) -> list[np.ndarray]:
+        """The counts, to be added up over processes."""
+        return self.lower_counts.arrays
+
     def merge(self, other: "SecondPass") -> None:
         """Add another thread's counts."""
         self.lower_counts.merge(other.lower_counts)

@@ -16,7 +16,7 @@ import torch
 from repro.errors import ConfigError
 from repro.inference.decoding import Prompt
 from repro.measures import accuracy, divergence, mastery
-from repro.models import devices
+from repro.models import devices, launch
 from repro.study import fact_records
 from repro.study.choice import selected_facts
 from repro.study.computation import POLL, WAITING, Claim, Computation, Outcome
@@ -34,7 +34,7 @@ class FactComputation(Computation):
 
     def __init__(self, study, loaded: pd.DataFrame | None = None, bars: bool = True):
         """Take a `repro.study.Study`, and its profile's facts if they are loaded already."""
-        super().__init__(Session(study.model, study.number_format.name, bars), study.profile.name)
+        super().__init__(_session(study, bars), study.profile.name)
         self.study, self.facts = study, loaded
         self.workers: Workers | None = None
         self._known: pd.DataFrame | None = None
@@ -184,6 +184,7 @@ class FactComputation(Computation):
             self.reference()  # now, while the decoder holds the pre-trained weights
         if run is not None:
             params = self.study.requests.finetune(run).params
+            self._check_sharding(params)
             recipe, adapter = Recipe(**params["recipe"]), None
             if lora := params.get("lora"):
                 adapter = Adapter(**lora | {"modules": tuple(lora["modules"])})
@@ -191,6 +192,21 @@ class FactComputation(Computation):
             state.training, tuned = self.session.finetune(chosen, recipe, "fine-tuning", adapter)
             state.tuned = self.session.compare(tuned, self.study.profile.percents)
         return state
+
+    def _check_sharding(self, params: dict) -> None:
+        """Raise ConfigError if this launch does not divide a fine-tuning as its record will say."""
+        how, told = params.get("sharding"), launch.sharding()
+        if how and not told:
+            raise ConfigError(
+                f"the fine-tunings of this study are divided among {how['processes']} processes:"
+                " launch it in the same way, with accelerate launch --use_fsdp --fsdp_version 2"
+                f" --num_processes {how['processes']}"
+            )
+
+    def compute(self, requests: list[Request], workers: int | None = None) -> None:
+        """Compute and store requests, as `Computation.compute`; then delete fine-tuned weights."""
+        super().compute(requests, workers)
+        self.session.finish()
 
     def facts_of(self, run: Run | None, split: str) -> pd.DataFrame:
         """Return the facts of a split, or those a run is trained on, with mastery and texts."""
@@ -215,6 +231,15 @@ class FactComputation(Computation):
             compared = test[test["level"] == self.study.compared_level()]
             self._reference = divergence.reference(session.reader, session.tokenizer, compared)
         return self._reference
+
+
+def _session(study, bars: bool) -> Session:
+    """Return what holds the study's model: whole, or divided where the launch says so."""
+    if how := launch.sharding():
+        from repro.study.sharded_session import ShardedSession  # loads FSDP, which few need
+
+        return ShardedSession(study.model, how, study.number_format.name, bars)
+    return Session(study.model, study.number_format.name, bars)
 
 
 def in_worker(study, loaded: pd.DataFrame) -> FactComputation:

@@ -18,6 +18,7 @@ from repro.data import facts
 from repro.measures import accuracy
 from repro.measures.divergence import CANDIDATES, NEAR
 from repro.models import architecture, devices, registry, weights
+from repro.models.launch import STORED_FORMATS, Sharding
 from repro.study import records
 from repro.study.profiles import Profile
 from repro.study.record_files import record_name
@@ -34,6 +35,8 @@ FIRST_MATCH = ("micro-s", "micro-m", "micro-l", "smollm2-135m", "gemma-3-270m")
 MIXED = -2  # "level" of a run on facts of all levels
 BASE = -1  # "level" of the pre-trained model, which no run has changed
 REGION = "transformer"  # what is restored (§5)
+SHARDED_FROM = 10**9  # parameters from which records of sharded fine-tunings are looked for
+MOST_PROCESSES = 64  # that such a record may have had
 ANSWERED = ("dev", "test", "testood")  # splits whose questions a strategy of Table 7 answers
 
 
@@ -104,6 +107,20 @@ def source(model: registry.ModelEntry, profile: Profile, data: Path | None, seed
     }
 
 
+def _recorded_sharding(params: dict) -> dict:
+    """Return what the key of a recorded fine-tuning says of sharding; empty where there is none.
+
+    So records of a sharded fine-tuning are found by whoever only reads them. Not found are those of
+    more than `MOST_PROCESSES` processes.
+    """
+    for number in range(1, MOST_PROCESSES + 1):
+        for stored in STORED_FORMATS:
+            named = Sharding(stored=stored).parameters(number)
+            if Request("finetune", {**params, **named}).record():
+                return named
+    return {}
+
+
 class Requests:
     """Makes the requests of one study: single ones, then those that a table needs of one run."""
 
@@ -113,13 +130,16 @@ class Requests:
         profile: Profile,
         shared: dict,
         compared_level: Callable[[], int],
+        launched: Sharding | None = None,
     ):
         """Take model, profile, what `source` returned, and the level whose facts §4.1 compares.
 
-        The level is asked for when it is needed: it is known once mastery is measured.
+        The level is asked for when it is needed: it is known once mastery is measured. `launched`
+        says how this launch divides a fine-tuning among its processes, None that it does not.
         """
         self.model, self.profile, self.source = model, profile, shared
         self.compared_level = compared_level
+        self._sharding = launched.parameters(devices.processes().num_processes) if launched else {}
         self._parents: dict[Run | None, dict] = {}
 
     def mastery(self) -> Request:
@@ -135,7 +155,10 @@ class Requests:
             adapter = Adapter(run.rank, modules=architecture.adapted_modules(self.model))
             drawn |= {"lora": asdict(adapter) | {"modules": list(adapter.modules)}}
         params = {**self.source, "mastery": self.mastery().key, **drawn}
-        return Request("finetune", {**params, "recipe": asdict(recipe)}, run)
+        params |= {"recipe": asdict(recipe)}
+        if not self._sharding and (self.model.parameters or 0) >= SHARDED_FROM:
+            self._sharding = _recorded_sharding(params)
+        return Request("finetune", {**params, **self._sharding}, run)
 
     def accuracy(
         self,

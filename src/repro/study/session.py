@@ -128,6 +128,9 @@ class Session:
         """Return fine-tuned weights beside the pre-trained ones, to restore shares of them."""
         return TunedModel(self._base, tuned, percents)
 
+    def finish(self) -> None:
+        """Delete what no other run needs, now that the last one is computed: here, nothing."""
+
     def bar(self, total: int, text: str, unit: str, leave: bool = False) -> tqdm:
         """Return a progress bar, shown by the first process only; in JupyterLab, one of its own."""
         silent = not (self.bars and self.processes.is_main_process)
@@ -165,9 +168,14 @@ def _bar_of_lab() -> type[tqdm]:
 class TunedModel:
     """Fine-tuned weights beside the pre-trained ones; each ranking of them is made once (§5)."""
 
-    def __init__(self, base: Weights, tuned: Weights, percents: Iterable[float]):
-        """Take both, and the shares (%) that are likely to be restored."""
-        self.base, self.tuned = base, tuned
+    def __init__(
+        self, base: Weights, tuned: Weights, percents: Iterable[float], shared: bool = False
+    ):
+        """Take both, and the shares (%) that are likely to be restored.
+
+        `shared`: the processes of a launch share the ranking, and all of them ask for it.
+        """
+        self.base, self.tuned, self.shared = base, tuned, shared
         self.percents = {float(percent) for percent in percents}
         self._rankings: dict[tuple, restore.Ranking] = {}
         self._cuts: dict[tuple, restore.Cut] = {}
@@ -182,6 +190,7 @@ class TunedModel:
         order = strategy, layers, seed
         if order not in self._rankings:
             options = {"strategy": strategy, "layers": layers, "seed": seed}
+            options |= {"shared": self.shared}
             self._rankings[order] = restore.rank(self.base, self.tuned, REGION, **options)
         return self._rankings[order]
 

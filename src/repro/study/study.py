@@ -18,7 +18,7 @@ import pandas as pd
 from repro import files, paper
 from repro.errors import ConfigError, StoreError
 from repro.measures import mastery
-from repro.models import devices, registry
+from repro.models import devices, launch, registry
 from repro.study import number_format, profiles, records
 from repro.study.choice import Choice
 from repro.study.grid import Grid
@@ -62,7 +62,7 @@ class Study:
     def requests(self) -> Requests:
         """Makes the request for any record of this study."""
         shared = self._source | self.number_format.parameters
-        return Requests(self.model, self.profile, shared, self.compared_level)
+        return Requests(self.model, self.profile, shared, self.compared_level, launch.sharding())
 
     @cached_property
     def number_format(self) -> NumberFormat:
@@ -102,7 +102,10 @@ class Study:
     def grid(self) -> Grid:
         """The runs that exist. Computes mastery if it is missing and nothing is assumed."""
         sizes = self.pools.sizes() if self.assumed is None else self.assumed
-        return Grid(self.profile, self.model.learning_rate, sizes)
+        # Adapters are trained on whole networks only: a launch that divides them leaves these out.
+        divided = launch.sharding() is not None
+        profile = replace(self.profile, lora_samples=0) if divided else self.profile
+        return Grid(profile, self.model.learning_rate, sizes)
 
     @cached_property
     def results(self) -> Results:

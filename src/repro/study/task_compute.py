@@ -9,9 +9,11 @@ from dataclasses import dataclass
 import pandas as pd
 
 from repro.data import xsum
+from repro.errors import ConfigError
 from repro.inference.decoding import Prompt
 from repro.measures import accuracy
 from repro.measures.task_scores import score
+from repro.models import launch
 from repro.study.computation import Computation
 from repro.study.requests import Request
 from repro.study.session import Session, TunedModel
@@ -38,7 +40,15 @@ class TaskComputation(Computation):
 
         Its long answers are decoded by transformers: committed records were computed so, and the
         CPU engine would round differently.
+
+        Raises:
+            ConfigError: the launch divides the model, which this does not.
         """
+        if launch.sharding():
+            raise ConfigError(
+                "GSM8K and XSum are not trained on a model that FSDP divides: launch with"
+                " --multi_gpu alone"
+            )
         session = Session(study.model, study.number_format.name, engine=False)
         super().__init__(session, study.profile.name)
         self.study = study

@@ -19,6 +19,7 @@ from repro.inference import packing, transformers_engine
 from repro.inference.cpu.cpu_engine import CpuEngine
 from repro.inference.cpu.prefix_tree import merge_prefixes
 from repro.training.prompts import IGNORED, Example
+from repro.training.sharding import is_sharded
 
 Batch = dict[str, torch.Tensor]
 
@@ -33,7 +34,8 @@ def batch_function(
     """
     if isinstance(network, CpuEngine):
         return prefix_tree_batch
-    if packing.fits(network, longest):
+    # Whether packing fits is tried on parts of a network, and a sharded one computes as a whole.
+    if not is_sharded(network) and packing.fits(network, longest):
         return packed_batch
     if transformers_engine.pads(network, longest):
         return padded_batch

@@ -6,8 +6,9 @@ Where a network allows it, a batch is packed into one row instead, or becomes a 
 it against TRL.
 
 Several processes take each a part of every batch, and any number of them gives the losses of one
-within the rounding of sums. The recipe decides all that changes numbers; what the environment or
-accelerate's configuration says of gradient accumulation, precision or compilation does not count.
+within the rounding of sums. Each holds the whole network, or a part of it (`training.sharding`).
+The recipe decides all that changes numbers; what the environment or accelerate's configuration says
+of gradient accumulation, precision or compilation does not count.
 """
 
 import math
@@ -20,18 +21,22 @@ from functools import partial
 import pandas as pd
 import torch
 from accelerate import Accelerator
-from accelerate.utils import GradientAccumulationPlugin, set_seed
+from accelerate.utils import GradientAccumulationPlugin, reduce, set_seed
+from torch.distributed.tensor import DTensor
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, get_cosine_schedule_with_warmup
 
-from repro.errors import TrainingError
+from repro.errors import ConfigError, TrainingError
 from repro.inference.allocator import keep_pages
 from repro.inference.cpu.cpu_engine import CpuEngine
+from repro.models import launch
 from repro.models.devices import inference_dtype, processes
 from repro.training.batches import Batch, batch_function, batch_of_process
 from repro.training.prompts import IGNORED, Example, encode_examples
 from repro.training.recipe import Recipe
+from repro.training.resumption import Resumption
+from repro.training.sharding import clip, is_sharded, reshard
 
 
 def finetune(
@@ -41,22 +46,26 @@ def finetune(
     recipe: Recipe,
     progress: Callable[[float], object] | None = None,
     dtype: torch.dtype | None = None,
+    resumption: Resumption | None = None,
 ) -> dict:
     """Fine-tune all parameters of a float32 network in place.
 
     Args:
-        network: float32 master weights; or a LLaMA as `CpuEngine`, which computes in its own dtype.
+        network: float32 master weights; or a LLaMA as `CpuEngine`, which computes in its own dtype;
+            or one that `sharding.sharded_network` has divided, which computes as it was told there.
         tokenizer: its tokenizer.
         facts: DataFrame[question, object, …].
         recipe: learning rate, batch size and the rest.
         progress: called with the loss after each step.
         dtype: of the matrix products: float32, or bfloat16 (autocast); by default
             `inference_dtype`, the faster of the two.
+        resumption: where a sharded fine-tuning keeps checkpoints and goes on after it was killed.
 
     Returns:
         dict(loss=[one number per step], steps, tokens, seconds).
 
     Raises:
+        ConfigError: accelerate is told to use FSDP, and the network is not sharded.
         TrainingError: no facts, an example without an answer token, a loss that is not finite, or
             several processes and a network with dropout.
     """
@@ -64,9 +73,10 @@ def finetune(
     start = time.perf_counter()
     if isinstance(network, CpuEngine):
         dtype = network.dtype
-    dtype = dtype or inference_dtype(network.device)
+    if not is_sharded(network):
+        dtype = dtype or inference_dtype(network.device)
     keep_pages()
-    losses = _train(network, examples, recipe, progress, dtype)
+    losses = _train(network, examples, recipe, progress, dtype, resumption)
     return {
         "loss": losses,
         "steps": len(losses),
@@ -80,11 +90,12 @@ class Training:
     """What the steps of one fine-tuning share.
 
     `model` computes: the network as accelerate wraps it, or a `CpuEngine`, which is not wrapped
-    because it runs alone on a CPU, where the wrapping would take a tenth of the time; then there
-    is no accelerator.
+    because it runs alone on a CPU, where the wrapping would take a tenth of the time, or a sharded
+    network, which is wrapped already; then there is no accelerator. `processes` share each batch.
     """
 
     accelerator: Accelerator | None
+    processes: int
     network: PreTrainedModel
     model: torch.nn.Module | CpuEngine
     optimizer: torch.optim.Optimizer
@@ -92,14 +103,14 @@ class Training:
     schedule: LRScheduler
 
 
-def _train(model, examples, recipe, progress, dtype) -> list[float]:
+def _train(model, examples, recipe, progress, dtype, resumption) -> list[float]:
     """Train and return the loss of each step; leave the network as an ordinary network."""
     network = _network(model)
     attributes = set(vars(network))
     training = _prepare(model, examples, recipe, dtype)
     try:
-        with _sparse_lookup(network, _processes(training.accelerator)) as table:
-            return _steps(training, table, recipe, progress)
+        with _sparse_lookup(network, training.processes) as table:
+            return _steps(training, table, recipe, progress, resumption)
     finally:
         # The network is the caller's and is used again, also after an error or an interrupt.
         # accelerate replaces its `forward` and marks it as prepared, which would keep the next
@@ -132,15 +143,19 @@ def _prepare(
     network = _network(model)
     _check_examples(examples, getattr(network.config, "max_position_embeddings", math.inf))
     set_seed(recipe.seed)
-    accelerator = None if isinstance(model, CpuEngine) else _accelerator(dtype)
-    rank, number = accelerator.process_index if accelerator else 0, _processes(accelerator)
-    if number > 1 and _has_dropout(network):
+    wrapped = isinstance(model, CpuEngine) or is_sharded(model)
+    accelerator = None if wrapped else _accelerator(dtype)
+    alone = isinstance(model, CpuEngine)
+    rank, number = (0, 1) if alone else (processes().process_index, processes().num_processes)
+    if (number > 1 or is_sharded(model)) and _has_dropout(network):
         raise TrainingError(
             "this model has dropout, whose random numbers depend on the number of processes:"
             " fine-tune it in one process"
         )
     order = torch.Generator().manual_seed(recipe.seed)
     join = batch_function(model, max(len(ids) for ids, _ in examples))
+    if is_sharded(model):
+        reshard(model)
     part = partial(batch_of_process, join=join, rank=rank, number=number)
     loader = DataLoader(examples, recipe.batch_size, shuffle=True, generator=order, collate_fn=part)
     steps = math.ceil(len(examples) / recipe.batch_size) * recipe.epochs
@@ -149,22 +164,23 @@ def _prepare(
     )
     schedule = get_cosine_schedule_with_warmup(optimizer, int(recipe.warmup * steps), steps)
     model = accelerator.prepare_model(network) if accelerator else model
-    return Training(accelerator, network, model, optimizer, loader, schedule)
+    return Training(accelerator, number, network, model, optimizer, loader, schedule)
 
 
 def _accelerator(dtype: torch.dtype) -> Accelerator:
     """Return an accelerator that computes in `dtype`, whatever the environment says."""
     processes()  # refuses a launch that would not do what it was told
+    if launch.sharding():
+        raise ConfigError(
+            "accelerate is told to use FSDP, but this is the fine-tuning of a whole network: launch"
+            " with --multi_gpu alone"
+        )
     return Accelerator(
         mixed_precision="bf16" if dtype is torch.bfloat16 else "no",
         # The number alone would give way to a variable of the environment.
         gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
         dynamo_backend="no",
     )
-
-
-def _processes(accelerator: Accelerator | None) -> int:
-    return accelerator.num_processes if accelerator else 1
 
 
 def _has_dropout(network: PreTrainedModel) -> bool:
@@ -189,45 +205,55 @@ def _check_examples(examples: Sequence[Example], longest: float) -> None:
             raise TrainingError(f"an example of {len(ids)} tokens is too long for this model")
 
 
-def _steps(training: Training, table, recipe: Recipe, progress) -> list[float]:
+def _steps(training: Training, table, recipe: Recipe, progress, resumption) -> list[float]:
     """Take all steps of AdamW and return the loss of each."""
-    losses, parameters = [], list(training.network.parameters())
-    device = training.network.device
-    training.network.train()
-    for _ in range(recipe.epochs):
-        for batch in training.loader:
-            batch = {name: value.to(device) for name, value in batch.items()}
-            loss = _backward(training.accelerator, training.model, batch, table)
-            _clip(parameters, recipe.clip)
-            training.optimizer.step()
-            training.schedule.step()
-            training.optimizer.zero_grad(set_to_none=True)
-            losses.append(_finite(loss, len(losses), recipe))
-            if progress:
-                progress(losses[-1])
+    network, optimizer, schedule = training.network, training.optimizer, training.schedule
+    done = resumption.load(network, optimizer, schedule) if resumption else []
+    losses, trained = list(done), list(network.parameters())
+    network.train()
+    for number, batch in enumerate(_batches(training, recipe.epochs)):
+        if number < len(done):  # a step that was taken before an interruption
+            continue
+        losses.append(_finite(_backward(training, batch, table), number, recipe))
+        _clip(trained, recipe.clip)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad(set_to_none=True)
+        if progress:
+            progress(losses[-1])
+        if resumption:
+            resumption.keep(network, optimizer, schedule, losses)
     return losses
 
 
-def _backward(accelerator: Accelerator | None, model, batch: Batch, table) -> float:
+def _batches(training: Training, epochs: int) -> Iterator[Batch]:
+    """Yield this process's part of each batch, on the device that computes."""
+    network = training.network
+    device = processes().device if is_sharded(network) else network.device
+    for _ in range(epochs):
+        for batch in training.loader:
+            yield {name: value.to(device) for name, value in batch.items()}
+
+
+def _backward(training: Training, batch: Batch, table) -> float:
     """Add the gradient of the mean loss per answer token; return that loss.
 
     The mean is over the whole batch, however many processes share it. Gradients become their
     mean over the processes, so each process divides its sum by the mean number of answers.
     """
-    number = _processes(accelerator)
-    answers = batch.pop("answers") / number
+    answers = batch.pop("answers") / training.processes
     packed = "parents" in batch or batch["attention_mask"].dim() == 4
     # A packed row can be given as embeddings, whose gradient goes to the table by itself.
     looked_up = packed and table is not None
     if looked_up:
         rows = table(batch.pop("input_ids"))
         batch["inputs_embeds"] = rows.detach().requires_grad_()
-    loss = _loss(model, batch) / answers
+    loss = _loss(training.model, batch) / answers
     loss.backward()
     if looked_up:
         rows.backward(batch["inputs_embeds"].grad)
     loss = loss.detach()
-    return (accelerator.reduce(loss, "mean") if number > 1 else loss).item()
+    return (reduce(loss, "mean") if training.processes > 1 else loss).item()
 
 
 def _loss(model, batch: Batch) -> torch.Tensor:
@@ -251,11 +277,18 @@ def _sparse_lookup(
     PyTorch makes the gradient of a table as large as the vocabulary and adds it to the head's.
     That passes over most of a small model's weights for the some 200 rows that a batch looks up.
     Kept sparse and added to the head's gradient in place, the sum is the same. Yields None
-    where the table is not trained, and across processes, where gradients must be dense.
+    where the table is not trained, where it is sharded, and across processes, where gradients must
+    be dense.
     """
     table, head = network.get_input_embeddings(), network.get_output_embeddings()
     trained = table.weight.requires_grad  # not where adapters are
-    if processes > 1 or not trained or head is None or table.weight is not head.weight:
+    if (
+        processes > 1
+        or is_sharded(network)
+        or not trained
+        or head is None
+        or table.weight is not head.weight
+    ):
         yield None
         return
     before, table.sparse = table.sparse, True
@@ -269,8 +302,11 @@ def _clip(parameters: list[torch.nn.Parameter], limit: float) -> None:
     """Scale all gradients so that their norm is at most `limit`.
 
     On a CPU this is bound by memory, and dot products read it at twice the pace of PyTorch's
-    norm. Every process holds the gradients of all.
+    norm. Every process holds the gradients of all, or its rows of them where they are sharded.
     """
+    if isinstance(parameters[0], DTensor):
+        clip([p.grad.to_local() for p in parameters if p.grad is not None], limit)
+        return
     if parameters[0].device.type != "cpu":
         torch.nn.utils.clip_grad_norm_(parameters, limit)
         return
