@@ -387,6 +387,7 @@ def _open(
     "show what a study would compute, and how long it would take",
     "repro plan micro-m --profile full",
     "repro plan smollm2-135m --profile quick --data FOLDER",
+    "repro plan llama-3-8b --profile full --gpus 1 --gpu-memory 80G",
 )
 def plan(
     model: Model,
@@ -394,10 +395,26 @@ def plan(
     data: Facts = None,
     learning_rate: Rate = None,
     dtype: NumberFormat = None,
+    gpus: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Reckon for so many GPUs instead; needs no weights."),
+    ] = None,
+    gpu_memory: Annotated[
+        str, typer.Option(metavar="80G", help="Memory of each GPU, with --gpus.")
+    ] = "80G",
+    host_memory: Annotated[
+        str | None, typer.Option(metavar="128G", help="Memory of each host, with --gpus.")
+    ] = None,
 ) -> None:
-    """Show which records of a study are missing, and what they would cost. Computes no record."""
+    """Show which records of a study are missing, and what they would cost. Computes no record.
+
+    With --gpus: what each stage of a whole study of one of the paper's models takes on GPUs.
+    """
     from repro.study import plan
 
+    if gpus is not None:
+        _say(_plan_for_gpus(model, profile, gpus, gpu_memory, host_memory))
+        return
     study = _open(model, profile, data, learning_rate, dtype)
     _say(f"{study.model.title}, profile {study.profile.name}: {study.profile.about}")
     table = plan.plan(study)
@@ -414,6 +431,17 @@ def plan(
     _say(summary)
 
 
+def _plan_for_gpus(model: str, profile: str, gpus: int, memory: str, host: str | None) -> str:
+    from repro.models import registry
+    from repro.study import gpu_plan, profiles
+
+    entry = registry.entry(model)
+    chosen = profiles.profile(profile, entry.profile)
+    host_bytes = gpu_plan.parse_memory(host) if host else None
+    machine = gpu_plan.Machine(gpus, gpu_plan.parse_memory(memory), host_bytes)
+    return gpu_plan.summary(entry, chosen, machine)
+
+
 @_command(
     STUDY,
     "compute the missing records of a study; safe to interrupt and to repeat",
@@ -422,6 +450,7 @@ def plan(
     "repro run micro-m --profile full --part 2/4",
     "repro run micro-m --profile full --missing",
     "accelerate launch --multi_gpu --num_processes 2 -m repro.cli run MODEL",
+    "accelerate launch --use_fsdp --fsdp_version 2 --num_processes 8 -m repro.cli run MODEL",
 )
 def run(
     model: Model,
@@ -454,8 +483,10 @@ def run(
 ) -> None:
     """Compute the missing records of a study. After an interruption, run it again to go on."""
     from repro.models.devices import processes
-    from repro.study import requests, schedule
+    from repro.study import plan, requests, schedule
 
+    if not missing:
+        plan.check_fits(model)  # before anything is read or downloaded
     study = _open(model, profile, data, learning_rate, dtype)
     made = 0 if missing else study.run(workers, schedule.parse_part(part) if part else None)
     left = requests.missing(study.all_requests()) if missing or part else []

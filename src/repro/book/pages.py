@@ -22,7 +22,7 @@ from repro.book import (
 from repro.book.execution import Book
 from repro.measures import divergence
 from repro.models import registry, weights
-from repro.study import open_study, pools, profiles, task_study
+from repro.study import gpu_plan, open_study, pools, profiles, task_study
 
 LONG = 30  # characters from which a cell of a table may wrap
 
@@ -59,6 +59,7 @@ def values_from_records(book: Book) -> dict[str, object]:
         "atlas_splits": html_table(atlas_pages.splits()),
         "atlas_exposures": html_table(atlas_pages.exposures()),
         "atlas_models": html_table(atlas_pages.bundled()),
+        "gpu_plans": gpu_plans(),
         "topics": "\n\n".join(topic(entry) for entry in paper.TOPICS.values()),
         "model": registry.entry(book.model).title,
         "build_command": build_command(book),
@@ -91,6 +92,22 @@ def html_table(frame: pd.DataFrame, code: Iterable[str] = ()) -> str:
     text = cells.to_html(index=False, border=0, escape=False, classes="generated")
     label = html.escape("Table: " + ", ".join(map(str, frame.columns)), quote=True)
     return f'<div class="wide" tabindex="0" role="region" aria-label="{label}">\n{text}\n</div>'
+
+
+def gpu_plans() -> dict[str, str]:
+    """Return what the paper's models take on GPUs, as tables, and the pace that is assumed."""
+    host = {"small": 128 * gpu_plan.GIB, "large": 2048 * gpu_plan.GIB, "largest": None}
+    shown = {
+        "small": ("llama-3-8b", 1),
+        "large": ("llama-3-70b", 8),
+        "largest": ("llama-3-70b", 16),
+    }
+    full, tables = profiles.profile("full"), {}
+    for name, (model, gpus) in shown.items():
+        machine = gpu_plan.Machine(gpus, 80 * gpu_plan.GIB, host[name])
+        tables[name] = html_table(gpu_plan.table(registry.entry(model), full, machine))
+    pace = {name: f"{gpu_plan.ASSUMED[name]:.1e}" for name in ("operations", "memory")}
+    return {**tables, **pace, "rows": str(gpu_plan.ASSUMED["rows"])}
 
 
 def paper_against_ours(frame: pd.DataFrame) -> str:

@@ -7,7 +7,6 @@ from the protocol and the published architectures, not timed.
 import json
 import statistics
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -18,6 +17,7 @@ from repro import files, paper
 from repro.measures import mastery
 from repro.models import registry
 from repro.models.devices import FORMATS
+from repro.models.sizes import ARCHITECTURES
 from repro.report.style import COLOURS, STYLE, closed, panels, say_if_empty
 from repro.study import profiles
 
@@ -271,40 +271,7 @@ def machines(folder: Path | None = None) -> pd.DataFrame:
 # --- arithmetic for larger models ---------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Architecture:
-    """The sizes of a LLaMA-3 model, as its published configuration has them."""
-
-    hidden: int
-    layers: int
-    intermediate: int
-    heads: int
-    key_value_heads: int
-    vocabulary: int = 128_256
-
-    @property
-    def products(self) -> int:
-        """Parameters that every token is multiplied with: all matrices but the look-up table."""
-        narrow = self.hidden * self.key_value_heads // self.heads
-        attention = 2 * self.hidden * self.hidden + 2 * self.hidden * narrow
-        block = attention + 3 * self.hidden * self.intermediate
-        return self.layers * block + self.hidden * self.vocabulary
-
-    @property
-    def parameters(self) -> int:
-        """All parameters: the matrices, the look-up table, two norms a layer and the last one."""
-        return self.products + self.hidden * (self.vocabulary + 2 * self.layers + 1)
-
-    @property
-    def kept(self) -> int:
-        """Bytes of keys and values per token, in bfloat16."""
-        return 2 * 2 * self.layers * self.hidden * self.key_value_heads // self.heads
-
-
-LARGE = {
-    "llama-3-8b": Architecture(4096, 32, 14_336, 32, 8),
-    "llama-3-70b": Architecture(8192, 80, 28_672, 64, 8),
-}
+LARGE = {name: ARCHITECTURES[name] for name in ("llama-3-8b", "llama-3-70b")}
 
 
 def lengths(folder: Path | None = None) -> dict[str, float]:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import sys
 from dataclasses import asdict, replace
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from repro import paper
+from repro.errors import ConfigError
 from repro.measures import mastery
-from repro.models import gguf
+from repro.models import gguf, launch, registry
 from repro.study import workers
 from repro.study.choice import selected_facts
 from repro.study.requests import Request, missing
@@ -22,6 +24,7 @@ if TYPE_CHECKING:  # it loads PyTorch, and a plan without anything missing needs
 
 RECORD_BYTES = 3_000  # of a typical record on disk
 LIBRARIES = 700 << 20  # bytes of a process that has PyTorch and transformers loaded
+LARGE = 10**9  # parameters from which a model may be too large for the machine
 EXAMPLE_TOKENS = 32  # at most, of a question with its answer
 
 
@@ -145,6 +148,53 @@ def memory(study: Study) -> int:
     small = device.type == "cpu" and 0 < parameters <= devices.SMALL_MODEL
     number = workers.how_many(sys.maxsize) if small else 1
     return one * number + (LIBRARIES if number > 1 else 0)
+
+
+def check_fits(name: str | Path) -> None:
+    """Raise ConfigError if a model of the registry cannot be fine-tuned or answer on this machine.
+
+    It is asked before anything is read or downloaded, so it knows the number of parameters alone;
+    of a folder, which is here already, it says nothing.
+    """
+    model = registry.entries().get(str(name))
+    if model is None or (model.parameters or 0) < LARGE:
+        return
+    from repro.models import devices
+
+    how, sharing = launch.sharding(), devices.processes()
+    if sharing.device.type == "cuda":
+        _check_gpus(model, how, sharing)
+        return
+    import psutil
+
+    # All processes of a machine share its memory.
+    needed = (16 if how else 20 * sharing.num_processes) * model.parameters
+    if needed > (here := psutil.virtual_memory().total):
+        raise ConfigError(
+            f"{model.name} needs {needed / 1e9:,.0f} GB of memory to be fine-tuned, and this"
+            f" machine has {here / 1e9:,.0f}: `repro plan {model.name} --gpus 8` says what it takes"
+            " on GPUs"
+        )
+
+
+def _check_gpus(model: registry.ModelEntry, how: launch.Sharding | None, sharing) -> None:
+    """Raise ConfigError if the GPUs of this launch are too small for a model."""
+    import psutil
+    import torch
+
+    from repro.study import gpu_plan
+
+    memory = torch.cuda.get_device_properties(sharing.device).total_memory
+    if how and model.name in gpu_plan.ARCHITECTURES:
+        host = psutil.virtual_memory().total
+        machine = gpu_plan.Machine(sharing.num_processes, memory, host)
+        gpu_plan.check(model, machine, how.offload)
+    elif not how and 22 * model.parameters > memory:
+        raise ConfigError(
+            f"{model.name} needs {22 * model.parameters / 1e9:,.0f} GB on each GPU that holds it"
+            f" whole, and this one has {memory / 1e9:,.0f}: divide it, with accelerate launch"
+            " --use_fsdp --fsdp_version 2 (`repro plan --gpus` says on how many)"
+        )
 
 
 def model_bytes(study: Study) -> int:
