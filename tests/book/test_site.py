@@ -311,7 +311,13 @@ def test_the_front_page_is_light(site):
     named = set(re.findall(r"""(?:src|href)=["']([^"'#?]+\.(?:js|css|svg|png))""", text))
     sizes = {name: (site / name).stat().st_size for name in named if (site / name).is_file()}
     assert len(sizes) > 5 and not [name for name in sizes if "mathjax" in name]
-    assert len(text.encode()) + sum(sizes.values()) < 850_000, sizes
+    assert len(text.encode()) + sum(sizes.values()) < 700_000, sizes
+
+
+def test_no_page_weighs_more_than_two_megabytes(site):
+    """Not counted are scripts and styles that all pages share, and the data that a page offers."""
+    without = {p: re.sub(r'href="data:[^"]*"', "", p.read_text()) for p in html_pages(site)}
+    assert [path.name for path, text in without.items() if len(text.encode()) > 2_000_000] == []
 
 
 def test_status_names_every_notebook(site):

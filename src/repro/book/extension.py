@@ -23,6 +23,10 @@ from repro.study import profiles
 CARD = "_static/book.png"  # shown beside a link to the site
 MATHJAX = "tex-svg-full.js"  # one file: it draws glyphs itself and needs no fonts
 
+SEARCH_SCRIPT = re.compile(
+    r'\s*<script src="(?:\.\./)*(?:_static/)?'
+    r'(?:searchtools|language_data|searchindex)\.js"></script>'
+)
 FOOTERS = "footers_of_other_models"  # by page: all that Sphinx must know of these pages
 
 DESCRIPTION = (
@@ -218,6 +222,28 @@ def drop_unused_mathjax(app: Sphinx, page: str, template: str, context: dict, do
     ]
 
 
+def drop_unused_cell_styles(
+    app: Sphinx, page: str, template: str, context: dict, doctree: Any
+) -> None:
+    """Load the styles of notebook cells only on pages that have cells."""
+    if 'class="cell' not in context.get("body", ""):
+        styles = context.get("css_files", [])
+        context["css_files"] = [each for each in styles if "mystnb" not in str(each.filename)]
+
+
+def drop_search_scripts(app: Sphinx, exception: Exception | None) -> None:
+    """Load the index of the search on its own page alone.
+
+    The theme loads it everywhere, for a search while one types, which this book does not have.
+    """
+    if exception is None and app.builder.format == "html":
+        for path in Path(app.outdir).rglob("*.html"):
+            text = path.read_text(encoding="utf-8")
+            lighter = SEARCH_SCRIPT.sub("", text)
+            if path.name != "search.html" and lighter != text:
+                write_atomic(path, lighter)
+
+
 def copy_mathjax(app: Sphinx) -> None:
     """Put MathJax among the site's own files, so that formulas need no network."""
     if app.builder.format == "html":
@@ -258,9 +284,11 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("config-inited", read_other_models, priority=950)  # after the table of contents
     app.connect("builder-inited", copy_mathjax)
     app.connect("build-finished", drop_unused_icons)
+    app.connect("build-finished", drop_search_scripts)
     app.connect("build-finished", link_pdf)
     app.connect("html-page-context", drop_live_code, priority=900)
     app.connect("html-page-context", drop_unused_mathjax, priority=901)
+    app.connect("html-page-context", drop_unused_cell_styles, priority=902)
     app.connect("html-page-context", say_model, priority=800)
     app.connect("html-page-context", describe, priority=902)
     app.connect("html-page-context", add_shortcuts, priority=903)

@@ -34,7 +34,8 @@ CSS = """
 .repro-explorer svg{width:100%;height:auto;font-size:11px;fill:currentColor}
 .repro-explorer .parts{display:flex;flex-wrap:wrap;gap:1rem}
 .repro-explorer .parts>*{flex:1 1 18rem;min-width:0}
-.repro-explorer .histograms>*{flex:0 1 15rem;margin:0}
+.repro-explorer .histograms>*{flex:1 1 9.5rem;max-width:15rem}
+.repro-explorer figure{margin:0}
 .repro-explorer figcaption{font-size:.85em;text-align:left;color:inherit}
 .repro-explorer input{width:100%;max-width:30rem;display:block}
 .repro-explorer .axis{stroke:currentColor;opacity:.5;fill:none}
@@ -45,7 +46,8 @@ CSS = """
 .repro-explorer .kept{fill:currentColor;opacity:.45}
 .repro-explorer .back{fill:var(--explorer-back)}
 .repro-explorer table{border-collapse:collapse;font-size:.85em;margin:0;color:inherit}
-.repro-explorer :is(th,td){padding:.2em .6em;text-align:right;color:inherit;
+.repro-explorer thead svg{display:block;width:1em;margin-left:auto}
+.repro-explorer :is(th,td){padding:.2em .35em;text-align:right;color:inherit;
   font-variant-numeric:tabular-nums;white-space:nowrap;background:none;border:0}
 .repro-explorer tr[aria-current] :is(th,td){font-weight:bold;
   box-shadow:inset 0 1px currentColor,inset 0 -1px currentColor}
@@ -186,7 +188,7 @@ def _curves(table: pd.DataFrame, first: int) -> str:
 def _table(table: pd.DataFrame, first: int) -> str:
     """Return shares by levels, with the mark of each level's line in its heading."""
     heads = "".join(
-        f'<th scope="col"><svg viewBox="-6 -6 12 12" style="width:1em" aria-hidden="true">'
+        f'<th scope="col"><svg viewBox="-6 -6 12 12" aria-hidden="true">'
         f'<path class="mark l{level}" d="{MARKS[level]}"/></svg> level {level}</th>'
         for level in table
     )
