@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # What can be measured on a GPU only: the engines' tests on CUDA, and the stages of a divided study.
 #
-# IT HAS NEVER RUN ON A GPU. On a CPU its commands were run one by one, with MODEL=micro-m.
+# IT HAS NEVER RUN ON A GPU. On a CPU a test runs benchmarks/stages.py, in one process.
 #
 #     MODEL=gemma-3-270m GPUS=1 bash benchmarks/gpu.sh
 #

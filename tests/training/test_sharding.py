@@ -22,7 +22,7 @@ from repro.restoration.checkpoints import Checkpoint
 from repro.training import sft
 from repro.training.recipe import Recipe
 
-LIMIT = int(os.environ.get("LIM", "120"))  # seconds after which a launch counts as hanging
+LIMIT = 120  # seconds after which a launch counts as hanging
 RECIPES = {
     "untied": {"batch_size": 4},  # the last batch has three examples
     "tied": {"batch_size": 5},  # the last batch has one: a process has none of its own
