@@ -112,6 +112,7 @@ def test_a_double_click_opens_runs_and_saves_a_notebook(folder, lab, browser):
     page.goto(f"{lab}/tree/notebooks?reset")
     page.get_by_role("listitem", name="01_demo.py").dblclick()
     page.locator(".jp-NotebookPanel .jp-Cell").first.wait_for()
+    page.get_by_text("Python 3 (ipykernel) | Idle").wait_for()
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.get_by_text("Run All Cells", exact=True).click()
 
