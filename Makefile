@@ -2,19 +2,21 @@
 # make pdf    the same, and the whole book as one PDF (needs a Chromium)
 # make lab    the notebooks in JupyterLab
 # make test   install, then lint and tests
+# make test-floors  the tests that touch each dependency, on the lowest versions that are declared
 VENV ?= .venv
 BIN := $(VENV)/bin
 PYTHON ?= $(firstword $(foreach p,python3.11 python3.12 python3.13 python3,$(shell \
   $(p) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $(p))))
 SITE := book/_build/html/index.html
 
-.PHONY: help install book pdf lab test lint clean
+.PHONY: help install book pdf lab test test-floors lint clean
 
 help:
 	@echo "make book   install, run what is missing or stale, build the site, print its path"
 	@echo "make pdf    the same, then print the book as one PDF, to which the site links; needs Chromium"
 	@echo "make lab    install JupyterLab too, and open the notebooks in it"
 	@echo "make test   install, lint, run the tests"
+	@echo "make test-floors  tests on the lowest versions that pyproject.toml declares"
 	@echo "make lint   install, check style, formatting, layers and types"
 	@echo "make clean  remove the site, the executed notebooks and the virtual environment"
 
@@ -54,6 +56,21 @@ lint: install
 # Two processes, each with whole files, because most tests wait for a command to start.
 test: lint
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile
+
+# The lowest version of each direct dependency, and the locked PyTorch, of which each is gigabytes.
+FLOORS := $(VENV)/floors
+FLOOR_TESTS := tests/models/test_registry.py tests/training/test_lora.py \
+  tests/inference/test_transformers_engine.py tests/inference/test_sampling.py \
+  tests/data/test_task_examples.py
+test-floors: install
+	$(BIN)/python -m venv $(FLOORS)
+	$(FLOORS)/bin/python -m pip install --quiet uv==0.13.9
+	$(FLOORS)/bin/uv pip compile --quiet --resolution lowest-direct --no-annotate --no-header \
+	  --extra test pyproject.toml | grep -vE '^(torch|triton|nvidia|cuda)' > $(FLOORS)/versions.txt
+	grep '^torch==' requirements.lock > $(FLOORS)/torch.txt
+	$(FLOORS)/bin/python -m pip install --quiet --no-deps -r $(FLOORS)/versions.txt
+	$(FLOORS)/bin/python -m pip install --quiet -r $(FLOORS)/torch.txt
+	PYTHONPATH=src $(FLOORS)/bin/python -m pytest -q $(FLOOR_TESTS)
 
 clean:
 	rm -rf $(VENV) book/_build book/_executed book/notebooks notebooks/_executed
