@@ -289,7 +289,10 @@ WRONG = {
     "data for atlas": (lambda p: arguments(p, "micro-m"), "would not be used: atlas is made"),
     "pickle": (pickled, "ModelError: "),
     "corrupt weights": (corrupt_weights, "model.safetensors is truncated or damaged: get it again"),
-    "unreachable Hub": (lambda p: arguments(p, "llama-3-8b"), "and log in with `hf auth login`"),
+    "unreachable Hub": (
+        lambda p: arguments(p, "meta-llama/Llama-3.2-1B"),
+        "and log in with `hf auth login`",
+    ),
     "nothing to export": (lambda p: arguments(p, command="export"), "nothing to export"),
 }
 OWN_PROCESS = ("corrupt weights", "unreachable Hub")

@@ -252,11 +252,12 @@ def test_packed_and_padded_give_one_gradient(family):
     examples = [(ids, [-100, -100, *ids[2:]]) for ids in rows]
     assert packing.fits(network, 12)
     assert packing.fits(network, 13) == (family == "untied")  # longer than Gemma's window
+    training = sft.Training(None, 1, network, network, None, None, None)
     loss_and_gradients = {}
     for join in (padded_batch, packed_batch):
         with sft._sparse_lookup(network) as table:
             assert (table is None) == (family == "untied")
-            loss = sft._backward(None, network, batch_of_process(examples, join), table)
+            loss = sft._backward(training, batch_of_process(examples, join), table)
         loss_and_gradients[join] = loss, gradients(network)
     assert loss_and_gradients[packed_batch][0] == pytest.approx(
         loss_and_gradients[padded_batch][0], rel=1e-6
@@ -282,9 +283,7 @@ def test_network_that_is_not_packed_trains_padded(model, pool):
     examples = [([2, 3, 4, 5], [-100, -100, 4, 5]), ([6, 7, 8, 9], [-100, 7, 8, 9])]
     prepared = sft._prepare(network, examples, Recipe())
     with sft._sparse_lookup(network) as table:
-        losses = [
-            sft._backward(prepared.accelerator, network, batch, table) for batch in prepared.loader
-        ]
+        losses = [sft._backward(prepared, batch, table) for batch in prepared.loader]
     assert losses == [pytest.approx(plain_loss(network, examples), rel=1e-5)]
     ours = gradients(network)
     rows = torch.tensor([ids for ids, _ in examples])
