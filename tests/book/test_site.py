@@ -416,6 +416,7 @@ def test_every_page_can_be_used_by_all(site, address, browser):
         page.evaluate(script)
         for width in (1400, 390):
             page.set_viewport_size({"width": width, "height": 900})
+            page.wait_for_timeout(450)  # the theme looks 300 ms after a resize what scrolls now
             for scheme in ("light", "dark"):
                 page.emulate_media(color_scheme=scheme)
                 page.wait_for_function(

@@ -79,10 +79,11 @@ def values_from_records(book: Book) -> dict[str, object]:
     }
 
 
-def html_table(frame: pd.DataFrame, code: Iterable[str] = ()) -> str:
+def html_table(frame: pd.DataFrame, code: Iterable[str] = (), title: str = "") -> str:
     """Return a frame as an HTML table in a box that scrolls by itself; `code` columns as code.
 
-    The box can have the keyboard's focus, so that the arrow keys scroll it.
+    The box can have the keyboard's focus, so that the arrow keys scroll it. A screen reader calls
+    it by its `title`, by default the names of its columns.
     """
     cells = frame.map(lambda value: "–" if pd.isna(value) else html.escape(str(value)))
     for name in code:
@@ -90,7 +91,7 @@ def html_table(frame: pd.DataFrame, code: Iterable[str] = ()) -> str:
     # The style sheet lets long text wrap and keeps a date or a number on one line.
     cells = cells.map(lambda text: f"<span>{text}</span>" if len(text) > LONG else text)
     text = cells.to_html(index=False, border=0, escape=False, classes="generated")
-    label = html.escape("Table: " + ", ".join(map(str, frame.columns)), quote=True)
+    label = html.escape("Table: " + (title or ", ".join(map(str, frame.columns))), quote=True)
     return f'<div class="wide" tabindex="0" role="region" aria-label="{label}">\n{text}\n</div>'
 
 
@@ -105,7 +106,8 @@ def gpu_plans() -> dict[str, str]:
     full, tables = profiles.profile("full"), {}
     for name, (model, gpus) in shown.items():
         machine = gpu_plan.Machine(gpus, 80 * gpu_plan.GIB, host[name])
-        tables[name] = html_table(gpu_plan.table(registry.entry(model), full, machine))
+        table = gpu_plan.table(registry.entry(model), full, machine)
+        tables[name] = html_table(table, title=f"{registry.entry(model).title} on {gpus} GPUs")
     pace = {name: f"{gpu_plan.ASSUMED[name]:.1e}" for name in ("operations", "memory")}
     return {**tables, **pace, "rows": str(gpu_plan.ASSUMED["rows"])}
 
