@@ -27,13 +27,15 @@ def files_of(code: Path) -> list[Path]:
     """Return the files of this package that a script imports, sorted.
 
     Follows imports from module to module, those inside functions too, except the ones for type
-    checkers. With a module come the data files of its folder.
+    checkers. With a module come the data files of its folder. A script that is itself a module of
+    this package is among them.
 
     Raises:
         SyntaxError: the script, or a module, is no Python.
     """
     modules = _closure(imported(code.read_text(encoding="utf-8-sig"), "__main__"))
     sources = [_source(name) for name in modules]
+    sources += [code] if code.is_relative_to(PACKAGE) else []
     # Not below PACKAGE itself: its folders are its packages, and the weights, known by their hash.
     folders = {path.parent for path in sources} - {PACKAGE}
     data = (path for folder in folders for path in folder.rglob("*") if path.suffix in DATA_FILES)

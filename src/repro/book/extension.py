@@ -61,8 +61,7 @@ def root_of(folder: Path) -> Path:
 
 def computed_text(book: execution.Book) -> dict[str, object]:
     """Return the value of every `{{ name }}` of the pages, computed again only after a change."""
-    pages = Path(__file__).with_name("pages.py")
-    code = [pages, *dependencies.files_of(pages)]
+    code = dependencies.files_of(Path(__file__).with_name("pages.py"))
     tool_page = book.root / "book" / "restore_tool.md"
     from_records = [*code, *execution.result_files(), *filter(Path.is_file, [tool_page])]
     executed = [book.executed(source) for source in book.sources()]
@@ -74,8 +73,8 @@ def computed_text(book: execution.Book) -> dict[str, object]:
 
 def other_models(book: execution.Book) -> list[execution.OtherModel]:
     """Return the models with complete committed records, and which pages show results of them."""
-    pages = Path(__file__).with_name("model_pages.py")
-    inputs = [pages, *dependencies.files_of(pages), *execution.result_files(), *book.sources()]
+    code = dependencies.files_of(Path(__file__).with_name("model_pages.py"))
+    inputs = [*code, *execution.result_files(), *book.sources()]
     models = _stored_or_computed(book, "other_models", inputs)
     return [
         execution.OtherModel(book.root, name, shown["profile"], tuple(shown["stems"]))
