@@ -50,6 +50,22 @@ def multiplied(dtype: torch.dtype) -> set[torch.dtype]:
     return {dtype, torch.float32}
 
 
+@torch.inference_mode()
+def products_seconds(layers: list, rows: int, dtype: torch.dtype, repeats: int = 5) -> float:
+    """Return the seconds that the products of linear layers alone take, the median of some runs.
+
+    Each layer once, with as many rows of states, in a dtype.
+    """
+    weights, seconds = [layer.weight.to(dtype) for layer in layers], []
+    inputs = {size: torch.randn(rows, size).to(dtype) for size in {w.shape[1] for w in weights}}
+    for _ in range(repeats):
+        start = time.perf_counter()
+        for weight in weights:
+            torch.nn.functional.linear(inputs[weight.shape[1]], weight)
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds)
+
+
 def save(model: str, name: str, record: dict, by_processor: bool = False) -> None:
     """Write `results/MODEL/benchmarks/NAME.json`, which the book reads, and print it.
 

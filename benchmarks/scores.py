@@ -12,7 +12,6 @@ Writes `results/MODEL/benchmarks/scores.PROCESSOR.json`, which the book reads.
 
 import argparse
 import statistics
-import time
 from collections import Counter
 
 import common
@@ -57,31 +56,17 @@ def best(asked: list[scores.Statement], values: np.ndarray, number: int) -> np.n
     return table
 
 
-@torch.inference_mode()
-def products(network, repeats: int = 5) -> tuple[float, float]:
+def products(network) -> list[float]:
     """Return the seconds that the matrix products of a packed row take: of its layers, its logits.
 
     Every linear layer once, with as many rows as a packed row has tokens, and the output matrix
-    with as many as it has targets; in the faster way to multiply.
+    with as many as it has targets; each in the faster way to multiply.
     """
     head = network.get_output_embeddings()
     layers = [m for m in network.modules() if isinstance(m, torch.nn.Linear) and m is not head]
-    found = []
-    for dtype in common.multiplied(network.dtype):
-        parts = ((layers, scores.ROW_NODES), ([head], scores.ROW_TARGETS))
-        found.append([_seconds(modules, rows, dtype, repeats) for modules, rows in parts])
-    return tuple(min(each) for each in zip(*found, strict=True))
-
-
-def _seconds(modules: list, rows: int, dtype: torch.dtype, repeats: int) -> float:
-    weights, seconds = [module.weight.to(dtype) for module in modules], []
-    inputs = {size: torch.randn(rows, size).to(dtype) for size in {w.shape[1] for w in weights}}
-    for _ in range(repeats):
-        start = time.perf_counter()
-        for weight in weights:
-            torch.nn.functional.linear(inputs[weight.shape[1]], weight)
-        seconds.append(time.perf_counter() - start)
-    return statistics.median(seconds)
+    ways = common.multiplied(network.dtype)
+    parts = ((layers, scores.ROW_NODES), ([head], scores.ROW_TARGETS))
+    return [min(common.products_seconds(*part, dtype) for dtype in ways) for part in parts]
 
 
 def counted(asked: list[scores.Statement]) -> dict[str, int]:
