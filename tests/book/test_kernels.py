@@ -5,22 +5,12 @@ import time
 
 import nbformat
 import pytest
+from small_notebook import CELLS
 
 from repro.book import execution, kernels
 from repro.errors import ReproError
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="kernels are forked on Linux alone")
-CELLS = """\
-# %% [markdown]
-# # A notebook
-
-# %% tags=["parameters"]
-model = "default"
-profile = "default"
-
-# %%
-{code}
-"""
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from urllib.parse import urljoin
 import axe
 import nbformat
 import pytest
+from small_notebook import CELLS
 from visit import Visit
 
 from repro import paper
@@ -22,17 +23,6 @@ from repro.study import profiles
 ROOT = Path(__file__).parents[2]
 COMMAND = str(Path(sys.executable).with_name("jupyter-book"))
 REMOTE = re.compile(r"""<(?:script|link|img|iframe)\b[^>]*\b(?:src|href)=["'](?:https?:)?//""")
-CELLS = """\
-# %% [markdown]
-# # A notebook
-
-# %% tags=["parameters"]
-model = "default"
-profile = "default"
-
-# %%
-{code}
-"""
 
 
 @pytest.fixture

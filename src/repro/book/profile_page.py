@@ -24,16 +24,14 @@ def table() -> pd.DataFrame:
 
 def _facts(profile: Profile) -> str:
     """Return how many facts of each split are measured, over all bands of score."""
-    counts = {split: _amount(profile.facts[split]) for split in SPLITS}
+    counts = {split: _amount(profile.number_of_facts(split)) for split in SPLITS}
     chosen = ", chosen by score" if profile.choose else ""
     return ", ".join(f"{split} {count}" for split, count in counts.items()) + chosen
 
 
-def _amount(value: int | str | Iterable[int]) -> str:
-    """Return a number of facts or examples; of several bands, their sum."""
-    if isinstance(value, str):
-        return value
-    return f"{value if isinstance(value, int) else sum(value):,}"
+def _amount(value: int | str) -> str:
+    """Return a number of facts or examples, with separators of thousands."""
+    return value if isinstance(value, str) else f"{value:,}"
 
 
 def _mastery(profile: Profile) -> str:

@@ -16,6 +16,7 @@ from repro.inference.compiled import keeps
 from repro.inference.cpu.cpu_kernels import exp, load
 
 KEPT = keeps(__file__)  # what is compiled here, between processes
+_compiled = njit(nogil=True, cache=KEPT, error_model="numpy")
 BLOCK = 256  # vocabulary entries per block of the two-level sampler
 CHUNK = 1 << 20  # logits drawn from at a time: bounds the memory and stays near the caches
 
@@ -45,7 +46,7 @@ def greedy(
     return logits.argmax(-1)[row_of]
 
 
-@njit(nogil=True, cache=KEPT, error_model="numpy")
+@_compiled
 def _first_equal(logits, wanted):
     # Returns where each row first holds its wanted number. PyTorch's `argmax` takes four times as
     # long as `amax` and this.
@@ -134,7 +135,7 @@ def _invert(weights: torch.Tensor, u: torch.Tensor) -> tuple[torch.Tensor, torch
 # part up to the token is read. Every number, and so every token, is the same.
 
 
-@njit(nogil=True, cache=KEPT, error_model="numpy")
+@_compiled
 def _draw_each(sums, blocks, u, row_of):
     tokens = np.empty(len(row_of), np.int64)
     for i in range(len(row_of)):
@@ -144,7 +145,7 @@ def _draw_each(sums, blocks, u, row_of):
     return tokens
 
 
-@njit(nogil=True, cache=KEPT, error_model="numpy")
+@_compiled
 def _invert_one(weights, u):
     total, upto, mass = 0.0, 0.0, 0.0
     for weight in weights:
@@ -174,7 +175,7 @@ def _flipped(number):
     return np.int32(number ^ ((number >> np.int32(31)) & np.int32(0x7FFF)))
 
 
-@njit(nogil=True, cache=KEPT, error_model="numpy")
+@_compiled
 def _largest(bits):
     # Returns the largest of bfloat16 numbers as a float32, NaN where there is one. It compares
     # integers, which is vectorised; a maximum of floats is not.
@@ -186,7 +187,7 @@ def _largest(bits):
     return load(np.uint16(_flipped(top)))
 
 
-@njit(nogil=True, cache=KEPT, error_model="numpy")
+@_compiled
 def _first_largest(bits):
     # Returns where each row first holds its largest number.
     tokens = np.zeros(len(bits), np.int64)
@@ -209,7 +210,7 @@ def _exponentials(bits, top, inverse_temperature, out):
     return total
 
 
-@njit(nogil=True, cache=KEPT, error_model="numpy")
+@_compiled
 def _draw_from_bfloat16(bits, inverse_temperature, u, row_of, size):
     # 1. Of each block the sum of e^(logit / T), relative to its own largest logit.
     # 2. Of each row the sums of its blocks, relative to the row's largest.

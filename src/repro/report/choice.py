@@ -34,10 +34,8 @@ def bands(scored: pd.DataFrame, edges: list[float]) -> pd.DataFrame:
         counts = [int(levels.get(level, 0)) for level in LEVELS]
         rows.append((split, int(band), len(facts), sum(counts), *counts))
     table = pd.DataFrame(rows, columns=BAND_COLUMNS)
-    order = table["split"].map(list(SPLIT_TITLES).index)
-    table = table.assign(order=order).sort_values(["order", "scores"], ignore_index=True)
-    named = table.assign(split=table["split"].map(SPLIT_TITLES))
-    return named.assign(scores=table["scores"].map(dict(enumerate(names))))[BAND_COLUMNS]
+    table = _by_split(table, "scores")
+    return table.assign(scores=table["scores"].map(dict(enumerate(names))))
 
 
 def within_levels(scored: pd.DataFrame) -> pd.DataFrame:
@@ -55,10 +53,16 @@ def within_levels(scored: pd.DataFrame) -> pd.DataFrame:
         worth = weight.sum() ** 2 / (weight**2).sum()
         means = score.mean(), np.average(score, weights=weight)
         rows.append((split, int(level), len(facts), round(weight.sum()), *means, worth))
-    table = pd.DataFrame(rows, columns=WITHIN)
-    table = table.assign(order=table["split"].map(list(SPLIT_TITLES).index))
-    table = table.sort_values(["order", "level"], ignore_index=True)
-    return table.assign(split=table["split"].map(SPLIT_TITLES))[WITHIN]
+    return _by_split(pd.DataFrame(rows, columns=WITHIN), "level")
+
+
+def _by_split(table: pd.DataFrame, then: str) -> pd.DataFrame:
+    """Return a table in the order of the splits, then of a column, with the splits' titles."""
+    place = {split: place for place, split in enumerate(SPLIT_TITLES)}
+    table = table.sort_values(
+        ["split", then], key=lambda c: c.map(place) if c.name == "split" else c, ignore_index=True
+    )
+    return table.assign(split=table["split"].map(SPLIT_TITLES))
 
 
 def unfilled(distribution: pd.DataFrame, scored: pd.DataFrame) -> pd.DataFrame:

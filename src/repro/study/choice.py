@@ -108,11 +108,7 @@ class Choice:
 
     def split_sizes(self) -> dict[str, int]:
         """Return the number of facts of each split, at most: known before anything is scored."""
-        sizes = {}
-        for split in paper.SPLITS:
-            count = self.profile.facts[split]
-            sizes[split] = sum(count) if split in self.candidates else count
-        return sizes
+        return {split: self.profile.number_of_facts(split) for split in paper.SPLITS}
 
     def estimate(self, mastery: pd.DataFrame, record: records.Record) -> pd.DataFrame:
         """Estimate how the levels are distributed over all facts of each split (Tables 1 and 8).

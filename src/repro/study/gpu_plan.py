@@ -276,9 +276,10 @@ class _Work:
         self.profile = profile
         published = paper.table("distribution").query("model == 'LLaMA-3-8B'")
         totals = published.groupby("split")["count"].sum()
+        numbers = {split: profile.number_of_facts(split) for split in paper.SPLITS}
         self.facts = {
-            split: int(totals.get(split, totals["test"])) if number == "all" else _number(number)
-            for split, number in profile.facts.items()
+            split: int(totals.get(split, totals["test"])) if number == "all" else number
+            for split, number in numbers.items()
         }
         train = published[published["split"] == "train"].set_index("level")["count"]
         share = min(1.0, self.facts["train"] / int(train.sum()))
@@ -331,7 +332,3 @@ class _Work:
         controls = len(profile.controls) * len(profile.control_percents)
         asked += len(grid.control_runs()) * controls * facts["test"]
         return asked + len(grid.layer_runs()) * profile.layer_blocks * tests
-
-
-def _number(facts: int | list) -> int:
-    return sum(facts) if isinstance(facts, list) else facts

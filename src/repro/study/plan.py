@@ -16,6 +16,7 @@ from repro.measures import mastery
 from repro.models import gguf, launch, registry
 from repro.study import workers
 from repro.study.choice import selected_facts
+from repro.study.gpu_plan import EXAMPLE_TOKENS
 from repro.study.requests import Request, missing
 from repro.study.study import Study
 
@@ -25,7 +26,6 @@ if TYPE_CHECKING:  # it loads PyTorch, and a plan without anything missing needs
 RECORD_BYTES = 3_000  # of a typical record on disk
 LIBRARIES = 700 << 20  # bytes of a process that has PyTorch and transformers loaded
 LARGE = 10**9  # parameters from which a model may be too large for the machine
-EXAMPLE_TOKENS = 32  # at most, of a question with its answer
 
 
 def plan(study: Study, speed: Speed | None = None) -> pd.DataFrame:

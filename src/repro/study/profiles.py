@@ -49,6 +49,11 @@ class Profile:
         """The shares that are restored; `percents` may hold 0 too, where nothing is."""
         return [float(percent) for percent in self.percents if percent]
 
+    def number_of_facts(self, split: str) -> Any:
+        """Return how many facts of a split are measured, over all bands of score: int, or `all`."""
+        number = self.facts[split]
+        return sum(number) if isinstance(number, list) else number
+
     def protocol(self, seed: int) -> Protocol:
         """Return the mastery protocol of this profile."""
         return Protocol(self.templates, self.draws, self.max_new_tokens, seed=seed)
