@@ -1,5 +1,6 @@
 """The book as one page for print: links, ids, what is left out; and the PDF of a small site."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -96,12 +97,22 @@ def test_without_a_site_the_error_says_what_to_do(tmp_path):
         pdf.write(tmp_path / "html")
 
 
-def test_without_chromium_the_error_says_what_to_install(site, monkeypatch):
-    monkeypatch.setattr(pdf, "PROGRAMS", ())
-    monkeypatch.setenv("PLAYWRIGHT_BROWSERS_PATH", str(site / "none"))
-    with pytest.raises(ConfigError, match="apt-get install chromium"):
-        pdf.write(site)
-    assert not list((site / "_static").iterdir())
+def test_without_chromium_the_error_says_what_to_install(site, tmp_path):
+    site.rename(tmp_path / "book_html")
+    html = tmp_path / "book" / "_build" / "html"
+    html.parent.mkdir(parents=True)
+    (tmp_path / "book_html").rename(html)
+    empty = str(tmp_path / "none")
+    done = subprocess.run(
+        [sys.executable, "-m", "repro.book.pdf"],
+        cwd=tmp_path,
+        env={**os.environ, "PATH": empty, "PLAYWRIGHT_BROWSERS_PATH": empty},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("Error:") and "apt-get install chromium" in done.stderr
+    assert not list((html / "_static").iterdir())
 
 
 def test_no_pdf_no_link(site):

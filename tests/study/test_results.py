@@ -72,9 +72,12 @@ def test_answers_never_exceed_questions_and_cover_the_split(measured):
     frame = measured.results.accuracy()
     assert (frame["correct"] <= frame["total"]).all() and (frame["total"] > 0).all()
     questions = frame[frame["split"] == "test"].groupby(["run", "restored_percent"])["total"].sum()
-    in_profile = measured.profile.facts["test"]
+    in_profile = measured.profile.number_of_facts("test")
     facts = measured.results.mastery()["split"].value_counts()
-    assert set(questions) == {facts["test"]} and in_profile in ("all", facts["test"])
+    assert set(questions) == {facts["test"]}
+    # Where facts are chosen by score, a band may hold fewer candidates than the profile asks for.
+    drawn_by_score = measured.profile.choose is not None
+    assert in_profile in ("all", facts["test"]) or (drawn_by_score and facts["test"] < in_profile)
 
 
 def test_intervals_hold_their_accuracy(measured):
