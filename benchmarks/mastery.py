@@ -22,7 +22,7 @@ from repro.measures import mastery
 from repro.models import loading
 
 PROTOCOL = mastery.Protocol()
-DECODING = Decoding(PROTOCOL.max_new_tokens, PROTOCOL.draws, PROTOCOL.temperature)
+DECODING = Decoding(PROTOCOL.max_new_tokens, PROTOCOL.draws, PROTOCOL.temperature, hits_only=True)
 
 
 def generate(network, tokenizer, prompts: list) -> list[int]:

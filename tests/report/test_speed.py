@@ -76,6 +76,20 @@ def test_our_fastest_stands_against_the_fastest_of_generate_and_of_trl():
         assert row["both in float32"] == theirs["float32"] / ours["float32"]
 
 
+def test_where_the_tokens_go_adds_up_to_all_that_are_asked_for(tmp_path):
+    folder = tmp_path / "smollm2-135m" / "benchmarks"
+    folder.mkdir(parents=True)
+    run = {"dtype": "bfloat16", "facts": 2, "seconds": 8.0, "tokens_asked": 200}
+    run |= {"work": {"tokens": 150, "computed": 120}, "work_to_the_end": {"tokens": 170}}
+    run |= {"tokens_per_second": 80, "products_tokens_per_second": 100}
+    where = {"machine": "Linux, 2 cores, AVX2"}
+    record = run | {"provenance": where}
+    (folder / "together.avx2.json").write_text(json.dumps(record), encoding="utf-8")
+    (row,) = speed.avoided(tmp_path).to_dict("records")
+    assert [row[name] for name in row if name.endswith("%")] == [15, 10, 15, 60, 80]
+    assert (row["s per fact"], row["limit, s per fact"]) == (4, 3.2)
+
+
 def test_records_of_two_processors_stand_side_by_side(tmp_path):
     folder = tmp_path / "smollm2-135m" / "benchmarks"
     folder.mkdir(parents=True)

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from repro import provenance
 from repro.data import facts
 from repro.errors import ConfigError, ModelError, StoreError
-from repro.models import loading, weights
+from repro.models import loading, registry, weights
 from repro.report import divergence
 from repro.restoration import restore
 from repro.study import open_study, profiles, records, requests, results
@@ -170,6 +170,14 @@ def test_the_learning_rate_changes_all_but_mastery_and_the_untuned_model(compute
     assert key(other.requests.mastery()) == key(computed.requests.mastery())
     common = keys(computed) & keys(other)
     assert common == {key(t) for t in computed.all_requests() if t.run is None}
+
+
+def test_a_profile_may_have_a_learning_rate_of_its_own(monkeypatch):
+    entry = replace(registry.entry("micro-s"), learning_rates={"real": 2e-5})
+    monkeypatch.setattr(registry, "entry", lambda name: entry)
+    assert open_study("micro-s", "real").model.learning_rate == 2e-5
+    assert open_study("micro-s", "quick").model.learning_rate == entry.learning_rate
+    assert open_study("micro-s", "real", learning_rate=RATE).model.learning_rate == RATE
 
 
 def test_seed_weights_and_data_change_every_key(computed, tiny_data, tmp_path):

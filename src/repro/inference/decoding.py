@@ -3,6 +3,7 @@
 What all prompts of a batch begin with is computed once, and a prompt once for all its samples.
 Samples with the same tokens share a row until they draw different ones. A sample leaves when it has
 ended or its answer has appeared, because what follows can no longer change whether it is a hit.
+Where only hits are wanted, it leaves too when the tokens that are left can no longer spell a name.
 None of this changes what is drawn.
 """
 
@@ -22,12 +23,13 @@ from repro.inference import kv_cache
 from repro.inference.allocator import keep_pages
 from repro.inference.cpu.cpu_engine import CpuEngine
 from repro.inference.cpu.tree_decoding import TreeNodes
+from repro.inference.reach import reach_of
 from repro.inference.sampling import Pick, greedy, sampler
 from repro.inference.threads import map_in_threads, thread_count
 from repro.inference.transformers_engine import CachedRows, WholeTexts, caches, start_logits
 from repro.models.devices import processes
 from repro.models.tokens import stop_ids
-from repro.paper import plain
+from repro.paper import folded
 
 CHECK_EVERY = 4  # steps between searches for the answer in the decoded text, after the first few
 CPU_ENGINE_ROWS = 8192  # samples at a time beyond which a small model gains nothing
@@ -61,7 +63,9 @@ class Decoding:
     - seed: of the random numbers;
     - rows: sequences computed at a time; None: as many as fit into `kv_cache.BUDGET` bytes. It
       bounds the memory, not the result;
-    - in_place: False keeps to transformers' own cache, the general path.
+    - in_place: False keeps to transformers' own cache, the general path;
+    - hits_only: only `hit` of each completion is wanted. A completion then ends where the tokens
+      that are left can no longer spell a name.
     """
 
     max_new_tokens: int
@@ -70,6 +74,7 @@ class Decoding:
     seed: int = 0
     rows: int | None = None
     in_place: bool = True
+    hits_only: bool = False
 
 
 class Engine(Protocol):
@@ -112,7 +117,8 @@ def complete(
         prompts: P prompts; a sampled prompt's label names its random numbers.
         decoding: the settings.
         work: counts what this process computed: prompt_tokens, prompt_computed, tokens
-            (that the samples consist of), computed (rows of the steps).
+            (that the samples consist of), computed (rows of the steps), unreachable (samples that
+            left because no name could be reached).
         progress: called with the number of prompts finished in each batch.
 
     Returns:
@@ -126,7 +132,7 @@ def complete(
     engine = network if isinstance(network, CpuEngine) else None
     sharing, threads = processes(), thread_count(engine)
     rows = decoding.rows or room(network, prompts, decoding) // threads
-    texts = CompletionTexts(tokenizer, engine.network if engine else network)
+    texts = CompletionTexts(tokenizer, engine.network if engine else network, decoding.hits_only)
     keep_pages()
     parts = sharing.num_processes * threads
     batches = _batches(prompts, max(1, rows // decoding.draws), parts, bool(engine))
@@ -204,13 +210,15 @@ class _Samples:
         """Take what computes the prompts, in the order of the engine."""
         self.engine, self.texts, self.prompts = engine, texts, prompts
         self.draws, self.limit = decoding.draws, decoding.max_new_tokens
+        most = [texts.reach.most(prompt.names) if texts.reach else 0 for prompt in prompts]
+        self.most_needed = np.repeat(most, self.draws)  # tokens: with so many left, all go on
         self.ids = np.full((len(prompts) * self.draws, self.limit), -1)
 
     def grow(self, pick: Pick) -> list[Completion]:
         """Return the completions, prompt by prompt.
 
-        Each step: every open sample draws a token; those that have ended or whose answer has
-        appeared are closed; the others are continued, equal ones as one row.
+        Each step: every open sample draws a token; those that have ended or that are decided are
+        closed; the others are continued, equal ones as one row.
         """
         logits = self.engine.prefill()
         open_samples = np.arange(len(self.ids))
@@ -222,15 +230,31 @@ class _Samples:
             self.ids[open_samples[goes_on], step] = tokens[goes_on]
             if step == self.limit - 1:
                 break
-            if step < CHECK_EVERY or (step + 1) % CHECK_EVERY == 0:
-                so_far = self._completions(open_samples[goes_on], step + 1)
-                goes_on[goes_on] = [not completion.hit for completion in so_far]
+            goes_on[goes_on] = ~self._decided(open_samples[goes_on], step + 1)
             open_samples, row_of = open_samples[goes_on], row_of[goes_on]
             if not len(open_samples):
                 break
             logits, row_of = self.engine.step(row_of, tokens[goes_on])
         self.engine.work["tokens"] += int((self.ids >= 0).sum())
         return self._completions(np.arange(len(self.ids)), self.limit)
+
+    def _decided(self, samples: np.ndarray, length: int) -> np.ndarray:
+        """Tell which samples hold a name after `length` tokens, or can no longer come to hold one.
+
+        Names are looked for in the first steps, then in every few.
+        """
+        decided, left = np.zeros(len(samples), bool), self.limit - length
+        doubtful = left < self.most_needed[samples]
+        looked_for = length <= CHECK_EVERY or length % CHECK_EVERY == 0
+        places = np.arange(len(samples)) if looked_for else doubtful.nonzero()[0]
+        so_far = self._completions(samples[places], length)
+        for place, completion in zip(places, so_far, strict=True):
+            decided[place] = completion.hit
+            if doubtful[place] and not completion.hit:
+                names = self.prompts[samples[place] // self.draws].names
+                decided[place] = self.texts.reach.needed(names, completion.text) > left
+                self.engine.work["unreachable"] += int(decided[place])
+        return decided
 
     def _completions(self, samples: np.ndarray, length: int) -> list[Completion]:
         """Return what some samples say after `length` tokens, and whether it holds a name."""
@@ -246,9 +270,15 @@ class _Samples:
 class CompletionTexts:
     """Turns ids into completions, each distinct one once: most of them occur many times."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, network: PreTrainedModel):
-        """Take a tokenizer, and the network for the ids that end a completion (`stop`)."""
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, network: PreTrainedModel, hits_only: bool = False
+    ):
+        """Take a tokenizer, and the network for the ids that end a completion (`stop`).
+
+        Where only hits are wanted, `reach` tells what a completion can come to contain.
+        """
         self.tokenizer, self.stop = tokenizer, np.array(sorted(stop_ids(network, tokenizer)))
+        self.reach = reach_of(tokenizer) if hits_only else None
         self._texts: dict[tuple[int, ...], str] = {}
         self._completions: dict[tuple, Completion] = {}
 
@@ -277,8 +307,8 @@ def contains(text: str, names: Sequence[str]) -> bool:
 
     The spellings of apostrophes, spaces and dashes are taken alike in both.
     """
-    folded = plain(text).casefold()
-    return any(plain(name).casefold() in folded for name in names)
+    text = folded(text)
+    return any(folded(name) in text for name in names)
 
 
 @torch.inference_mode()

@@ -183,9 +183,8 @@ def count(
     """Return the hits of each template, DataFrame[fact_id, topic, split, t00 …]: see `measure`."""
     from repro.inference.decoding import Decoding, complete
 
-    decoding = Decoding(
-        protocol.max_new_tokens, protocol.draws, protocol.temperature, protocol.seed, rows
-    )
+    sizes = protocol.max_new_tokens, protocol.draws, protocol.temperature, protocol.seed
+    decoding = Decoding(*sizes, rows, hits_only=True)
     statements = prompts(tokenizer, facts, protocol.templates)
     completions = complete(network, tokenizer, statements, decoding)
     hits = [sum(c.hit for c in samples) for samples in completions]

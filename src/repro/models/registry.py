@@ -27,8 +27,10 @@ class ModelEntry:
     """A model: where its weights come from, and the settings of its study.
 
     One of `hub`, `gguf`, `folder` and `bundled` names the source. `facts` is the world the model
-    is studied on, `profile` its study's default profile, `instruct` the name of the entry that
-    its makers tuned from it to follow instructions, `get` the command that installs its weights.
+    is studied on, `profile` its study's default profile. `learning_rates` holds, by profile, the
+    rates of those whose dev facts chose another than `learning_rate`. `instruct` is the name of the
+    entry that its makers tuned from it to follow instructions, `get` the command that installs its
+    weights.
     """
 
     name: str
@@ -37,6 +39,7 @@ class ModelEntry:
     parameters: int | None = None
     layers: int | None = None
     learning_rate: float = 1e-5
+    learning_rates: dict[str, float] = field(default_factory=dict)
     license: str = "unknown"
     hub: dict | None = None
     gguf: dict | None = None

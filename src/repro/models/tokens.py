@@ -6,10 +6,14 @@ from collections.abc import Sequence
 from itertools import takewhile
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from repro.errors import ModelError
 
 if TYPE_CHECKING:  # transformers is loaded with the model
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+TRIED = 64, 16  # sequences of random tokens, and tokens of each, that show how texts are joined
 
 
 def prefix_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
@@ -53,6 +57,29 @@ def encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[lis
     else:
         encoded += tokenizer(texts, add_special_tokens=False).input_ids[1:]
     return [prefix + ids for ids in encoded]
+
+
+def token_texts(tokenizer: PreTrainedTokenizerBase) -> list[str] | None:
+    """Return what each token adds to a text, a part of a character as U+FFFD.
+
+    None where a text is not its tokens' texts one after the other, as some sequences of random
+    tokens show.
+    """
+    before = tokenizer("a", add_special_tokens=False).input_ids
+    options = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
+    start = tokenizer.decode(before, **options)
+    tokens = range(len(tokenizer))
+    decoded = tokenizer.batch_decode([[*before, token] for token in tokens], **options)
+    if not all(text.startswith(start) for text in decoded):
+        return None
+    texts = [text.removeprefix(start) for text in decoded]
+    complete = np.array([token for token in tokens if "\ufffd" not in texts[token]])
+    if not len(complete):
+        return None
+    tried = np.random.default_rng(0).choice(complete, TRIED).tolist()
+    joined = [start + "".join(texts[token] for token in tokens) for tokens in tried]
+    decoded = tokenizer.batch_decode([before + tokens for tokens in tried], **options)
+    return texts if decoded == joined else None
 
 
 def stop_ids(network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> set[int]:

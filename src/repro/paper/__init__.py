@@ -66,6 +66,11 @@ def plain(text: str) -> str:
     return text.translate(_PLAIN)
 
 
+def folded(text: str) -> str:
+    """Return a text as names are looked for in it (F.1): plain spellings, without case."""
+    return plain(text).casefold()
+
+
 TOPICS: dict[str, Topic] = {
     key: Topic(key, t["domain"], t["table"], t["question"], tuple(t["mappings"]))
     for key, t in _read("topics.json").items()

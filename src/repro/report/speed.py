@@ -86,6 +86,37 @@ def sampling(folder: Path | None = None) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def avoided(folder: Path | None = None) -> pd.DataFrame:
+    """Return where the tokens that the protocol asks for go, in shares, and the limit that is left.
+
+    Of the tokens asked for some are never drawn: the sample had *ended or answered*, or *no name*
+    could be reached any more. Of those drawn some need no forward pass of their own: they are the
+    *same as another sample's* so far, or the last of a sample. The rest is *computed*. *Limit*: the
+    seconds per fact that the matrix products alone of the computed tokens take.
+    """
+    rows = []
+    for run in benchmark_records("together", folder):
+        work, asked = run["work"], run["tokens_asked"] / 100
+        to_the_end = run["work_to_the_end"]["tokens"]
+        share = run["tokens_per_second"] / run["products_tokens_per_second"]
+        seconds = run["seconds"] / run["facts"]
+        rows.append(
+            {
+                "Model": registry.entry(run["model"]).title,
+                "Processor": run["processor"],
+                "Numbers": run["dtype"],
+                "ended or answered, %": 100 - to_the_end / asked,
+                "no name in reach, %": (to_the_end - work["tokens"]) / asked,
+                "same as another's, or last, %": (work["tokens"] - work["computed"]) / asked,
+                "computed, %": work["computed"] / asked,
+                "s per fact": seconds,
+                "limit, s per fact": seconds * share,
+                "of the products, %": 100 * share,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
 def against_the_fastest(folder: Path | None = None) -> pd.DataFrame:
     """Return how many times faster ours is, each in the number format that is faster for it.
 
@@ -249,7 +280,7 @@ def planned(folder: Path | None = None) -> pd.DataFrame:
 def machines(folder: Path | None = None) -> pd.DataFrame:
     """Return where, when and with what each benchmark ran, and the command."""
     rows = []
-    for name in ("mastery", "scores", "evaluation", "finetuning", "restore", "plan"):
+    for name in ("mastery", "together", "scores", "evaluation", "finetuning", "restore", "plan"):
         for record in benchmark_records(name, folder):
             where = record["provenance"]
             versions = where["versions"] | ({"trl": record["trl"]} if "trl" in record else {})

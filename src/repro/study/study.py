@@ -199,7 +199,7 @@ def open_study(
             model's own.
         data: a folder of EntityQuestions; by default `REPRO_DATA`, else a download. A model that
             is studied on `atlas` needs none and refuses one.
-        learning_rate: instead of the model's own.
+        learning_rate: instead of the model's own, which may hang on the profile.
         dtype: number format, `float32` or `bfloat16`; by default that of the first record, and for
             a study without records the one that is faster on this machine.
 
@@ -207,12 +207,13 @@ def open_study(
         ConfigError: an unknown model, profile or number format, or an impossible learning rate.
     """
     entry = registry.entry(model)
-    if learning_rate is not None:
-        if not 0 < learning_rate < float("inf"):
-            raise ConfigError(f"learning rate {learning_rate} is not a positive number")
-        entry = replace(entry, learning_rate=learning_rate)
-    number_format.check(dtype)
     chosen = profiles.profile(profile, entry.profile)
+    if learning_rate is None:
+        learning_rate = entry.learning_rates.get(chosen.name, entry.learning_rate)
+    if not 0 < learning_rate < float("inf"):
+        raise ConfigError(f"learning rate {learning_rate} is not a positive number")
+    number_format.check(dtype)
+    entry = replace(entry, learning_rate=learning_rate)
     return Study(entry, chosen, data, dtype=dtype, start=_start)
 
 

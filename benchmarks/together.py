@@ -1,0 +1,70 @@
+"""How near mastery comes to the speed of its matrix products, and what each saving avoids.
+
+Ours alone measures many facts together, as a study does, with the full protocol (§3.1, Appendix
+F.1): once as it is, once with every sample drawn to its end. In float32 the hits are the same. In
+bfloat16 other rows beside a sample round differently: prompts whose hits differ are counted.
+
+    python benchmarks/together.py [MODEL] [--facts 12] [--dtype bfloat16]
+
+Writes `results/MODEL/benchmarks/together.PROCESSOR.json`, which the book reads.
+"""
+
+import argparse
+import time
+from collections import Counter
+from dataclasses import replace
+
+import common
+import mastery
+import torch
+from mastery import PROTOCOL
+
+from repro.data import facts
+from repro.inference.decoding import complete, room
+from repro.measures import mastery as measures
+from repro.models import loading
+
+
+def measure(name: str, dtype: torch.dtype | None, chosen) -> dict:
+    """Return the seconds, the work, and the work of samples that are all drawn to their end."""
+    network, tokenizer = loading.load_model(name, dtype)
+    engine = common.reader(network)
+    prompts = measures.prompts(tokenizer, chosen, PROTOCOL.templates)
+    work, work_to_the_end = Counter(), Counter()
+    mastery.ours(engine, tokenizer, prompts[: PROTOCOL.templates], Counter())  # compiles
+    start = time.perf_counter()
+    hits = mastery.ours(engine, tokenizer, prompts, work)
+    seconds = time.perf_counter() - start
+    whole = replace(mastery.DECODING, hits_only=False)
+    to_the_end = complete(engine, tokenizer, prompts, whole, work_to_the_end)
+    hits_to_the_end = [sum(sample.hit for sample in samples) for samples in to_the_end]
+    rows = min(len(prompts) * PROTOCOL.draws, room(engine, prompts, mastery.DECODING))
+    return {
+        "dtype": str(network.dtype).removeprefix("torch."),
+        "facts": len(chosen),
+        "seconds": seconds,
+        "rows": rows,
+        "tokens_asked": len(prompts) * PROTOCOL.draws * PROTOCOL.max_new_tokens,
+        "hits": sum(hits),
+        "prompts_that_differ": sum(a != b for a, b in zip(hits, hits_to_the_end, strict=True)),
+        "work": dict(work),
+        "work_to_the_end": dict(work_to_the_end),
+        "tokens_per_second": (work["computed"] + work["prompt_computed"]) / seconds,
+        "products_tokens_per_second": rows / mastery.products(network, rows),
+    }
+
+
+def main() -> None:
+    """Measure, and keep the record."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("model", nargs="?", default="smollm2-135m")
+    parser.add_argument("--facts", type=int, default=12)
+    parser.add_argument("--dtype", default="bfloat16")
+    options = parser.parse_args()
+    chosen = facts.select(facts.load(), {"train": options.facts}, 0)
+    run = measure(options.model, getattr(torch, options.dtype), chosen)
+    common.save(options.model, "together", {"model": options.model, **run}, by_processor=True)
+
+
+if __name__ == "__main__":
+    main()
