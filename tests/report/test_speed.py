@@ -1,6 +1,7 @@
 """The page on speed: committed benchmarks as tables, and arithmetic that can be checked."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,6 +10,8 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 from repro import paper
 from repro.models import registry
 from repro.report import speed
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.parametrize("name", speed.LARGE)
@@ -74,6 +77,20 @@ def test_our_fastest_stands_against_the_fastest_of_generate_and_of_trl():
         assert ours[row["ours in"]] == ours.min() and theirs[row["theirs in"]] == theirs.min()
         assert row["times faster"] == theirs.min() / ours.min() > 1
         assert row["both in float32"] == theirs["float32"] / ours["float32"]
+
+
+def test_the_readme_says_what_was_measured():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    table = speed.against_the_fastest()
+    fast = table[table["Processor"].str.contains("avx512_bf16")]
+    for work, rows in fast.groupby(fast["Work"].str.split(",").str[0]):
+        (line,) = [line for line in readme.splitlines() if line.startswith(f"| {work} |")]
+        cells = [cell.strip() for cell in line.split("|")]
+        for row in rows.to_dict("records"):
+            place = 3 + ("Gemma" in row["Model"])
+            assert cells[place] == f"{row['times faster']:.1f}", (work, row["Model"])
+    avx2 = table.loc[table["Processor"] == "AVX2", "times faster"]
+    assert f"{avx2.min():.1f} to {avx2.max():.1f} times" in readme
 
 
 def test_where_the_tokens_go_adds_up_to_all_that_are_asked_for(tmp_path):
