@@ -2,6 +2,7 @@
 # make pdf    the same, and the whole book as one PDF (needs a Chromium)
 # make lab    the notebooks in JupyterLab
 # make test   install, then lint and tests
+# make test-site  make book, then the tests of the site
 # make test-floors  the tests that touch each dependency, on the lowest versions that are declared
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -9,13 +10,15 @@ PYTHON ?= $(firstword $(foreach p,python3.11 python3.12 python3.13 python3,$(she
   $(p) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $(p))))
 SITE := book/_build/html/index.html
 
-.PHONY: help install book pdf lab test test-floors lint clean
+.PHONY: help install book pdf lab test test-site test-lab test-floors lint clean
 
 help:
 	@echo "make book   install, run what is missing or stale, build the site, print its path"
 	@echo "make pdf    the same, then print the book as one PDF, to which the site links; needs Chromium"
 	@echo "make lab    install JupyterLab too, and open the notebooks in it"
 	@echo "make test   install, lint, run the tests"
+	@echo "make test-site  make book, then open every page of the site and check it; needs Chromium, npm"
+	@echo "make test-lab   the notebooks in a real JupyterLab, which it installs; needs Chromium"
 	@echo "make test-floors  tests on the lowest versions that pyproject.toml declares"
 	@echo "make lint   install, check style, formatting, layers and types"
 	@echo "make clean  remove the site, the executed notebooks and the virtual environment"
@@ -55,7 +58,14 @@ lint: install
 
 # Two processes, each with whole files, because most tests wait for a command to start.
 test: lint
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not site"
+
+# One process: all of them look at the one site, and share a browser.
+test-site: book
+	$(BIN)/python -m pytest -q -m site tests/book
+
+test-lab: $(VENV)/installed-lab
+	$(BIN)/python -m pytest -q tests/book/test_lab.py
 
 # The lowest version of each direct dependency, and the locked PyTorch, of which each is gigabytes.
 FLOORS := $(VENV)/floors

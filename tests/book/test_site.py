@@ -1,7 +1,6 @@
-"""The book: what is run and when, and the built site in a real browser without a network."""
+"""The built site, in a real browser without a network; `make test-site` runs these."""
 
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,202 +9,21 @@ from urllib.parse import urljoin
 import axe
 import nbformat
 import pytest
-from small_notebook import CELLS
 from visit import Visit
 
-from repro import paper
-from repro.book import atlas_pages, execution, extension, pages, substitutions
-from repro.data import atlas
-from repro.errors import ReproError
+from repro.book import extension
 from repro.models import registry, weights
-from repro.study import profiles
 
 ROOT = Path(__file__).parents[2]
 COMMAND = str(Path(sys.executable).with_name("jupyter-book"))
 REMOTE = re.compile(r"""<(?:script|link|img|iframe)\b[^>]*\b(?:src|href)=["'](?:https?:)?//""")
-
-
-@pytest.fixture
-def book(tmp_path, monkeypatch):
-    """Return a book of one small notebook in a folder of its own."""
-    monkeypatch.setenv("REPRO_RESULTS", str(tmp_path / "results"))
-    (tmp_path / "notebooks").mkdir()
-    (tmp_path / "notebooks/01_one.py").write_text(CELLS.format(code="print(model, profile)"))
-    return execution.Book(tmp_path, "micro-m", "smoke")
-
-
-def refresh(book):
-    said = []
-    execution.refresh(book, said.append)
-    return [line for line in said if "running" in line]
-
-
-def test_a_notebook_runs_once_and_is_published(book):
-    (line,) = refresh(book)
-    assert line == "[1/1] notebooks/01_one.py: running on micro-m, profile smoke ..."
-    executed = nbformat.read(book.executed(book.sources()[0]), as_version=4)
-    assert executed.cells[-1].outputs[0].text == "micro-m smoke\n"
-    page = book.root / "book/notebooks/01_one.ipynb"
-    note = nbformat.read(page, as_version=4).cells[1].source
-    assert "papermill notebooks/01_one.py -p model micro-m -p profile smoke" in note
-    before = page.stat().st_mtime_ns
-    assert refresh(book) == []
-    assert page.stat().st_mtime_ns == before
-
-
-def test_what_makes_a_notebook_stale(book):
-    (source,) = book.sources()
-    stamps = {execution.digest(book, source)}
-    source.write_text(CELLS.format(code="from repro.report import tasks"))
-    stamps.add(execution.digest(book, source))
-    results = book.root / "results/micro-m/smoke"
-    results.mkdir(parents=True)
-    (results / "accuracy.jsonl").write_text("{}\n")
-    stamps.add(execution.digest(book, source))
-    (results / "accuracy.jsonl").write_text('{"a": 1}\n')
-    stamps.add(execution.digest(book, source))
-    stamps.add(execution.digest(execution.Book(book.root, book.model, "quick"), source))
-    other = book.root / "results/smollm2-135m/quick"  # shown beside the book's own
-    other.mkdir(parents=True)
-    (other / "task_score.jsonl").write_text("{}\n")
-    stamps.add(execution.digest(book, source))
-    assert len(stamps) == 6
-    assert execution.digest(book, source) in stamps
-
-
-def test_records_of_other_models_leave_a_page_of_one_model_alone(book, tmp_path):
-    (source,) = book.sources()
-    source.write_text(CELLS.format(code="s = open_study(model, profile)"))
-    copy = tmp_path / "copy-of-micro-m"  # its records may be kept under the name of the original
-    copy.mkdir()
-    books = [book, execution.Book(book.root, "smollm2-135m", "smoke")]
-    books += [execution.Book(book.root, str(copy), "smoke")]
-    before = [execution.digest(each, source) for each in books]
-    (book.root / "results/micro-m/smoke").mkdir(parents=True)
-    (book.root / "results/micro-m/smoke/accuracy.jsonl").write_text("{}\n")
-    after = [execution.digest(each, source) for each in books]
-    assert [a != b for a, b in zip(before, after, strict=True)] == [True, False, True]
-
-
-def test_a_failing_notebook_names_itself_and_leaves_nothing(book):
-    (source,) = book.sources()
-    source.write_text(CELLS.format(code="1 / 0"))
-    with pytest.raises(ReproError, match=r"01_one\.py, cell 3 failed with ZeroDivisionError"):
-        refresh(book)
-    assert list(book.root.rglob("*.ipynb")) == []
-
-
-def test_a_failing_notebook_fails_the_build_in_one_line(book):
-    (book.root / "notebooks/01_one.py").write_text(CELLS.format(code="1 / 0"))
-    shutil.copytree(ROOT / "book", book.root / "book", ignore=shutil.ignore_patterns("_*", "*.md"))
-    for name in ("_config.yml", "_toc.yml"):
-        shutil.copy(ROOT / name, book.root / "book")
-    (book.root / "book/_toc.yml").write_text("format: jb-book\nroot: index\n")
-    (book.root / "book/index.md").write_text("# A book\n")
-    done = subprocess.run([COMMAND, "build", "book"], cwd=book.root, capture_output=True, text=True)
-    assert done.returncode != 0
-    last = done.stderr.splitlines()[-1]
-    assert last.startswith("The book cannot be built: notebooks/01_one.py, cell 3 failed")
-    assert "division by zero" in last and "Traceback" not in done.stderr
-
-
-def test_a_removed_notebook_loses_its_page(book):
-    refresh(book)
-    (book.root / "notebooks/01_one.py").unlink()
-    refresh(book)
-    assert list((book.root / "book/notebooks").iterdir()) == []
-
-
-def test_numbers_of_the_paper():
-    numbers = substitutions.of_paper()
-    assert (numbers["train_facts"], numbers["test_facts"], numbers["testood_facts"]) == (
-        "75,944",
-        "9,555",
-        "11,613",
-    )
-    assert (numbers["topics"], numbers["in_topics"], numbers["out_topics"]) == ("24", "10", "14")
-    # As §5.2 of the paper words them.
-    assert (numbers["gain_20_d0"], numbers["best_gain_d0"], numbers["best_gain_d4"]) == (
-        "9.85",
-        "10.48",
-        "3.44",
-    )
-
-
-def test_how_many_answers_the_spelling_of_spaces_decides():
-    counts = substitutions.of_spellings()
-    assert counts == {"completions": "2,520", "special": "34", "moved": "none"}
-
-
-def test_a_book_is_built_for_the_models_own_profile(monkeypatch):
-    for name in ("REPRO_MODEL", "REPRO_PROFILE"):
-        monkeypatch.delenv(name, raising=False)
-    assert extension.chosen(ROOT) == execution.Book(ROOT, "micro-m", registry.entry().profile)
-    monkeypatch.setenv("REPRO_MODEL", "smollm2-135m")
-    assert extension.chosen(ROOT) == execution.Book(ROOT, "smollm2-135m", profiles.DEFAULT_PROFILE)
-    monkeypatch.setenv("REPRO_PROFILE", "smoke")
-    assert extension.chosen(ROOT) == execution.Book(ROOT, "smollm2-135m", "smoke")
-
-
-@pytest.mark.parametrize("folder", ["book", "book/notebooks"])
-def test_the_repository_is_found_from_a_book_and_from_a_page(book, folder):
-    (book.root / folder).mkdir(parents=True)
-    assert extension.root_of(book.root / folder) == book.root
-
-
-def test_the_repository_itself_is_no_book(book):
-    (book.root / "book").mkdir()
-    with pytest.raises(ReproError, match="the pages are in the folder book/"):
-        extension.root_of(book.root)
-
-
-def test_the_page_on_atlas_counts_its_world():
-    world = atlas.world()
-    splits, exposures = atlas_pages.splits(), atlas_pages.exposures().set_index("Statements")
-    facts = [int(count.replace(",", "")) for count in splits["Facts"]]
-    assert dict(zip(splits["Split"], facts, strict=True)) == world["split"].value_counts().to_dict()
-    for split, count in zip(splits["Split"], facts, strict=True):
-        assert exposures[split].dropna().str.replace(",", "").astype(int).sum() == count
-    numbers = atlas_pages.numbers()
-    facts_and_reader = [int(numbers[name].replace(",", "")) for name in ("facts", "reader")]
-    assert sum(facts_and_reader) == len(world) and facts_and_reader[0] == len(atlas.load())
-
-
-def test_the_page_on_atlas_asks_the_readers_facts_only():
-    world, shown = atlas.world().set_index("question"), atlas_pages.example()
-    fact = world.loc[shown["question"]]
-    assert (fact["split"], fact["object"]) == ("train", shown["answer"])
-    stated, questions = (shown[name].splitlines()[1:-1] for name in ("stated", "asked"))
-    assert len(stated) == len(questions) == atlas_pages.SHOWN
-    assert all(fact["subject"] in text and fact["object"] in text for text in stated)
-    read = world[world["split"] == atlas.READER]
-    assert all(any(subject in text for subject in read["subject"]) for text in questions)
-
-
-def test_the_page_on_atlas_lists_the_bundled_models():
-    bundled = [name for name, entry in registry.entries().items() if entry.bundled]
-    assert atlas_pages.bundled()["Model"].tolist() == bundled
-
-
-def test_the_page_on_atlas_uses_every_number():
-    text = (ROOT / "book/atlas.md").read_text()
-    numbers = {**atlas_pages.numbers(), **atlas_pages.example()}
-    assert set(re.findall(r"\{\{ atlas\.(\w+) \}\}", text)) == set(numbers)
-
-
-def test_every_topic_has_all_its_templates():
-    for entry in paper.TOPICS.values():
-        text = pages.topic(entry)
-        assert text.count("\n1. ") == 21 and entry.question in text
-
-
-# --- the built site ---------------------------------------------------------------------------
+pytestmark = pytest.mark.site
 
 
 def html_pages(site):
     """Return the pages of the book, and of the other models the pages of one."""
     pages = {p for p in site.rglob("*.html") if "_static" not in p.parts}
-    *most, _ = extension.other_models(extension.chosen(ROOT))
+    *most, _ = extension.models_beside(extension.chosen(ROOT))
     return sorted(pages - {html_page(site, other, s) for other in most for s in other.sources()})
 
 
@@ -354,6 +172,132 @@ def test_opened_as_a_file(site, browser):
     page = visit.open("parameter_level.html")
     assert page.locator("mjx-container svg").count() > 0
     assert visit.trouble == []
+
+
+# What a reader can use, on the site as it is served and as it lies in a folder.
+HOW = pytest.mark.parametrize("how", ["served", "file"])
+
+
+@pytest.fixture
+def visit(site, address, browser, how):
+    """Return a visit to the site; at its end nothing may have failed, nor left the site."""
+    visit = Visit(browser, address if how == "served" else site.as_uri())
+    yield visit
+    visit.page.context.close()
+    assert visit.trouble == []
+
+
+@pytest.mark.browser
+@HOW
+def test_tabs_show_one_table_at_a_time(visit):
+    page = visit.open("notebooks/03_levels.html")
+    tabs = page.locator(".repro-tabs")
+    assert tabs.count() > 0
+    for group in tabs.all():
+        panels, labels = group.locator("> .panel"), group.locator("> label").all()
+        assert len(labels) == panels.count() > 1
+        shown = set()
+        for place, label in enumerate(labels):
+            label.click()
+            visible = [panel.is_visible() for panel in panels.all()]
+            assert visible == [number == place for number in range(len(labels))]
+            shown.add(panels.nth(place).inner_text())
+        assert len(shown) == len(labels)  # each has something of its own
+        page.keyboard.press("ArrowLeft")
+        assert panels.nth(len(labels) - 2).is_visible()
+
+
+@pytest.mark.browser
+@HOW
+def test_code_is_folded_until_a_reader_unfolds_it(visit):
+    page = visit.open("notebooks/05_restore.html")
+    folded = page.locator("article details.hide")
+    assert folded.count() > 3
+    for each in folded.all():
+        assert not each.locator(".cell_input").is_visible()
+    assert page.locator(".cell_input:visible").count() == 0
+    folded.first.locator("summary").click()
+    assert "open_study" in page.locator(".cell_input:visible").inner_text()
+    command = page.locator("details.sd-dropdown", has_text="Run this page")
+    assert not command.locator("pre").is_visible()
+    command.locator("summary").click()
+    assert command.locator("pre").inner_text().startswith("papermill notebooks/05_restore.py")
+
+
+@pytest.mark.browser
+@HOW
+def test_figures_and_their_ground_change_colours_in_the_dark(visit):
+    page = visit.open("notebooks/05_restore.html")
+    seen = {}
+    for scheme in ("light", "dark"):
+        page.emulate_media(color_scheme=scheme)
+        page.wait_for_function(
+            "scheme => document.documentElement.dataset.theme === scheme", arg=scheme
+        )
+        seen[scheme] = page.evaluate(FIGURE_COLOURS)
+    assert len(seen["light"]) == len(seen["dark"]) > 2
+    for light, dark in zip(seen["light"], seen["dark"], strict=True):
+        assert light["ground"] != dark["ground"] and light["texts"] != dark["texts"]
+        assert light["faintest"] >= 4.5 and dark["faintest"] >= 4.5
+
+
+# Of each figure: the page's ground, the colours of its text, and the lowest contrast between them.
+FIGURE_COLOURS = """() => {
+  const parse = c => c.match(/[\\d.]+/g).map(Number);
+  const light = c => parse(c).slice(0, 3).map(v => v / 255)
+    .map(v => v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
+    .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
+  const ground = getComputedStyle(document.body).backgroundColor;
+  const contrast = c => {
+    const [a, b] = [light(c), light(ground)].sort((x, y) => y - x);
+    return (a + 0.05) / (b + 0.05);
+  };
+  return [...document.querySelectorAll("figure.repro-figure svg")].map(svg => {
+    // Labels, which matplotlib draws as paths or as text; those on coloured bars are white.
+    const texts = [...svg.querySelectorAll("text, g > use")].map(e => getComputedStyle(e).fill);
+    return {ground, texts, faintest: Math.min(...texts.map(contrast))};
+  });
+}"""
+
+
+@pytest.mark.browser
+@HOW
+@pytest.mark.parametrize("model", ["", "-micro-s", "-smollm2-135m"])
+def test_the_explorer_follows_its_slider(visit, model):
+    page = visit.open(f"notebooks/05_restore{model}.html")
+    slider = page.get_by_role("slider", name="Share of the parameters that is set back")
+    slider.focus()
+    page.keyboard.press("Home")
+    parts = ("p.says", "tr[aria-current] th", ".moving", "figure.restored .kept")
+    states = []
+    for _ in range(int(slider.get_attribute("max")) + 1):
+        states.append(
+            page.eval_on_selector_all(
+                ", ".join(f".repro-explorer {part}" for part in parts),
+                "all => all.map(e => e.getAttribute('transform') ?? e.getAttribute('d')"
+                " ?? e.textContent)",
+            )
+        )
+        page.keyboard.press("ArrowRight")
+    assert len(states) > 3
+    for part in zip(*states, strict=True):
+        assert len(set(part)) == len(states)  # every part of it moves with every step
+
+
+@pytest.mark.browser
+@HOW
+def test_the_chosen_claims_are_in_the_address(visit):
+    page = visit.open("notebooks/10_claims.html")
+    rows = page.locator("details.claim:visible")
+    total = rows.count()
+    page.locator('input[name="verdict"][value="all"]').focus()
+    page.keyboard.press("ArrowRight")
+    few = rows.count()
+    assert 0 < few < total and "verdict=holds" in page.url
+    page.reload()
+    assert rows.count() == few
+    page.get_by_role("button", name="Show all").click()
+    assert rows.count() == total
 
 
 @pytest.mark.browser
