@@ -5,9 +5,10 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from bs4 import BeautifulSoup
 from visit import Visit
 
-from repro.book import execution, extension, model_pages
+from repro.book import execution, extension, model_pages, other_models
 from repro.study import open_study
 
 ROOT = Path(__file__).parents[2]
@@ -81,9 +82,59 @@ def test_a_model_that_is_offered_no_more_loses_its_pages(books):
     assert not list((own.root / "book/notebooks").glob("*-smollm2*"))
 
 
+CONTENTS = """
+<ul><li class="toctree-l1"><a class="reference internal" href="../setup.html">Setup</a>
+<details><ul><li class="toctree-l2"><a class="reference internal" href="01_one.html">One</a></li>
+<li class="toctree-l2"><a href="02_two.html">Two</a></li></ul></details></li>
+<li class="toctree-l1"><a class="reference internal" href="03_three.html">Three</a></li></ul>
+"""
+
+
+def test_the_contents_beside_a_page_of_another_model_lead_to_its_pages(books):
+    described = other_models.described([books[1]], lambda book: f"<p>{book.name}</p>")
+    assert set(described) == {f"notebooks/{name}-smollm2-135m" for name in ("01_one", "02_two")}
+
+    def contents():
+        return BeautifulSoup(CONTENTS, "html.parser")
+
+    context = {other_models.PAGES: described, "generate_toctree_html": contents}
+    other_models.keep_model(None, "notebooks/02_two-smollm2-135m", "page.html", context, None)
+    assert context["theme_extra_footer"] == "<p>smollm2-135m</p>"
+    shown = context["generate_toctree_html"]()
+    links = {link.get_text(): link["href"] for link in shown.select("a")}
+    assert links == {
+        "Setup": "../setup.html",
+        "One": "01_one-smollm2-135m.html",
+        "Two": "02_two-smollm2-135m.html",
+        "Three": "03_three.html",  # of which the model has no page
+    }
+    assert [link.get_text() for link in shown.select("a.current")] == ["Two"]
+    marked = shown.select("li.current.active")
+    assert [item.find("a").get_text() for item in marked] == ["Setup", "Two"]
+    assert shown.find("details")["open"] == "open"
+    own = {other_models.PAGES: described, "generate_toctree_html": contents}
+    other_models.keep_model(None, "notebooks/02_two", "page.html", own, None)
+    assert own["generate_toctree_html"] is contents and "theme_extra_footer" not in own
+
+
 # --- the built site ---------------------------------------------------------------------------
 
 
+def check_sidebar(page, site, model):
+    """Check that the contents lead to the pages of a model, which there are, and mark this one."""
+    stems = {path.name[: -len(f"-{model}.html")] for path in site.glob(f"notebooks/*-{model}.html")}
+    links = page.eval_on_selector_all("nav.bd-links a", "all => all.map(a => a.pathname)")
+    here = {Path(link).stem for link in links if "/notebooks/" in link}
+    assert {f"{stem}-{model}" for stem in stems} <= here and not stems & here
+    current = page.locator("nav.bd-links a.current")
+    assert current.count() == 1 and current.is_visible()
+    assert current.evaluate("a => a.pathname") == page.evaluate("location.pathname")
+    page.locator(f'nav.bd-links a[href="01_mastery-{model}.html"]').evaluate("a => a.click()")
+    page.wait_for_url(f"**/01_mastery-{model}.html")
+    page.go_back()
+
+
+@pytest.mark.site
 @pytest.mark.browser
 @pytest.mark.parametrize("how", ["served", "file"])
 def test_the_switch_changes_the_model_and_keeps_the_page(site, address, browser, how):
@@ -100,15 +151,18 @@ def test_the_switch_changes_the_model_and_keeps_the_page(site, address, browser,
         assert title in page.locator(".repro-findings").first.inner_text()
         assert switch.locator("[aria-current=page]").inner_text() == title
         foot = page.locator(".extra_footer").inner_text()
-        assert f"Model {target[len('05_restore-') : -len('.html')]}," in foot
+        model = target[len("05_restore-") : -len(".html")]
+        assert f"Model {model}," in foot
+        check_sidebar(page, site, model)
         page.go_back()
     assert visit.trouble == []
 
 
+@pytest.mark.site
 @pytest.mark.browser
 def test_other_models_are_in_no_search_and_no_contents(site, address, browser):
     visit = Visit(browser, address)
-    others = extension.other_models(extension.chosen(ROOT))
+    others = extension.models_beside(extension.chosen(ROOT))
     stems = {other.page(source).stem for other in others for source in other.sources()}
     page = visit.open("index.html")
     links = page.eval_on_selector_all("nav.bd-links a", "all => all.map(a => a.pathname)")

@@ -14,7 +14,7 @@ from sphinx.config import Config
 from sphinx.util import logging
 
 from repro import provenance
-from repro.book import citations, dependencies, execution, icons, pdf
+from repro.book import citations, dependencies, execution, icons, other_models, pdf
 from repro.errors import ConfigError, ReproError
 from repro.files import write_atomic
 from repro.models import registry
@@ -27,7 +27,6 @@ SEARCH_SCRIPT = re.compile(
     r'\s*<script src="(?:\.\./)*(?:_static/)?'
     r'(?:searchtools|language_data|searchindex)\.js"></script>'
 )
-FOOTERS = "footers_of_other_models"  # by page: all that Sphinx must know of these pages
 
 DESCRIPTION = (
     "Every table and figure of an EMNLP 2025 paper on fine-tuning and model knowledge, repeated"
@@ -71,7 +70,7 @@ def computed_text(book: execution.Book) -> dict[str, object]:
     }
 
 
-def other_models(book: execution.Book) -> list[execution.OtherModel]:
+def models_beside(book: execution.Book) -> list[execution.OtherModel]:
     """Return the models with complete committed records, and which pages show results of them."""
     code = dependencies.files_of(Path(__file__).with_name("model_pages.py"))
     inputs = [*code, *execution.result_files(), *book.sources()]
@@ -111,12 +110,12 @@ def prepare(app: Sphinx, config: Config) -> None:
     """Before Sphinx reads a page: run the notebooks, then fill in the computed text."""
     try:
         book = chosen(root_of(Path(app.srcdir)))
-        others = other_models(book)
+        others = models_beside(book)
         execution.refresh(book, lambda text: log.info(text), others)
         config.myst_substitutions = computed_text(book)
         config.html_theme_options["extra_footer"] = footer(book)
         config.html_baseurl = site_address()
-        config.html_context[FOOTERS] = footers(others)
+        config.html_context[other_models.PAGES] = other_models.described(others, footer)
     except ReproError as error:
         # Sphinx and jupyter-book would bury an exception in three traces.
         raise SystemExit(f"The book cannot be built: {error}") from None
@@ -136,32 +135,6 @@ def site_address() -> str:
             f"REPRO_SITE is {address!r}: give an address such as https://site.org/book/"
         )
     return address.rstrip("/") + "/"
-
-
-def footers(others: list[execution.OtherModel]) -> dict[str, str]:
-    """Return the footer of every page of another model than the book's own."""
-    return {
-        f"notebooks/{other.page(source).stem}": text
-        for other in others
-        for text in [footer(other)]
-        for source in other.sources()
-    }
-
-
-def read_other_models(app: Sphinx, config: Config) -> None:
-    """Let Sphinx read the pages of the other models, which the table of contents does not name.
-
-    It has left out every such file, and still leaves out those that are no page of the book.
-    """
-    if (Path(app.srcdir) / "notebooks").is_dir():  # not where one page is built alone
-        pages = {f"{name}.ipynb" for name in config.html_context.get(FOOTERS, ())}
-        config.exclude_patterns = [each for each in config.exclude_patterns if each not in pages]
-
-
-def say_model(app: Sphinx, page: str, template: str, context: dict, doctree: Any) -> None:
-    """Put the footer of its own model under a page of another model."""
-    if footer_of_page := context.get(FOOTERS, {}).get(page):
-        context["theme_extra_footer"] = footer_of_page
 
 
 def footer(book: execution.Book) -> str:
@@ -281,7 +254,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     citations.register()
     app.add_js_file(pdf.LINK_SCRIPT, loading_method="defer")
     app.connect("config-inited", prepare, priority=100)
-    app.connect("config-inited", read_other_models, priority=950)  # after the table of contents
+    app.connect("config-inited", other_models.read_pages, priority=950)  # after the contents
     app.connect("builder-inited", copy_mathjax)
     app.connect("build-finished", drop_unused_icons)
     app.connect("build-finished", drop_search_scripts)
@@ -289,7 +262,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("html-page-context", drop_live_code, priority=900)
     app.connect("html-page-context", drop_unused_mathjax, priority=901)
     app.connect("html-page-context", drop_unused_cell_styles, priority=902)
-    app.connect("html-page-context", say_model, priority=800)
+    app.connect("html-page-context", other_models.keep_model, priority=800)
     app.connect("html-page-context", describe, priority=902)
     app.connect("html-page-context", add_shortcuts, priority=903)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
