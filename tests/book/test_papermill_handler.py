@@ -1,4 +1,8 @@
-"""papermill with `.py` notebooks: every way to call it that the README names, as real commands."""
+"""papermill with `.py` notebooks: every way to call it that the README names.
+
+Real commands show that papermill finds the handler, and what must be seen from outside: terminals,
+pipes, exit status. The tables of values run the same command in this process (`here`).
+"""
 
 import os
 import pty
@@ -48,6 +52,26 @@ def run(folder, *words, stdin=subprocess.DEVNULL):
     return done
 
 
+@pytest.fixture
+def here(folder, monkeypatch, capfd):
+    """Return a function that runs papermill's command in this process, as in a pipe or terminal."""
+
+    def run(*words, where=".", terminal=False):
+        monkeypatch.chdir(folder / where)
+        monkeypatch.setattr(sys.stdout, "isatty", lambda: terminal, raising=False)
+        monkeypatch.setattr(sys, "argv", ["papermill", *words])
+        capfd.readouterr()
+        try:
+            papermill_handler._prepare_command_line()
+            papermill.cli.papermill()
+        except SystemExit as end:  # its text is what Python prints at the end of a process
+            status, last = (1, f"{end.code}\n") if isinstance(end.code, str) else (end.code, "")
+        out, err = capfd.readouterr()
+        return subprocess.CompletedProcess(words, status, out, err + last)
+
+    return run
+
+
 def printed(notebook):
     return "".join(o.text for c in notebook.cells for o in c.get("outputs", []) if "text" in o)
 
@@ -70,22 +94,32 @@ def test_python_call(folder, monkeypatch):
     assert notebook.metadata.papermill.parameters == {"frac": 0.3}
 
 
-@pytest.mark.parametrize(
-    ("where", "path", "output"),
-    [
-        (".", "notebooks/05_demo.py", "notebooks/_executed/05_demo.ipynb"),
-        (".", "./notebooks/05_demo.py", "notebooks/_executed/05_demo.ipynb"),
-        (".", "{here}/notebooks/05_demo.py", "{here}/notebooks/_executed/05_demo.ipynb"),
-        (".", "notebooks/other.py", "notebooks/_executed/other.ipynb"),
-        ("notebooks", "05_demo.py", "_executed/05_demo.ipynb"),
-        ("notebooks", "other.py", "_executed/other.ipynb"),
-        ("notebooks", "../notebooks/05_demo.py", "../notebooks/_executed/05_demo.ipynb"),
-    ],
-)
+BESIDE = [
+    (".", "notebooks/05_demo.py", "notebooks/_executed/05_demo.ipynb"),
+    (".", "{here}/notebooks/05_demo.py", "{here}/notebooks/_executed/05_demo.ipynb"),
+    ("notebooks", "other.py", "_executed/other.ipynb"),
+    (".", "./notebooks/05_demo.py", "notebooks/_executed/05_demo.ipynb"),
+    (".", "notebooks/other.py", "notebooks/_executed/other.ipynb"),
+    ("notebooks", "05_demo.py", "_executed/05_demo.ipynb"),
+    ("notebooks", "../notebooks/05_demo.py", "../notebooks/_executed/05_demo.ipynb"),
+]
+
+
+@pytest.mark.parametrize(("where", "path", "output"), BESIDE[:3])
 def test_terminal_writes_beside_the_source_and_says_where(folder, where, path, output):
     path, output = path.format(here=folder), output.format(here=folder)
     text = from_terminal(folder / where, f"{COMMAND} {path} -p frac 0.4")
     assert f"Executed notebook: {output}" in text
+    notebook = nbformat.read(folder / where / output, as_version=4)
+    assert printed(notebook) == "frac is 0.4\n"
+    assert (folder / "notebooks" / Path(path).name).read_text() == SOURCE
+
+
+@pytest.mark.parametrize(("where", "path", "output"), BESIDE)
+def test_from_every_folder_it_is_written_beside_the_source(here, folder, where, path, output):
+    path, output = path.format(here=folder), output.format(here=folder)
+    done = here(path, "-p", "frac", "0.4", where=where, terminal=True)
+    assert done.returncode == 0 and f"Executed notebook: {output}" in done.stderr
     notebook = nbformat.read(folder / where / output, as_version=4)
     assert printed(notebook) == "frac is 0.4\n"
     assert (folder / "notebooks" / Path(path).name).read_text() == SOURCE
@@ -142,9 +176,9 @@ def test_the_command_of_the_readme():
 
 
 @pytest.mark.parametrize("output", ["out.ipynb", "./out.ipynb", "{here}/out.ipynb"])
-def test_named_output(folder, output):
+def test_named_output(here, folder, output):
     words = ["-p", "frac", "0.4", "notebooks/05_demo.py", output.format(here=folder)]
-    assert run(folder, *words).returncode == 0
+    assert here(*words).returncode == 0
     assert printed(nbformat.read(folder / "out.ipynb", as_version=4)) == "frac is 0.4\n"
 
 
@@ -155,8 +189,8 @@ def test_executed_notebook_runs_again(folder):
 
 
 @pytest.mark.parametrize("output", ["notebooks/05_demo.py", "./elsewhere.py", "elsewhere.py"])
-def test_a_py_is_never_an_output(folder, output):
-    done = run(folder, "notebooks/05_demo.py", output)
+def test_a_py_is_never_an_output(here, folder, output):
+    done = here("notebooks/05_demo.py", output)
     assert done.returncode != 0
     assert done.stderr.splitlines()[-1].startswith(f"Error: {output} would be overwritten")
     assert (folder / "notebooks/05_demo.py").read_text() == SOURCE
@@ -177,8 +211,8 @@ def test_a_py_is_never_an_output_from_python(folder, monkeypatch):
     ("option", "value"),
     [("-p", "-0.1"), ("-p", "1.5"), ("-p", "abc"), ("-p", "nan"), ("-p", "True"), ("-r", "1.5")],
 )
-def test_impossible_fraction_is_one_line(folder, option, value):
-    done = run(folder, "notebooks/05_demo.py", option, "frac", value)
+def test_impossible_fraction_is_one_line(here, folder, option, value):
+    done = here("notebooks/05_demo.py", option, "frac", value)
     assert done.returncode != 0
     assert done.stdout == ""
     (line,) = done.stderr.splitlines()
@@ -195,9 +229,9 @@ def test_impossible_fraction_is_one_line(folder, option, value):
         ("-b", "e2ZyYWM6IDEuNX0="),
     ],
 )
-def test_every_way_to_give_a_value_is_checked(folder, option, value):
+def test_every_way_to_give_a_value_is_checked(here, folder, option, value):
     (folder / "high.yaml").write_text("frac: 1.5\n")
-    done = run(folder, "notebooks/05_demo.py", option, value)
+    done = here("notebooks/05_demo.py", option, value)
     assert done.returncode != 0 and done.stdout == ""
     (line,) = done.stderr.splitlines()
     assert "from 0 to 1, such as 0.4, not 1.5" in line
@@ -218,8 +252,25 @@ def test_every_way_to_give_a_value_is_checked(folder, option, value):
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_what_cannot_be_run_is_one_line(folder, words, line):
+def test_what_cannot_be_run_is_one_line(here, folder, words, line):
     (folder / "odd.yaml").write_text("frac: [\n")
+    done = here("notebooks/05_demo.py", *words)
+    assert done.returncode != 0 and done.stdout == ""
+    assert done.stderr.splitlines()[-1].startswith(line) and "Traceback" not in done.stderr
+    assert not (folder / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["-p", "frac", "1.5"], "Error: frac must be a number from 0 to 1, such as 0.4, not 1.5."),
+        (["-y", "{frac: "], "Error: the parameters of -y are no YAML: "),
+        (["elsewhere.py"], "Error: elsewhere.py would be overwritten"),
+    ],
+    ids=["a value", "no YAML", "an output"],
+)
+def test_a_refusal_by_the_real_command(folder, words, line):
+    """As papermill itself refuses, as the handler does before, and at the end of a long command."""
     done = run(folder, "notebooks/05_demo.py", *words)
     assert done.returncode != 0 and done.stdout == ""
     assert done.stderr.splitlines()[-1].startswith(line) and "Traceback" not in done.stderr
@@ -227,11 +278,11 @@ def test_what_cannot_be_run_is_one_line(folder, words, line):
 
 
 @pytest.mark.parametrize("setting", ["REPRO_MODEL", "REPRO_PROFILE", "REPRO_TASKS"])
-def test_a_setting_is_checked_before_the_kernel_starts(folder, monkeypatch, setting):
+def test_a_setting_is_checked_before_the_kernel_starts(here, folder, monkeypatch, setting):
     monkeypatch.setenv(setting, "no-such-thing")
     source = SOURCE.replace("frac = 0.2", 'model = "default"\nprofile = "default"')
     (folder / "notebooks/05_demo.py").write_text(source.replace("frac", "model"))
-    done = run(folder, "notebooks/05_demo.py")
+    done = here("notebooks/05_demo.py")
     assert done.returncode != 0
     (line,) = done.stderr.splitlines()
     assert "no-such-thing" in line and line.startswith("Error: ")
@@ -252,10 +303,10 @@ def test_a_byte_order_mark_is_no_python(folder):
 
 
 @pytest.mark.parametrize("name", ["model", "profile"])
-def test_unknown_name_is_one_line(folder, name):
+def test_unknown_name_is_one_line(here, folder, name):
     source = SOURCE.replace("frac = 0.2", f'frac = 0.2\n{name} = "default"')
     (folder / "notebooks/05_demo.py").write_text(source)
-    done = run(folder, "notebooks/05_demo.py", "-p", name, "no-such-thing")
+    done = here("notebooks/05_demo.py", "-p", name, "no-such-thing")
     assert done.returncode != 0
     (line,) = done.stderr.splitlines()
     assert f"unknown {name}" in line and "no-such-thing" in line
