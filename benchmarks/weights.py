@@ -3,9 +3,10 @@
 Fine-tunes one run of a study again, which needs no record, and counts at every share of the profile
 which changes are set back.
 
-    python benchmarks/weights.py [MODEL] [--profile PROFILE] [--level 0] [--size 1920]
+    python benchmarks/weights.py [MODEL] [--profile PROFILE] [--level LEVEL] [--size SIZE]
 
-Writes `results/MODEL/benchmarks/weights.json`, which the page on restoration draws.
+By default the run on the most facts that were drawn of the lowest level, as the explorer of the page
+on restoration shows. Writes `results/MODEL/benchmarks/weights.json`, which that page draws.
 """
 
 import argparse
@@ -22,21 +23,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", nargs="?", default="micro-m")
     parser.add_argument("--profile", default="default")
-    parser.add_argument("--level", type=int, default=0)
-    parser.add_argument("--size", type=int, default=1920)
+    parser.add_argument("--level", type=int)
+    parser.add_argument("--size", type=int)
     options = parser.parse_args()
     study = open_study(options.model, options.profile)
     runs = [
-        r for r in study.grid.restored_runs() if (r.level, r.size) == (options.level, options.size)
+        run
+        for run in study.grid.restored_runs()
+        if run.size is not None  # all facts of a level are as many as there happen to be
+        if options.level in (None, run.level) and options.size in (None, run.size)
     ]
     if not runs:
         parser.error(f"{options.model}, {study.profile.name}: no such run is restored")
+    run = min(runs, key=lambda run: (-run.size, run.level, run.sample))
     computation = FactComputation(study, bars=False)
     computation.load()
-    state = computation.prepare(runs[0], [study.requests.accuracy(runs[0], "test", 20.0)])
+    state = computation.prepare(run, [study.requests.accuracy(run, "test", 20.0)])
     ranking = state.tuned.ranking()
     shares = [weight_changes.measure(ranking, share) for share in study.profile.percents if share]
-    record = {"profile": study.profile.name, "level": runs[0].level, "size": runs[0].size}
+    record = {"profile": study.profile.name, "level": run.level, "size": run.size}
     common.save(study.model.name, "weights", record | {"shares": shares})
 
 
