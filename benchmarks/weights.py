@@ -5,8 +5,8 @@ which changes are set back.
 
     python benchmarks/weights.py [MODEL] [--profile PROFILE] [--level LEVEL] [--size SIZE]
 
-By default the run on the most facts that were drawn of the lowest level, as the explorer of the page
-on restoration shows. Writes `results/MODEL/benchmarks/weights.json`, which that page draws.
+By default the run on the most facts that were drawn of the lowest level, as the explorer of the
+page on restoration shows. Writes `results/MODEL/benchmarks/weights.json`, which that page draws.
 """
 
 import argparse

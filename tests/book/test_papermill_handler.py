@@ -263,7 +263,7 @@ def test_what_cannot_be_run_is_one_line(here, folder, words, line):
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (["-p", "frac", "1.5"], "Error: frac must be a number from 0 to 1, such as 0.4, not '1.5'."),
+        (["-p", "frac", "1.5"], "Error: frac must be a number from 0 to 1, such as 0.4, not '1.5'"),
         (["-y", "{frac: "], "Error: the parameters of -y are no YAML: "),
         (["elsewhere.py"], "Error: elsewhere.py would be overwritten"),
     ],
