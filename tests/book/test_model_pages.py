@@ -126,12 +126,10 @@ def check_sidebar(page, site, model):
     links = page.eval_on_selector_all("nav.bd-links a", "all => all.map(a => a.pathname)")
     here = {Path(link).stem for link in links if "/notebooks/" in link}
     assert {f"{stem}-{model}" for stem in stems} <= here and not stems & here
+    assert all((site / "notebooks" / f"{stem}.html").is_file() for stem in here)
     current = page.locator("nav.bd-links a.current")
     assert current.count() == 1 and current.is_visible()
     assert current.evaluate("a => a.pathname") == page.evaluate("location.pathname")
-    page.locator(f'nav.bd-links a[href="01_mastery-{model}.html"]').evaluate("a => a.click()")
-    page.wait_for_url(f"**/01_mastery-{model}.html")
-    page.go_back()
 
 
 @pytest.mark.site

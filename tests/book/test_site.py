@@ -253,8 +253,7 @@ FIGURE_COLOURS = """() => {
     return (a + 0.05) / (b + 0.05);
   };
   return [...document.querySelectorAll("figure.repro-figure svg")].map(svg => {
-    // Labels, which matplotlib draws as paths or as text; those on coloured bars are white.
-    const texts = [...svg.querySelectorAll("text, g > use")].map(e => getComputedStyle(e).fill);
+    const texts = [...svg.querySelectorAll("text")].map(e => getComputedStyle(e).fill);
     return {ground, texts, faintest: Math.min(...texts.map(contrast))};
   });
 }"""
