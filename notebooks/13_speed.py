@@ -37,6 +37,9 @@ from IPython.display import Markdown
 
 from repro.report import html, layout, speed
 
+# %%
+layout.statements(speed.results())
+
 # %% [markdown]
 # ## Against the faster format of each
 #

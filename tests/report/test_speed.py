@@ -47,6 +47,16 @@ def test_the_projection_counts_the_papers_grid():
     assert each["fine-tuning"] == pytest.approx(6) and each["evaluation"] == pytest.approx(2)
 
 
+def test_the_first_block_says_the_least_and_the_most_of_the_table():
+    table, texts = speed.against_the_fastest(), speed.results()
+    assert list(texts) == list(table["Work"].unique())
+    for work, rows in table.groupby("Work"):
+        assert all(model in texts[work] for model in rows["Model"])
+        ends = f"{rows['times faster'].min():.1f}", f"{rows['times faster'].max():.1f}"
+        said = f"{ends[0]} to {ends[1]}" if ends[0] != ends[1] else ends[0]
+        assert texts[work].startswith(f"{said} times as fast")
+
+
 def test_committed_benchmarks_fill_the_tables():
     for name, table in {
         "mastery": speed.sampling(),

@@ -135,6 +135,17 @@ def against_the_fastest(folder: Path | None = None) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
 
 
+def results(folder: Path | None = None) -> dict[str, str]:
+    """Return how many times faster ours is, in words by work: the least and the most that we saw."""
+    texts = {}
+    for work, rows in against_the_fastest(folder).groupby("Work", sort=False):
+        least, most = (f"{times:.1f}" for times in rows["times faster"].agg(["min", "max"]))
+        times = least if least == most else f"{least} to {most}"
+        models = " and ".join(rows["Model"].unique())
+        texts[work] = f"{times} times as fast, each in its faster format, on {models}"
+    return texts
+
+
 def _against_the_fastest(work: str, raced: pd.DataFrame, seconds: Callable) -> pd.DataFrame:
     rows = []
     for (model, processor), group in raced.groupby(KEYS, sort=False) if len(raced) else ():
