@@ -136,7 +136,7 @@ def against_the_fastest(folder: Path | None = None) -> pd.DataFrame:
 
 
 def results(folder: Path | None = None) -> dict[str, str]:
-    """Return how many times faster ours is, in words by work: the least and the most that we saw."""
+    """Return how many times faster ours is, in words by work: the least and the most."""
     texts = {}
     for work, rows in against_the_fastest(folder).groupby("Work", sort=False):
         least, most = (f"{times:.1f}" for times in rows["times faster"].agg(["min", "max"]))
