@@ -36,16 +36,23 @@ def run(model, data, cache, launcher: list[str], *options: str) -> dict[str, dic
     return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in paths}
 
 
-def test_two_processes_count_what_one_counts(tiny_model, tiny_facts_folder, tmp_path):
-    one = run(tiny_model, tiny_facts_folder, tmp_path / "one", ["-m"])
+@pytest.fixture(scope="module")
+def alone(tiny_model, tiny_facts_folder, tmp_path_factory):
+    """A study by one process: (cache, records)."""
+    cache = tmp_path_factory.mktemp("alone")
+    return cache, run(tiny_model, tiny_facts_folder, cache, ["-m"], "--workers", "1")
+
+
+def test_two_processes_count_what_one_counts(tiny_model, tiny_facts_folder, tmp_path, alone):
+    cache, one = alone
     two = run(tiny_model, tiny_facts_folder, tmp_path / "two", TWO)
     assert one.keys() == two.keys()
     assert {record["provenance"]["processes"] for record in one.values()} == {1}
     assert {record["provenance"]["processes"] for record in two.values()} == {2}
-    tables = [path.relative_to(tmp_path / "one") for path in tmp_path.glob("one/records/*/*.csv")]
+    tables = [path.relative_to(cache) for path in cache.glob("records/*/*.csv")]
     assert tables
     for table in tables:
-        assert (tmp_path / "one" / table).read_text() == (tmp_path / "two" / table).read_text()
+        assert (cache / table).read_text() == (tmp_path / "two" / table).read_text()
     # What no training touched is the same to the last count.
     for key, record in one.items():
         if record["kind"] == "mastery" or "mastery" in record["params"]:
@@ -60,13 +67,6 @@ def test_two_processes_count_what_one_counts(tiny_model, tiny_facts_folder, tmp_
 
 
 # --- workers ------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def alone(tiny_model, tiny_facts_folder, tmp_path_factory):
-    """A study by one process: (cache, records)."""
-    cache = tmp_path_factory.mktemp("alone")
-    return cache, run(tiny_model, tiny_facts_folder, cache, ["-m"], "--workers", "1")
 
 
 def timeless(records: dict[str, dict]) -> dict[str, dict]:
