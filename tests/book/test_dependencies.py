@@ -120,9 +120,9 @@ def test_each_notebook_depends_on_its_own_result_and_few_on_those_of_others():
     assert using("study/records.py") == everything
     alone = {p.stem for p in NOTEBOOKS.glob("*.py") if not dependencies.shows_other_models(p)}
     assert "02_scale" in alone and not alone & {"06_tasks", "10_claims", "12_exposure"}
-    assert using("book/overview.py") == using("book/pages.py") == using("cli.py") == set()
+    assert using("book/overview.py") == using("book/pages.py") == using("cli/__init__.py") == set()
 
 
 def test_a_module_of_the_package_is_among_its_own_files():
-    for name in ("cli.py", "book/pages.py", "book/model_pages.py"):
+    for name in ("cli/__main__.py", "book/pages.py", "book/model_pages.py"):
         assert dependencies.PACKAGE / name in dependencies.files_of(dependencies.PACKAGE / name)

@@ -26,7 +26,7 @@ COMMANDS = {
 def outputs(book: Book) -> dict[str, str]:
     """Return each command with its output as a block of code, run again only after a change."""
     stored = book.root / "book" / "_executed" / "restore_tool.json"
-    command = dependencies.files_of(dependencies.PACKAGE / "cli.py")
+    command = dependencies.files_of(dependencies.PACKAGE / "cli" / "__main__.py")
     stamp = dependencies.content_hash([book.root / "book" / PAGE, Path(__file__), *command])
     if (
         stored.is_file()

@@ -740,7 +740,3 @@ def restore(
     from repro.restoration import restore_report
 
     _say(restore_report.restore(options))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

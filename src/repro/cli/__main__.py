@@ -1,0 +1,8 @@
+"""Runs the `repro` command: `python -m repro.cli` is the same as `repro`."""
+
+import sys
+
+from repro.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())
