@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from repro import cli, paper
+from repro.cli import application
 from repro.data import facts
 from repro.models import devices, registry
 from repro.restoration import restore_folder
@@ -370,7 +371,7 @@ def test_a_wrong_command_shows_its_usage(place):
     ],
 )
 def test_every_number_after_percent_is_one_more_share(words, meant):
-    assert cli._each_percent(words.split()) == meant.split()
+    assert application.repeat_percent(words.split()) == meant.split()
 
 
 def test_options_may_stand_anywhere(place, here, capsys):

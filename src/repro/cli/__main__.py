@@ -1,4 +1,4 @@
-"""Runs the `repro` command: `python -m repro.cli` is the same as `repro`."""
+"""Runs the `repro` command: `python -m repro.cli` does the same as `repro`."""
 
 import sys
 
