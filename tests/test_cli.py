@@ -184,7 +184,7 @@ mastery.measure(network, tokenizer, chosen.head(1), given[3])  # a network is tr
 tables, works = [], []
 for partial in (Path({str(place.folder / "partial")!r}), None):
     before = len(calls)
-    tables.append(mastery.measure(*given, partial=partial, block=6,
+    tables.append(mastery.measure(*given, partial_folder=partial, block=6,
                                   progress=lambda facts: print(facts, flush=True)))
     works.append(len(calls) - before)
 print(tables[0].equals(tables[1]), works[0] < 0.8 * works[1])

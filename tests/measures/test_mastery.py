@@ -137,7 +137,7 @@ def interrupt(loaded, facts, folder, after: int, protocol=PROTOCOL) -> None:
             raise Stopped
 
     with pytest.raises(Stopped):
-        measure(*loaded, facts, protocol, partial=folder, block=8, progress=stop)
+        measure(*loaded, facts, protocol, partial_folder=folder, block=8, progress=stop)
 
 
 def test_interrupted_run_goes_on_where_it_stopped(tiny_loaded, facts, table, tmp_path):
@@ -151,7 +151,7 @@ def test_interrupted_run_goes_on_where_it_stopped(tiny_loaded, facts, table, tmp
     blocks.write(path, block)
     counted = []
     resumed = measure(
-        *tiny_loaded, facts, PROTOCOL, partial=folder, block=8, progress=counted.append
+        *tiny_loaded, facts, PROTOCOL, partial_folder=folder, block=8, progress=counted.append
     )
     planted = resumed["fact_id"].isin(block["fact_id"])
     assert (resumed.loc[planted, "hits"] == 4000).all() and planted.sum() == 8
@@ -162,7 +162,7 @@ def test_interrupted_run_goes_on_where_it_stopped(tiny_loaded, facts, table, tmp
 
 def test_resumed_equals_undisturbed(tiny_loaded, facts, table, tmp_path):
     interrupt(tiny_loaded, facts, tmp_path / "partial", after=1)
-    resumed = measure(*tiny_loaded, facts, PROTOCOL, partial=tmp_path / "partial", block=8)
+    resumed = measure(*tiny_loaded, facts, PROTOCOL, partial_folder=tmp_path / "partial", block=8)
     pd.testing.assert_frame_equal(resumed, table)
 
 
@@ -191,7 +191,7 @@ def test_a_damaged_block_is_counted_again(tiny_loaded, facts, table, tmp_path, d
         path.write_bytes(damage(text))
     counted = []
     resumed = measure(
-        *tiny_loaded, facts, PROTOCOL, partial=folder, block=8, progress=counted.append
+        *tiny_loaded, facts, PROTOCOL, partial_folder=folder, block=8, progress=counted.append
     )
     pd.testing.assert_frame_equal(resumed, table)
     assert counted == [8, 8, 8]
@@ -200,7 +200,7 @@ def test_a_damaged_block_is_counted_again(tiny_loaded, facts, table, tmp_path, d
 def test_blocks_of_another_protocol_are_not_taken(tiny_loaded, facts, table, tmp_path):
     folder = tmp_path / "partial"
     interrupt(tiny_loaded, facts, folder, after=3, protocol=Protocol(4, 2, 6, seed=1))
-    resumed = measure(*tiny_loaded, facts, PROTOCOL, partial=folder, block=8)
+    resumed = measure(*tiny_loaded, facts, PROTOCOL, partial_folder=folder, block=8)
     pd.testing.assert_frame_equal(resumed, table)
 
 

@@ -19,8 +19,9 @@ if TYPE_CHECKING:  # what reads records only, as most do, need not wait for PyTo
     from repro.inference.cpu.cpu_engine import CpuEngine
     from repro.inference.decoding import Completion, Prompt
 
+# What `cells_of` returns: the table of topics and levels, and the row of each fact in it.
 Cells = tuple[pd.DataFrame, np.ndarray]
-MAX_NEW_TOKENS = 16
+MAX_NEW_TOKENS = 16  # of an answer
 
 
 def answer(
@@ -38,7 +39,7 @@ def answer(
     Args:
         network: a fine-tuned model, in evaluation mode.
         tokenizer: its tokenizer.
-        facts: DataFrame[question, object, …], or what `prompts` makes of it.
+        facts: DataFrame[question, object, …], or the prompts that `prompts` makes of it.
         max_new_tokens: the longest answer, in tokens.
         rows: questions answered at a time; by default what fits into memory.
         work: counts what was computed, as in `complete`.
@@ -56,33 +57,40 @@ def answer(
 
 
 def prompts(tokenizer: PreTrainedTokenizerBase, facts: pd.DataFrame) -> list[Prompt]:
-    """Return the questions as prompts, to ask several networks the same."""
+    """Return the questions of facts as prompts (Appendix A), which several networks can be asked.
+
+    Args:
+        tokenizer: the tokenizer of the networks.
+        facts: DataFrame[question, object, …].
+    """
     from repro.inference.decoding import Prompt
 
     encoded = encode_prompts(tokenizer, facts["question"])
-    return [Prompt(i, paper.names(o)) for i, o in zip(encoded, facts["object"], strict=True)]
+    return [
+        Prompt(ids, paper.names(name)) for ids, name in zip(encoded, facts["object"], strict=True)
+    ]
 
 
 def count(facts: pd.DataFrame, hits: Sequence[bool], cells: Cells | None = None) -> pd.DataFrame:
     """Count answers by topic and level: DataFrame[topic, test_level, correct, total].
 
-    A level without facts has no row: it is absent, not 0.
+    A topic and level without facts has no row: it is absent, not 0.
 
     Args:
         facts: DataFrame[topic, level, …], the facts asked.
-        hits: whether each was answered.
-        cells: those of the facts, where they are asked many times.
+        hits: whether each fact was answered correctly.
+        cells: what `cells_of` returned for these facts, if it is already known.
     """
     cells = cells or cells_of(facts)
-    made = cells[0].copy()
-    made.insert(2, "correct", correct(hits, cells))
-    return made
+    counts = cells[0].copy()
+    counts.insert(2, "correct", correct(hits, cells))
+    return counts
 
 
 def correct(hits: Sequence[bool] | np.ndarray, cells: Cells) -> np.ndarray:
-    """Return the number of right answers in each row of the table of `cells_of`."""
-    table, place = cells
-    return np.bincount(place, np.asarray(hits, float), len(table)).astype(int)
+    """Return the number of correct answers in each row of the table of `cells_of`."""
+    table, row_of_fact = cells
+    return np.bincount(row_of_fact, np.asarray(hits, float), len(table)).astype(int)
 
 
 def cells_of(facts: pd.DataFrame) -> Cells:
@@ -93,15 +101,18 @@ def cells_of(facts: pd.DataFrame) -> Cells:
 
 
 def pack(hits: Sequence[bool]) -> str:
-    """Return answers as hexadecimal digits, four questions to a digit: see `unpack`."""
+    """Return which questions were answered as hexadecimal digits, four questions to a digit.
+
+    `unpack` is the inverse.
+    """
     return np.packbits(np.asarray(hits, bool)).tobytes().hex()
 
 
 def unpack(digits: str, number: int) -> np.ndarray:
-    """Return the `number` answers that `pack` was given: bool[number].
+    """Return which of `number` questions were answered, bool[number], from the digits of `pack`.
 
     Raises:
-        StoreError: the digits are not those of so many answers.
+        StoreError: the digits stand for another number of questions.
     """
     try:
         bits = np.unpackbits(np.frombuffer(bytes.fromhex(digits), np.uint8))

@@ -1,7 +1,8 @@
-"""How far fine-tuning moved the first token: KL over ten logits (§4.1)."""
+"""How far fine-tuning moved the first token of an answer: KL divergence over ten logits (§4.1)."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,14 +18,21 @@ if TYPE_CHECKING:  # what reads records only, as most do, need not wait for PyTo
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from repro.inference.cpu.cpu_engine import CpuEngine
+    from repro.inference.decoding import Completion
 
-CANDIDATES = 10
+CANDIDATES = 10  # logits that are compared
 NEAR = 5  # an answer is near the beginning if it starts within this many tokens
 
 
 @dataclass
 class Reference:
-    """The pre-trained side of §4.1: facts compared, prompts, and first-token logits."""
+    """The pre-trained side of §4.1.
+
+    Attributes:
+        facts: the facts that are compared.
+        prompts: the text of each fact's prompt, after its topic's best template.
+        logits: (facts, vocabulary), those of the first token after each prompt.
+    """
 
     facts: pd.DataFrame
     prompts: list[str]
@@ -42,28 +50,34 @@ def renormalised_kl(
         candidates: how many of the highest logits enter both softmaxes.
 
     Returns:
-        dict(ids, tuned, base, p, q of shape (facts, candidates); kl of shape (facts,), in
-        nats). Computed in float64; identical logits give exactly 0.
+        A dict of tensors, computed in float64. Of shape (facts, candidates): `ids` of the tokens
+        compared, their logits `tuned` and `base`, their probabilities `p` and `q` after the
+        softmax over the candidates. Of shape (facts,): `kl` in nats; identical logits give
+        exactly 0.
     """
-    top, ids = tuned.double().topk(candidates, dim=-1)
-    same = base.double().gather(-1, ids)
-    log_p, log_q = top.log_softmax(-1), same.log_softmax(-1)
-    kl = (log_p.exp() * (log_p - log_q)).sum(-1).clamp(min=0)
-    return {"ids": ids, "tuned": top, "base": same, "p": log_p.exp(), "q": log_q.exp(), "kl": kl}
+    tuned_top, ids = tuned.double().topk(candidates, dim=-1)
+    base_top = base.double().gather(-1, ids)
+    log_p, log_q = tuned_top.log_softmax(-1), base_top.log_softmax(-1)
+    p, q = log_p.exp(), log_q.exp()
+    kl = (p * (log_p - log_q)).sum(-1).clamp(min=0)  # rounding may give a tiny negative sum
+    return {"ids": ids, "tuned": tuned_top, "base": base_top, "p": p, "q": q, "kl": kl}
 
 
 def best_templates(mastery: pd.DataFrame) -> dict[str, int]:
-    """Return, per topic, the mapping template with the most hits (ties: the first)."""
+    """Return the mapping template with the most hits by topic; of equal ones the first.
+
+    `mastery` is DataFrame[topic, t00 …], the hits of each fact after each template.
+    """
     sums = mastery.groupby("topic")[template_columns(mastery)].sum()
     return {topic: int(row.to_numpy().argmax()) for topic, row in sums.iterrows()}
 
 
 def level_compared(mastery: pd.DataFrame, at_least: int) -> int:
-    """Return the level of §4.1's facts: 4, or the highest below it with `at_least` facts.
+    """Return the level whose facts §4.1 compares: 4, or the highest with `at_least` facts.
 
-    A small model masters hardly any fact at level 4; the paper's models all do. Level 0 is never
-    compared, because its completions hold no answer. Where no level has enough facts, the
-    level with the most is taken.
+    The paper's models all have facts of level 4; a small model has hardly any. Level 0 is never
+    compared, because its completions hold no answer. If no level has enough facts, the level with
+    the most facts is taken.
     """
     sizes = mastery.loc[mastery["level"] > 0, "level"].value_counts().sort_index()
     enough = sizes[sizes >= at_least]
@@ -78,52 +92,67 @@ def reference(
     facts: pd.DataFrame,
     max_new_tokens: int = 16,
 ) -> Reference:
-    """Prepare the pre-trained side for facts of one level.
+    """Return the pre-trained side of the comparison for facts of one level (§4.1).
 
     Args:
         network: the pre-trained model.
         tokenizer: its tokenizer.
         facts: DataFrame[fact_id, topic, subject, object, question, t00 …].
-        max_new_tokens: length of the greedy completion searched for the answer.
+        max_new_tokens: length of the greedy completion in which the answer is looked for.
 
     Returns:
-        The facts whose answer starts near the beginning of the completion, with logits.
+        The facts whose answer starts within the first `NEAR` tokens of the completion, with logits.
     """
     from repro.inference.decoding import Decoding, Prompt, complete, first_logits
 
-    template = best_templates(facts)
-    texts = [
-        paper.TOPICS[f.topic].mappings[template[f.topic]].replace("{subject}", f.subject)
-        for f in facts.itertuples()
-    ]
+    texts = _best_prompts(facts)
     encoded = encode(tokenizer, texts)
     prompts = [
-        Prompt(ids, paper.names(obj)) for ids, obj in zip(encoded, facts["object"], strict=True)
+        Prompt(ids, paper.names(name)) for ids, name in zip(encoded, facts["object"], strict=True)
     ]
     completions = complete(network, tokenizer, prompts, Decoding(max_new_tokens))
     near = [
         i
-        for i, (c, prompt) in enumerate(zip(completions, prompts, strict=True))
-        if _starts_early(tokenizer, c[0], prompt.names)
+        for i, ([completion], prompt) in enumerate(zip(completions, prompts, strict=True))
+        if _starts_early(tokenizer, completion, prompt.names)
     ]
     logits = first_logits(network, [prompts[i].ids for i in near])
     return Reference(facts.iloc[near], [texts[i] for i in near], logits)
 
 
-def _starts_early(tokenizer, completion, names) -> bool:
+def _best_prompts(facts: pd.DataFrame) -> list[str]:
+    """Return the text of each fact's prompt, after the template with the most hits in its topic."""
+    template = best_templates(facts)
+    return [
+        paper.TOPICS[fact.topic].mappings[template[fact.topic]].replace("{subject}", fact.subject)
+        for fact in facts.itertuples()
+    ]
+
+
+def _starts_early(
+    tokenizer: PreTrainedTokenizerBase, completion: Completion, names: Sequence[str]
+) -> bool:
+    """Tell whether one of the names starts within the first `NEAR` tokens of a completion."""
     text = paper.plain(completion.text).casefold()
-    starts = [at for n in names if (at := text.find(paper.plain(n).casefold())) >= 0]
+    positions = [text.find(paper.plain(name).casefold()) for name in names]
+    starts = [position for position in positions if position >= 0]
     if not starts:
         return False
     options = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
-    head = tokenizer.decode(completion.ids[:NEAR], **options)
-    return min(starts) < len(head.casefold())  # both as the text was: folded, no special tokens
+    beginning = tokenizer.decode(completion.ids[:NEAR], **options)
+    # The positions are in the case-folded text without special tokens, so this length is too.
+    return min(starts) < len(beginning.casefold())
 
 
 def compare(
     network: PreTrainedModel | CpuEngine, tokenizer: PreTrainedTokenizerBase, base: Reference
 ) -> tuple[pd.DataFrame, dict]:
-    """Compare a fine-tuned model's first answer token with the pre-trained model's.
+    """Compare a fine-tuned model's first answer token with the pre-trained model's (§4.1).
+
+    Args:
+        network: the fine-tuned model.
+        tokenizer: its tokenizer.
+        base: the pre-trained side, from `reference`.
 
     Returns:
         DataFrame[topic, facts, kl_sum] (nats; sums, so that runs can be pooled), and one
@@ -142,6 +171,7 @@ def compare(
 
 
 def _example(tokenizer, base: Reference, result: dict, i: int) -> dict:
+    """Return what Figure 3 shows of fact number `i`: its texts, and its compared tokens."""
     fact = base.facts.iloc[i]
     return {
         "fact_id": fact["fact_id"],

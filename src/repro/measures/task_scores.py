@@ -1,4 +1,4 @@
-"""What an answer is worth: the final number of GSM8K, ROUGE for XSum (§5.2, Table 5)."""
+"""Scores of answers: by the final number for GSM8K, by ROUGE for XSum (§5.2, Table 5)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,14 +10,17 @@ METRICS = {
     "gsm8k": ("gsm8k_accuracy",),
     "xsum": ("xsum_rouge1", "xsum_rouge2", "xsum_rougeL"),
 }
-
-
 VERSION = 2  # part of the key of every score: raised when a change to the rules changes results
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Values from 0 to 1 by metric, one per question; `blank`: those with nothing to score."""
+    """Scores of answers.
+
+    Attributes:
+        values: numbers from 0 to 1 by metric, one per question.
+        blank: the number of questions that count 0 because there is nothing to score.
+    """
 
     values: dict[str, list[float]]
     blank: int
@@ -26,9 +29,10 @@ class Scores:
 def score(task: str, answers: Sequence[str], references: Sequence[str]) -> Scores:
     """Score answers to the questions of a task.
 
-    GSM8K: 1 where the final number is the reference's; an answer without one is 0 and counted.
-    XSum: the F-measure of ROUGE-1, ROUGE-2 and ROUGE-L, words stemmed by Porter; 0 and counted
-    where the answer or the reference has no word that ROUGE knows, as in another script.
+    GSM8K: 1 if the final number of the answer is that of the reference, else 0; an answer without
+    a number counts as blank. XSum: the F-measure of ROUGE-1, ROUGE-2 and ROUGE-L, with words
+    stemmed by Porter; blank if the answer or the reference has no word that ROUGE knows, such as a
+    text in another script.
     """
     return {"gsm8k": _gsm8k, "xsum": _xsum}[task](answers, references)
 
@@ -44,7 +48,10 @@ def _xsum(answers: Sequence[str], references: Sequence[str]) -> Scores:
 
     names = {metric: metric.removeprefix("xsum_") for metric in METRICS["xsum"]}
     scorer = RougeScorer(list(names.values()), use_stemmer=True)
-    each = [scorer.score(r, a) for r, a in zip(references, answers, strict=True)]
-    values = {m: [round(s[name].fmeasure, 6) for s in each] for m, name in names.items()}
+    scores = [scorer.score(r, a) for r, a in zip(references, answers, strict=True)]
+    values = {
+        metric: [round(rouge[name].fmeasure, 6) for rouge in scores]
+        for metric, name in names.items()
+    }
     pairs = zip(answers, references, strict=True)
     return Scores(values, sum(not (has_word(a) and has_word(r)) for a, r in pairs))

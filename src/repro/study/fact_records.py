@@ -58,9 +58,9 @@ def _mastery(work: FactComputation, _: RunState, request: Request) -> tuple[dict
 def measure(work: FactComputation, request: Request, chosen: pd.DataFrame) -> pd.DataFrame:
     """Measure some facts, block by block, in workers where there are any."""
     protocol = mastery.Protocol(**request.params["protocol"])
-    options = {"partial": partial_folder(request), "keep": True}
+    options = {"partial_folder": partial_folder(request), "keep": True}
     if work.workers:
-        options["spread"] = lambda blocks: work.workers.spread(
+        options["count_blocks"] = lambda blocks: work.workers.spread(
             ("block", block, protocol) for block in blocks
         )
     reader, tokenizer = work.session.reader, work.session.tokenizer
