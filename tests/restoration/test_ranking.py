@@ -13,9 +13,9 @@ from repro.errors import ConfigError, ModelError
 from repro.restoration import ranking as ranking_module
 from repro.restoration import tensor_pairs
 from repro.restoration.concentration import by_tensor, concentration
+from repro.restoration.histograms import Histogram, units
 from repro.restoration.ranking import STRATEGIES, Criterion, how_many, rank
 from repro.restoration.regions import REGIONS, layer, module, sort_key, tensors_in
-from repro.restoration.score_kernels import Histogram, units
 from repro.restoration.tensor_pairs import Block, pair
 from repro.restoration.thresholds import selected, selection, thresholds
 

@@ -18,7 +18,8 @@ import torch
 
 from repro.errors import ConfigError, ModelError
 from repro.restoration import score_kernels, shared_counts, tensor_pairs
-from repro.restoration.score_kernels import BINS, LOWER_HALVES, MAX_PACKED, TABLES, Histogram
+from repro.restoration.histograms import Histogram
+from repro.restoration.score_kernels import BINS, LOWER_HALVES, MAX_PACKED, TABLES
 from repro.restoration.tensor_pairs import Block, Pair, Weights
 
 # Most bins, over all threads, whose lower halves the first pass counts: each takes 1 MiB.

@@ -12,11 +12,11 @@ from repro.files import user_path
 from repro.restoration import checkpoints, concentration, ranking, tensor_pairs, thresholds
 from repro.restoration.checkpoint_pair import INTERPOLATE, Models, Settings, Work, dtype
 from repro.restoration.checkpoints import ShardWriter
+from repro.restoration.histograms import Histogram
 from repro.restoration.model_card import card
 from repro.restoration.output_folder import atomic_folder
 from repro.restoration.ranking import Criterion, Ranking
 from repro.restoration.restored_share import Share
-from repro.restoration.score_kernels import Histogram
 from repro.restoration.tensor_pairs import Pair
 
 

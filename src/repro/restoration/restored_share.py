@@ -7,7 +7,7 @@ import torch
 
 from repro.errors import ModelError
 from repro.restoration import thresholds
-from repro.restoration.score_kernels import Histogram
+from repro.restoration.histograms import Histogram
 from repro.restoration.tensor_pairs import Block
 
 

@@ -29,8 +29,8 @@ MAX_PACKED = 1 << 23  # most parameters that the packed tables can count without
 TABLES = 4  # packed tables; neighbouring keys are counted in different ones
 
 # The mantissa of the first float of each bin, as an integer.
-_MANTISSAS = np.arange(BINS) % 128 + 128 << 16
-_MANTISSAS[:128] -= 128 << 16  # subnormal floats have no implicit leading bit
+MANTISSAS = np.arange(BINS) % 128 + 128 << 16
+MANTISSAS[:128] -= 128 << 16  # subnormal floats have no implicit leading bit
 _SIGN_OFF, _HALF, _FINITE = np.uint32(0x7FFFFFFF), np.uint32(16), np.uint32(0x7F7FFFFF)
 _LARGEST = np.float32(np.finfo(np.float32).max)
 _LOW, _HIGH = np.uint32(0xFFFF), np.uint32(0xFFFF0000)
@@ -194,7 +194,7 @@ def unpack(packed, counts, lower_sums, mantissas):
             number, low = packed_sum >> ONE_BIT, packed_sum & (ONE - 1)
             counts[b] += number
             lower_sums[b] += low
-            mantissa_sum += number * _MANTISSAS[b] + low
+            mantissa_sum += number * MANTISSAS[b] + low
         packed[:, first : first + 128] = 0
         mantissas[e] += mantissa_sum
 
@@ -296,58 +296,3 @@ def mark_chosen(keys, threshold, ties, mask):
             mask[i] = True
             ties -= 1
     return ties
-
-
-class Histogram:
-    """The number of keys by upper half, and the exact sum of the floats whose bits the keys are.
-
-    Sums are integers, in units of the smallest float32, 2⁻¹⁴⁹.
-    """
-
-    def __init__(self):
-        """Start empty."""
-        self.counts = np.zeros(BINS, np.int64)
-        self.lower_sums = np.zeros(BINS, np.int64)
-
-    def add(self, keys: np.ndarray) -> None:
-        """Count at most `MAX_PACKED` keys."""
-        packed = np.zeros((TABLES, BINS), np.int64)
-        add_packed(keys, packed)
-        self.add_tables(packed)
-
-    def add_tables(self, packed: np.ndarray) -> int:
-        """Add packed tables, clear them, and return the sum of the floats counted in them."""
-        mantissas = np.zeros(256, np.int64)
-        unpack(packed, self.counts, self.lower_sums, mantissas)
-        return _exact_sum(mantissas)
-
-    def merge(self, other: "Histogram") -> None:
-        """Add another histogram."""
-        self.counts += other.counts
-        self.lower_sums += other.lower_sums
-
-    @property
-    def size(self) -> int:
-        """Number of keys."""
-        return int(self.counts.sum())
-
-    def total(self, above: int = -1) -> int:
-        """Return the sum of the floats in the bins above bin `above`; by default, in all bins."""
-        summed = np.arange(BINS) > above
-        return _sum_of_bins(self.counts * summed, self.lower_sums * summed)
-
-
-def _sum_of_bins(counts: np.ndarray, lower_sums: np.ndarray) -> int:
-    return _exact_sum((counts * _MANTISSAS + lower_sums).reshape(-1, 128).sum(1))
-
-
-def _exact_sum(mantissas: np.ndarray) -> int:
-    # Floats of one exponent are multiples of one unit, so an integer holds their sum exactly. The
-    # sums of the 256 exponents are added up in a Python integer, which has no size limit.
-    return sum(m << max(e - 1, 0) for e, m in enumerate(mantissas.tolist()) if m)
-
-
-def units(key: int) -> int:
-    """Return the float whose bits are `key`, in units of 2⁻¹⁴⁹: an integer."""
-    exponent, mantissa = key >> 23, key & 0x7FFFFF
-    return (mantissa | 1 << 23) << exponent - 1 if exponent else mantissa

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from repro.restoration import score_kernels
+from repro.restoration import histograms, score_kernels
 from repro.restoration.ranking import (
     Criterion,
     LowerHalfCounts,
@@ -113,7 +113,7 @@ def _cut(ranking: Ranking, k: int, upper: int, lower_counts: LowerHalfCounts) ->
     equal, key = int(table[low]), upper << 16 | low
     ties = chosen_in_bin - int(table[low + 1 :].sum())
     zero_ties = _zero_ties(ranking, Cut(k, key, ties, equal), int(table_zero[low]))
-    on_threshold = score_kernels.units(key)
+    on_threshold = histograms.units(key)
     return Cut(
         k, key, ties, equal,
         keys.total(upper) + _sum_above(table, upper, low) + ties * on_threshold,
@@ -137,7 +137,7 @@ def _zero_ties(ranking: Ranking, cut: Cut, zero_equal: int) -> int:
 def _sum_above(table: np.ndarray, upper: int, low: int) -> int:
     """Return the sum, as floats, of the keys of bin `upper` whose lower half is above `low`."""
     counts = table[low + 1 :]
-    first = score_kernels.units(upper << 16)
+    first = histograms.units(upper << 16)
     step = 1 << max((upper >> 7) - 1, 0)
     return int(counts.sum()) * first + int((counts * np.arange(low + 1, LOWER_HALVES)).sum()) * step
 
