@@ -1,4 +1,4 @@
-"""The two checkpoints that are ranked or restored, and the settings of doing so."""
+"""The two checkpoints that are ranked or restored, and the settings of both commands."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -31,8 +31,10 @@ class Settings:
 class Work:
     """How the work is done; no result depends on it.
 
-    threads: number of threads (None: that of PyTorch). block_size: parameters in a block.
-    progress: called with the number of bytes read.
+    Attributes:
+        threads: number of threads; None: as many as PyTorch uses.
+        block_size: number of parameters in a block.
+        progress: called with the number of bytes read.
     """
 
     threads: int | None = None
@@ -41,7 +43,7 @@ class Work:
 
 
 class Models:
-    """Two checkpoints, opened, with their tensors matched by name."""
+    """Two open checkpoints whose tensors are matched by name."""
 
     def __init__(self, base: str | Path, tuned: str | Path):
         """Find and open both checkpoints.

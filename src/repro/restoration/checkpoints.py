@@ -34,7 +34,7 @@ def find(name: str | Path) -> Path:
 
 
 class Checkpoint(Mapping[str, torch.Tensor]):
-    """The tensors of a folder by name, memory-mapped: nothing is read before it is used."""
+    """The tensors of a folder by name, memory-mapped: a tensor is read when it is used."""
 
     def __init__(self, folder: Path):
         """Open every shard.
@@ -85,7 +85,7 @@ class Checkpoint(Mapping[str, torch.Tensor]):
         return {path.name: sha256(path) for path in self.files}
 
     def config(self) -> dict:
-        """Return `config.json`, empty where there is none."""
+        """Return the content of `config.json`; empty if there is no such file."""
         return read_json(path) if (path := self.folder / "config.json").exists() else {}
 
 
@@ -112,12 +112,16 @@ class RenamedTensors(Mapping[str, torch.Tensor]):
 def align(
     base: Checkpoint, tuned: Checkpoint
 ) -> tuple[RenamedTensors, RenamedTensors, dict[str, str]]:
-    """Return both models under the same names, and which stored tensor duplicates which.
+    """Return both models under the same names, and the stored tensors that duplicate others.
 
     An output matrix is tied to the embedding if it is absent or has the same bits. If it is tied in
     both models, it is not a parameter of its own: it is left out, and written with the values of
-    the embedding. If it is absent in `base` alone, the embedding stands for it there. Tables of
-    rotary position angles are not parameters and are left out.
+    the embedding. If it is absent in `base` alone, the embedding is taken in its place there.
+    Tables of rotary position angles are not parameters and are left out.
+
+    Returns:
+        The tensors of `base`, those of `tuned`, and {stored name of a duplicate in `tuned`: stored
+        name of the tensor with its values}.
 
     Raises:
         ModelError: the models are of different architectures.
@@ -154,12 +158,14 @@ def _model_type(config: dict) -> str | None:
 
 
 def _tied(model: RenamedTensors, head: str, embedding: str) -> bool:
-    # Compares the first row before it reads both matrices.
+    """Tell whether the output matrix is absent or has the same bits as the embedding."""
     if head not in model:
         return True
-    a, b = model[head], model[embedding]
-    same = (a.shape, a.dtype) == (b.shape, b.dtype) and torch.equal(a[:1], b[:1])
-    return same and torch.equal(a, b)
+    output, input_ = model[head], model[embedding]
+    if (output.shape, output.dtype) != (input_.shape, input_.dtype):
+        return False
+    # The first rows are compared before both matrices are read as a whole.
+    return torch.equal(output[:1], input_[:1]) and torch.equal(output, input_)
 
 
 class ShardWriter:
@@ -197,7 +203,7 @@ class ShardWriter:
             with writing(self.folder / file):
                 self._files[file].seek(begin + start * values.element_size())
                 unwritten = data
-                while unwritten:  # one call may write a part only, since the file is unbuffered
+                while unwritten:  # the file is unbuffered, so one call may write only a part
                     unwritten = unwritten[self._files[file].write(unwritten) :]
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Where the change is: in how few parameters (Table 3), and in which tensors (Table 10)."""
+"""How concentrated the change is: in how few parameters (Table 3), in which tensors (Table 10)."""
 
 from collections.abc import Callable, Sequence
 from fractions import Fraction
@@ -18,11 +18,12 @@ def concentration(ranking: Ranking, percents: Sequence[float]) -> pd.DataFrame:
 
     Returns:
         DataFrame[top_percent, share_of_change_percent, without_zero_base_percent, k, n,
-        threshold, moved, zero_base, unchanged]. Sums are exact, rounded once. `moved` counts the
-        k that differ at all; `zero_base` and `unchanged` count the parameters with p = 0 and
-        s = p in the whole region. One with p = 0 that moved has a score of |s| / 1e-8 and
-        outweighs thousands, so `without_zero_base_percent` is the same share with those left out
-        of the chosen and of the total.
+        threshold, moved, zero_base, unchanged]. Sums are exact and rounded once. `moved` counts
+        those of the k parameters that differ at all. `zero_base` and `unchanged` count the
+        parameters of the whole region with p = 0 and with s = p. A parameter with p = 0 that moved
+        has a score of |s| / 1e-8, as large as that of thousands of others together. So
+        `without_zero_base_percent` is the share without such parameters, both in the chosen and in
+        the total.
 
     Raises:
         ConfigError: the ranking is not by size, or a percentage is not between 0 and 100.
@@ -97,10 +98,10 @@ def _chosen_by_tensor(ranking: Ranking, cuts: list[Cut]) -> np.ndarray:
         return count
 
     ranking.pair.spread([worker(*tables) for tables in counts_by_thread])
-    counted = counts_by_thread.sum(0)
+    totals = counts_by_thread.sum(0)
     if ranking.pair.shared:
-        shared_counts.add_up_arrays([counted])
-    above, equal = counted
-    # Ties are chosen in the order of tensors, so those of earlier tensors are used up first.
+        shared_counts.add_up_arrays([totals])
+    above, equal = totals
+    # Of the parameters that equal a threshold, those of earlier tensors are chosen first.
     before = equal.cumsum(0) - equal
     return above + np.clip(np.array([cut.ties for cut in cuts]) - before, 0, equal)

@@ -12,7 +12,7 @@ class Histogram:
     """
 
     def __init__(self):
-        """Start empty."""
+        """Set all counts to zero."""
         self.counts = np.zeros(BINS, np.int64)
         self.lower_sums = np.zeros(BINS, np.int64)
 
@@ -40,8 +40,8 @@ class Histogram:
 
     def total(self, above: int = -1) -> int:
         """Return the sum of the floats in the bins above bin `above`; by default, in all bins."""
-        summed = np.arange(BINS) > above
-        return _sum_of_bins(self.counts * summed, self.lower_sums * summed)
+        is_above = np.arange(BINS) > above
+        return _sum_of_bins(self.counts * is_above, self.lower_sums * is_above)
 
 
 def _sum_of_bins(counts: np.ndarray, lower_sums: np.ndarray) -> int:
@@ -49,8 +49,11 @@ def _sum_of_bins(counts: np.ndarray, lower_sums: np.ndarray) -> int:
 
 
 def _exact_sum(mantissas: np.ndarray) -> int:
-    # Floats of one exponent are multiples of one unit, so an integer holds their sum exactly. The
-    # sums of the 256 exponents are added up in a Python integer, which has no size limit.
+    """Return a sum of floats in units of 2⁻¹⁴⁹, from the sums of their mantissas by exponent.
+
+    Floats of one exponent are multiples of one unit, so an integer holds their sum exactly. The
+    sums of the 256 exponents are added up in a Python integer, which has no size limit.
+    """
     return sum(m << max(e - 1, 0) for e, m in enumerate(mantissas.tolist()) if m)
 
 

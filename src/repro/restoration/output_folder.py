@@ -1,4 +1,4 @@
-"""Writes a folder whole or not at all: it is renamed into place when it is complete."""
+"""Writes a folder completely or not at all: it gets its name when it is complete."""
 
 import shutil
 import tempfile
@@ -42,7 +42,7 @@ def _check_space(out: Path, size: int) -> None:
 
 
 def _replace(new: Path, out: Path, old: Path) -> None:
-    """Rename `new` to `out`; what was there becomes `old`, and comes back if this fails."""
+    """Rename `new` to `out`. A folder that was there becomes `old`, and is restored on failure."""
     with suppress(FileNotFoundError):
         out.rename(old)
     try:

@@ -1,9 +1,15 @@
 """Ranks all parameters of two models exactly, a block at a time (§5, App. B.2).
 
-The first pass, here, counts the upper halves of all scores; the second, in `thresholds`, the lower
-halves of those that share theirs with a threshold. This gives the exact thresholds and sums of any
-number of shares. Counts and sums are integers, so nothing depends on the size of a block or the
-order of threads.
+Sorting billions of scores would take too much memory, so scores are counted instead, in two passes:
+
+1. The first pass, in this module, counts all scores by their upper half. This shows in which bin of
+   upper halves the threshold of each share lies.
+2. The second pass, in `thresholds`, counts the scores of these bins by their lower half. This gives
+   the exact thresholds, and the exact sums of the scores above them.
+
+If a sample shows beforehand in which bins the thresholds probably lie, the first pass counts the
+lower halves of these bins too, and no second pass is needed. Counts and sums are integers, so no
+result depends on the size of a block or on the order of threads.
 """
 
 import hashlib
@@ -22,9 +28,9 @@ from repro.restoration.histograms import Histogram
 from repro.restoration.score_kernels import BINS, LOWER_HALVES, MAX_PACKED, TABLES
 from repro.restoration.tensor_pairs import Block, Pair, Weights
 
-# Most bins, over all threads, whose lower halves the first pass counts: each takes 1 MiB.
+# The most bins, over all threads, whose lower halves the first pass counts: each takes 1 MiB.
 MAX_LIKELY_BINS = 96
-SAMPLING_SIZE = 1 << 27  # above this size a sample pays for itself by saving one pass
+SAMPLING_SIZE = 1 << 27  # parameters from which a sample takes less time than the pass it saves
 STRATEGIES = {  # name: (kind of score, whether the lowest come first)
     "top": (score_kernels.RELATIVE, False),
     "bottom": (score_kernels.RELATIVE, True),
@@ -35,7 +41,13 @@ STRATEGIES = {  # name: (kind of score, whether the lowest come first)
 
 @dataclass(frozen=True)
 class Criterion:
-    """What parameters are ranked by: a strategy, the dtype of the score, the seed of `random`."""
+    """The rule by which parameters are ranked.
+
+    Attributes:
+        strategy: a name of `STRATEGIES`.
+        dtype: of the arithmetic of the score.
+        seed: of the strategy `random`.
+    """
 
     strategy: str = "top"
     dtype: torch.dtype = torch.float32
@@ -69,7 +81,7 @@ def _not_finite(block: Block) -> ModelError:
 
 
 class LowerHalfCounts:
-    """The number of keys by lower half, for some upper halves (bins); also of those with p = 0."""
+    """The number of keys by lower half, for some bins of upper halves; and of those with p = 0."""
 
     def __init__(self, bins: Sequence[int]):
         """Set all counts to zero."""
@@ -85,7 +97,7 @@ class LowerHalfCounts:
 
     @property
     def arguments(self) -> tuple:
-        """Return the last arguments of the functions of `score_kernels`."""
+        """The last arguments of the functions of `score_kernels`."""
         return self.rows, self.table, self.table_zero
 
     @property
@@ -132,7 +144,8 @@ class ScoreCounts:
         return self._zero
 
     def _count_zero_base(self) -> None:
-        # Unpacking a table costs as much as counting 100,000 parameters, so not after each block.
+        # Unpacking a table takes as long as counting 100,000 parameters. So it is done when the
+        # tables are full or the counts are needed, and not after each block.
         if self._zeros_in_tables:
             self._zero.add_tables(self._packed[1])
             self._zeros_in_tables = 0
@@ -149,7 +162,7 @@ class ScoreCounts:
 
     @property
     def numbers(self) -> dict[str, int]:
-        """The other counts by name: whole numbers of any size, to be added up likewise."""
+        """The other counts by name, to be added up over processes: integers of any size."""
         return {"": self.unchanged, **self.change}
 
     @numbers.setter
@@ -169,7 +182,7 @@ class ScoreCounts:
 
 @dataclass(frozen=True, eq=False)
 class Ranking:
-    """A pair of models and the counts of their scores; thresholds take a second pass."""
+    """A pair of models and the counts of their scores. `thresholds` finds the thresholds."""
 
     pair: Pair
     counts: ScoreCounts
@@ -245,41 +258,52 @@ def rank(
     pair = tensor_pairs.pair(base, tuned, region, layers, threads, block_size, progress)
     pair = replace(pair, shared=shared)
     criterion = Criterion(strategy, score_dtype, seed)
-    samples = expected_percents and pair.parameters >= SAMPLING_SIZE
-    bins = _likely_bins(pair, criterion, expected_percents) if samples else []
-    return Ranking(
-        pair, count_in_threads(pair, [ScoreCounts(criterion, bins) for _ in range(pair.threads)])
-    )
+    return Ranking(pair, _count_scores(pair, criterion, expected_percents))
+
+
+def _count_scores(
+    pair: Pair, criterion: Criterion, expected_percents: Sequence[float]
+) -> ScoreCounts:
+    """Return the counts of the first pass; a large region is sampled beforehand."""
+    bins: list[int] = []
+    if expected_percents and pair.parameters >= SAMPLING_SIZE:
+        bins = _likely_bins(pair, criterion, expected_percents)
+    return count_in_threads(pair, [ScoreCounts(criterion, bins) for _ in range(pair.threads)])
 
 
 def count_in_threads(pair: Pair, counters: list[Any]) -> Any:
     """Count all blocks with one counter per thread, and return the sum of the counters.
 
-    Where the pair is shared, it is the sum over all processes.
+    If the pair is shared among processes, it is the sum over all processes.
+
+    Raises:
+        ModelError: a weight is NaN or infinite; if the pair is shared, in every process.
     """
     if not pair.shared:
         return _count(pair, counters)
     error = None
     try:
-        counted = _count(pair, counters)
-    except ModelError as raised:  # told to all processes, for they wait for this one's counts
-        counted, error = counters[0], raised
+        total = _count(pair, counters)
+    except ModelError as raised:  # the other processes must know, as they wait for these counts
+        total, error = counters[0], raised
     shared_counts.raise_everywhere(error)
-    shared_counts.add_up(counted)
-    return counted
+    shared_counts.add_up(total)
+    return total
 
 
 def _count(pair: Pair, counters: list[Any]) -> Any:
+    """Count the blocks of this process, each thread with its counter; return the sum."""
     pair.spread(counters)
-    for other in counters[1:]:
-        counters[0].merge(other)
-    return counters[0]
+    total, *rest = counters
+    for counter in rest:
+        total.merge(counter)
+    return total
 
 
 def _likely_bins(pair: Pair, criterion: Criterion, percents: Sequence[float]) -> list[int]:
-    """Return the bins that the thresholds are probably in, judged by a sample of the scores.
+    """Return the bins in which the thresholds probably lie, estimated from a sample of the scores.
 
-    Returns none if they are too many to count all their lower halves in the first pass.
+    Returns none if there are too many of them to count all their lower halves in the first pass.
     """
     sample = Histogram()
     for block in pair.sample():
@@ -287,11 +311,12 @@ def _likely_bins(pair: Pair, criterion: Criterion, percents: Sequence[float]) ->
     bins: set[int] = set()
     for percent in percents:
         k = how_many(sample.size, percent)
-        # Three standard errors, doubled because neighbours in a tensor are correlated.
+        # The interval of ranks in which the threshold lies: k plus and minus three standard errors
+        # of a binomial count, doubled because neighbours in a tensor are correlated.
         margin = 6 * int((k * (sample.size - k) / max(sample.size, 1)) ** 0.5)
-        ends = (min(max(x, 1), sample.size) for x in (k + margin, k - margin))
-        first, last = (bin_of_rank(sample.counts, x) for x in ends)
-        # If all lower halves in a bin are zero, as in bfloat16, there is nothing to count.
+        ranks = (min(max(rank, 1), sample.size) for rank in (k + margin, k - margin))
+        first, last = (bin_of_rank(sample.counts, rank) for rank in ranks)
+        # If all lower halves of a bin are zero, as in bfloat16, there is nothing to count in it.
         bins |= {b for b in range(first, last + 1) if sample.lower_sums[b] or not sample.counts[b]}
     return sorted(bins) if len(bins) * pair.threads <= MAX_LIKELY_BINS else []
 
@@ -304,11 +329,16 @@ def how_many(size: int, percent: float) -> int:
     """
     if not 0 <= percent <= 100:
         raise ConfigError(f"cannot restore {percent} %: give a percentage from 0 to 100")
-    # By way of the decimal text: 0.29 means 29/100, not the nearest binary number.
+    # Computed from the decimal text: 0.29 means 29/100, not the nearest binary number.
     return int(Fraction(str(percent)) * size / 100)
 
 
 def bin_of_rank(counts: np.ndarray, k: int) -> int:
-    """Return the bin of the k-th highest item: the highest that with those above holds `k`."""
-    numbers = counts[::-1].cumsum()  # of items in a bin and those above, from the highest bin
-    return len(counts) - 1 - int(np.searchsorted(numbers, k))
+    """Return the bin that holds the k-th highest item.
+
+    Args:
+        counts: number of items by bin, from the lowest bin.
+        k: rank of the item, from 1, the highest.
+    """
+    numbers_from_above = counts[::-1].cumsum()  # of items in a bin and all bins above it
+    return len(counts) - 1 - int(np.searchsorted(numbers_from_above, k))

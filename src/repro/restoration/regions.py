@@ -1,4 +1,4 @@
-"""Which tensors belong to a region, and the order of their parameters for ties (§5)."""
+"""The tensors of a region, and their order, which decides between equal scores (§5)."""
 
 import re
 from collections.abc import Iterable
@@ -19,14 +19,14 @@ REGIONS = {
 _MASK = re.compile(r"\.(attn|attention)\.(masked_)?bias$")
 _LAYER = re.compile(r"\blayers\.(\d+)\.")
 # Other families name the list of layers differently: `h` (GPT-2, BLOOM, Falcon), `blocks` (MPT),
-# `layer` (BERT). So they do with the norms (`ln_`).
+# `layer` (BERT). They name the norms differently too (`ln_`).
 _OTHER_LAYER = re.compile(r"(?<![^.])(?:h|blocks|layer)\.(\d+)\.")
 _EMBEDDING = re.compile(r"embed|\bwte\b|\bwpe\b")
 _OTHER_NORM = re.compile(r"(?<![^.])ln_")
 
 
 def tensors_in(names: Iterable[str], region: str = "transformer", layers: str = "") -> list[str]:
-    """Return the tensors of a region, sorted by `sort_key`: of tied scores the first are chosen.
+    """Return the tensors of a region, sorted by `sort_key`: of equal scores the first are chosen.
 
     Args:
         names: the names of all tensors of a model.
@@ -54,15 +54,15 @@ def tensors_in(names: Iterable[str], region: str = "transformer", layers: str = 
 
 
 def _llama_names(names: Iterable[str]) -> dict[str, str]:
-    """Return each name with its layer spelled `layers.N`, as in LLaMA, for `REGIONS` to match."""
-    spelled = {name: name for name in names}
-    if any(_LAYER.search(name) for name in spelled):
-        return spelled
-    return {n: _OTHER_LAYER.sub(r"layers.\1.", _OTHER_NORM.sub("norm_", n)) for n in spelled}
+    """Return each name with its layer written `layers.N`, as in LLaMA, for `REGIONS` to match."""
+    names = list(names)
+    if any(_LAYER.search(name) for name in names):
+        return {name: name for name in names}
+    return {n: _OTHER_LAYER.sub(r"layers.\1.", _OTHER_NORM.sub("norm_", n)) for n in names}
 
 
 def _layer_numbers(layers: str) -> set[int]:
-    """Parse `0,2,5-7`; raise ConfigError where it is malformed."""
+    """Parse a list such as `0,2,5-7`; raise ConfigError if it is malformed."""
     numbers: set[int] = set()
     for part in filter(None, layers.replace(" ", "").split(",")):
         match = re.fullmatch(r"(\d+)(?:-(\d+))?", part)
@@ -92,7 +92,7 @@ def sort_key(name: str) -> tuple:
     """
     number = layer(name)
     part = 0 if number is not None or _EMBEDDING.search(name) else 1
-    known = [i for i, p in enumerate(PROJECTIONS) if f".{p}." in name]
+    projections = [i for i, p in enumerate(PROJECTIONS) if f".{p}." in name]
+    order = projections[0] if projections else len(PROJECTIONS)
     natural = [int(x) if x.isdigit() else x for x in re.split(r"(\d+)", name)]
-    order = known[0] if known else len(PROJECTIONS)
     return part, -1 if number is None else number, order, not name.endswith("weight"), natural

@@ -1,6 +1,6 @@
 """Restores the parameters that fine-tuning changed most, in a network in memory (§5, App. B.2).
 
-`restore_folder` does the same from checkpoint to checkpoint.
+`repro.restoration.restore_folder` does the same with checkpoints on disk.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -28,20 +28,26 @@ __all__ = [
 
 @dataclass
 class Change:
-    """Size of a change of weights: `k` parameters, sums of |change| and of its square (float64)."""
+    """Size of a change of weights, summed in float64.
+
+    Attributes:
+        k: number of parameters that are set back.
+        l1: by how much the sum of |s − p| becomes smaller.
+        l2: by how much the sum of (s − p)² becomes smaller.
+    """
 
     k: int = 0
     l1: float = 0.0
     l2: float = 0.0
 
     def add(self, k: int, block: Block, new: torch.Tensor) -> None:
-        """Add a block whose values `new` moved `k` parameters towards the pre-trained ones."""
-        back = block.tuned.float() - new.float()
+        """Add a block whose weights become `new`, of which `k` move to their pre-trained values."""
+        moved = block.tuned.float() - new.float()
         # With s tuned, p base and m new: (s − p)² − (m − p)² = (s − m)(s + m − 2p).
-        factor = back + 2 * (new.float() - block.base.float())
+        factor = moved + 2 * (new.float() - block.base.float())
         self.k += k
-        self.l1 += float(back.abs().sum(dtype=torch.float64))
-        self.l2 += float((back * factor).sum(dtype=torch.float64))
+        self.l1 += float(moved.abs().sum(dtype=torch.float64))
+        self.l2 += float((moved * factor).sum(dtype=torch.float64))
 
 
 def change(pair: Pair) -> Change:
@@ -64,8 +70,9 @@ def restored(
     """Set the highest ranked parameters to their pre-trained values, and undo it on exit.
 
     Args:
-        network: holds `tuned`, in any dtype; whole, or divided by FSDP2.
-        base: weights before fine-tuning; tuned: after. Neither is changed.
+        network: holds the weights `tuned`, in any dtype; whole, or divided by FSDP2.
+        base: weights before fine-tuning; they are not changed.
+        tuned: weights after fine-tuning; they are not changed.
         ranking: of this pair, from `rank`; one ranking serves all percentages.
         percent: of the ranked parameters, 0 to 100.
         cut: from `thresholds`, if it is already known.
@@ -81,9 +88,10 @@ def restored(
 
 @contextmanager
 def interpolated(network: torch.nn.Module, pair: Pair, percent: float) -> Iterator[Change]:
-    """Move all parameters of a region the same share of their way back, and undo it on exit.
+    """Move all parameters of a region by a share of the way to their pre-trained values.
 
-    The strategy `interpolate` of `repro restore`, in place; arguments and result as for `restored`.
+    This is the strategy `interpolate` of `repro restore`, in memory. Arguments and result are those
+    of `restored`; the change is undone on exit.
 
     Raises:
         ConfigError: the percentage is not between 0 and 100.
@@ -102,7 +110,15 @@ def _changed(
     chosen: Iterable[tuple[Block, np.ndarray | None]],
     percent: float,
 ) -> Iterator[Change]:
-    """Restore pairs of (block, mask), mask None for interpolation; set all back on exit."""
+    """Restore the chosen parameters of each block, and set all of them back on exit.
+
+    Args:
+        network: holds the weights `tuned`.
+        tuned: the weights that are set again on exit.
+        shapes: the shape of each tensor of the region.
+        chosen: pairs of (block, mask of the chosen parameters); the mask is None to interpolate.
+        percent: of the way to the pre-trained values, to interpolate.
+    """
     by_name, undone = parameters(network), Change()
     try:
         with torch.no_grad():

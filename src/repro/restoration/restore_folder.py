@@ -1,4 +1,7 @@
-"""Restoration from checkpoint to checkpoint (§5): any two folders, all shares in one pass."""
+"""Restores checkpoints on disk: two folders in, one folder out for each share (§5).
+
+All shares are restored in one pass over the tensors, so a model need not fit into memory.
+"""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -56,12 +59,15 @@ def restore(
     checkpoints.check_target(out, inputs, overwrite)
     models.region(settings)  # raises an error before anything is written
     with atomic_folder(out, models.tuned_files.nbytes * len(percents)) as new_folder:
-        folders = [
-            new_folder if len(percents) == 1 else new_folder / str(x).removesuffix(".0")
-            for x in percents
-        ]
-        reports = _restore_shares(models, percents, settings, work, folders)
-    return reports
+        folders = _folders_of_shares(new_folder, percents)
+        return _restore_shares(models, percents, settings, work, folders)
+
+
+def _folders_of_shares(folder: Path, percents: Sequence[float]) -> list[Path]:
+    """Return the folder of each share: the folder itself, or of several shares its subfolders."""
+    if len(percents) == 1:
+        return [folder]
+    return [folder / str(percent).removesuffix(".0") for percent in percents]
 
 
 def _restore_shares(
@@ -82,13 +88,16 @@ def _restore_shares(
 
 
 def _new_shares(ranked: Ranking | None, size: int, percents: Sequence[float]) -> list[Share]:
-    # Interpolation (no ranking) changes all parameters, whatever the percentage.
+    """Return the shares of a region of `size` parameters, before any block is restored.
+
+    Without a ranking they are interpolated: all parameters change, whatever the percentage.
+    """
     if ranked is None:
-        for x in percents:
-            ranking.how_many(size, x)  # raises ConfigError for an invalid percentage
-        return [Share(x, size) for x in percents]
+        for percent in percents:
+            ranking.how_many(size, percent)  # raises ConfigError for an invalid percentage
+        return [Share(percent, size) for percent in percents]
     cuts = thresholds.thresholds(ranked, percents)
-    return [Share(x, cut.k, cut) for x, cut in cuts.items()]
+    return [Share(percent, cut.k, cut) for percent, cut in cuts.items()]
 
 
 @contextmanager
@@ -114,12 +123,20 @@ def _restore_region(
     relative: Criterion,
     stored_names: dict[str, str],
 ) -> Histogram:
-    """Restore the region in every share; return the histogram of all relative changes."""
+    """Restore the region in every share; return the histogram of all relative changes.
+
+    Args:
+        ranked: the ranking that chooses the parameters; None to interpolate.
+        region: the tensors to restore.
+        shares: each counts what is changed in it.
+        writers: one for each share; none to write nothing.
+        relative: the criterion of the relative change.
+        stored_names: the name of each tensor in the files of TUNED.
+    """
     total = Histogram()
     for block, keys, masks in _selection(ranked, region, shares):
-        changes = (
-            keys if ranked is not None and ranked.criterion == relative else relative.keys(block)
-        )
+        ranked_by_change = ranked is not None and ranked.criterion == relative
+        changes = keys if ranked_by_change else relative.keys(block)
         total.add(changes)
         for index, (share, mask) in enumerate(zip(shares, masks, strict=True)):
             restored = share.restore_block(block, mask, changes)
@@ -129,14 +146,14 @@ def _restore_region(
 
 
 def _selection(ranked: Ranking | None, region: Pair, shares: list[Share]) -> Iterator[tuple]:
-    # Yields (block, keys, one mask per share); interpolation has neither keys nor masks.
+    """Yield (block, its keys, one mask per share); interpolation has neither keys nor masks."""
     if ranked is not None:
         return thresholds.selection(ranked, [share.cut for share in shares if share.cut])
     return ((block, None, [None] * len(shares)) for block in region.blocks())
 
 
 def _copy(models: Models, region: Pair, writers: list[ShardWriter], work: Work) -> None:
-    """Copy the tensors outside the region from TUNED."""
+    """Copy the tensors outside the region from TUNED to the folder of every share."""
     restored_names = {models.tuned.names[name] for name in region.shapes}
     for name in models.tuned_files if writers else ():
         if name in restored_names or name in models.duplicates:
@@ -157,17 +174,10 @@ def _report(
     share: Share,
     total: Histogram,
 ) -> dict:
-    """Return the report of one share, as kept in `restore.json`."""
-    cut = share.cut
-    chosen = {
-        "threshold": cut.threshold if cut and settings.strategy in ("top", "absolute") else None,
-        "on_threshold": {"chosen": cut.ties, "of": cut.equal} if cut else None,
-        "change_restored_percent": concentration.percentage(share.change.total(), total.total())
-        if cut
-        else share.percent,
-        "zero_base": ranked.zero_base if ranked else None,
-        "unchanged": ranked.unchanged if ranked else None,
-    }
+    """Return the report of one share, as written to `restore.json`.
+
+    `total` is the histogram of the relative changes of the whole region.
+    """
     sizes = {name: shape.numel() for name, shape in region.shapes.items()}
     return {
         **models.names,
@@ -176,12 +186,27 @@ def _report(
         "k": share.k,
         "differ": share.differ,
         "rounded": share.rounded,
-        **chosen,
+        **_threshold_report(share, settings.strategy, total),
+        "zero_base": ranked.zero_base if ranked else None,
+        "unchanged": ranked.unchanged if ranked else None,
         "renamed": models.renamed(),
         "left_as_they_are": tensor_pairs.left_as_they_are(region),
         "tensors": {n: {"n": sizes[n], "k": share.tensors.get(n, 0)} for n in sizes},
         "version": __version__,
         "git_commit": provenance.git_commit(),
+    }
+
+
+def _threshold_report(share: Share, strategy: str, total: Histogram) -> dict:
+    """Return the threshold of a share, and how much of the whole change it restores (%)."""
+    if share.cut is None:  # interpolated: every parameter goes this part of the way back
+        change = {"change_restored_percent": share.percent}
+        return {"threshold": None, "on_threshold": None, **change}
+    restored = concentration.percentage(share.change.total(), total.total())
+    return {
+        "threshold": share.cut.threshold if strategy in ("top", "absolute") else None,
+        "on_threshold": {"chosen": share.cut.ties, "of": share.cut.equal},
+        "change_restored_percent": restored,
     }
 
 

@@ -12,6 +12,7 @@ from tqdm import tqdm
 from repro.errors import ConfigError
 from repro.restoration import checkpoint_pair, concentration, restore_folder, tensor_pairs
 
+# Columns of the table of `repro rank` → their headings.
 HEADINGS = {
     "top_percent": "top %",
     "share_of_change_percent": "change %",
@@ -24,7 +25,10 @@ PASSES = 2  # over the region: one to count the scores, one to use the threshold
 
 
 def rank(options: Namespace) -> str:
-    """Rank two models and return the report, as text or JSON."""
+    """Rank two models and return the report, as text or JSON.
+
+    `options` are those of `repro rank`. Raises ConfigError and ModelError as `ranking.rank`.
+    """
     settings = _settings(options)
     models = checkpoint_pair.Models(options.base, options.tuned)
     with _work(options, models, settings) as work:
@@ -47,7 +51,10 @@ def rank(options: Namespace) -> str:
 
 
 def restore(options: Namespace) -> str:
-    """Restore (with --dry-run, write nothing) and return the report, as text or JSON."""
+    """Restore (with --dry-run, write nothing) and return the report, as text or JSON.
+
+    `options` are those of `repro restore`. Raises errors as `restore_folder.restore`.
+    """
     if options.out is None and not options.dry_run:
         raise ConfigError("give OUT, the folder to write, or --dry-run")
     settings, out = _settings(options), None if options.dry_run else options.out
@@ -68,7 +75,7 @@ def _settings(options: Namespace) -> checkpoint_pair.Settings:
 
 @contextmanager
 def _work(options: Namespace, models: checkpoint_pair.Models, settings: checkpoint_pair.Settings):
-    """Yield the threads and a progress bar over the bytes of the region, on a terminal."""
+    """Yield how the work is done: the number of threads, and on a terminal a progress bar."""
     if options.threads is not None and options.threads < 1:
         raise ConfigError(f"{options.threads} threads: give 1 or more")
     region = models.region(settings)
@@ -79,12 +86,12 @@ def _work(options: Namespace, models: checkpoint_pair.Models, settings: checkpoi
 
 
 def shares(tensors: pd.DataFrame, by: str) -> pd.DataFrame:
-    """Add up `ranking.by_tensor` by layer or module.
+    """Add up `concentration.by_tensor` by layer or module.
 
     Returns:
         DataFrame[by, n_percent, change_percent, one column per percentage]: shares (%) of all
-        parameters, of all change, and of the chosen parameters. A part whose share of the chosen
-        is above n_percent was chosen more often than average.
+        parameters, of all change, and of the chosen parameters. If a part's share of the chosen is
+        above its n_percent, its parameters were chosen more often than average.
     """
     percents = [c for c in tensors if isinstance(c, float)]
     grouped = tensors.assign(**{by: tensors[by].fillna(-1).replace(-1, "outside")})
@@ -103,6 +110,7 @@ def _short(column: str) -> str:
 
 
 def _rank_text(report: dict, tensors: int) -> str:
+    """Return the report of `repro rank` as text, with its two tables."""
     n, zero, same = report["n"], report["zero_base"], report["unchanged"]
     table = pd.DataFrame(report["concentration"])[list(HEADINGS)].rename(columns=HEADINGS)
     modules = pd.DataFrame(report["modules"]).rename(columns=_short)
@@ -122,19 +130,20 @@ def _rank_text(report: dict, tensors: int) -> str:
 
 
 def _restore_text(reports: list[dict], out: str | None) -> str:
+    """Return the reports of `repro restore` as text, one row of a table for each percentage."""
     first = reports[0]
     columns = ("k", "differ", "rounded", "threshold", "change_restored_percent")
     rows = [{"%": r["settings"]["percent"], **{c: r[c] for c in columns}} for r in reports]
-    wrote = "nothing written (dry run)" if out is None else f"written to {out}"
+    ending = "nothing written (dry run)" if out is None else f"written to {out}"
     if out is not None and len(reports) > 1:
-        wrote += ": one folder per percentage"
+        ending += ": one folder per percentage"
     return "\n".join(
         [
             f"{first['n']:,} parameters in {len(first['tensors']):,} tensors,"
             f" {_describe(first['settings'])}",
             *_differences(first),
             _text(pd.DataFrame(rows).rename(columns={"change_restored_percent": "change %"})),
-            wrote,
+            ending,
         ]
     )
 
@@ -162,11 +171,12 @@ def _describe(settings: dict) -> str:
 
 def _text(table: pd.DataFrame) -> str:
     """Format a table: integers with thousands separators, others with five digits."""
-    shown = table.map(
-        lambda x: "-" if pd.isna(x) else f"{x:,}" if isinstance(x, int) else _float(x)
-    )
-    return shown.to_string(index=False)
+    return table.map(_cell).to_string(index=False)
 
 
-def _float(value) -> str:
+def _cell(value: object) -> str:
+    if pd.isna(value):
+        return "-"
+    if isinstance(value, int):
+        return f"{value:,}"
     return f"{value:.5g}" if isinstance(value, float) else str(value)

@@ -1,4 +1,4 @@
-"""One restored share: the new weights of each block, and the counts of what was changed."""
+"""One restored share: the new weights of each block, and the counts of the changed parameters."""
 
 from dataclasses import dataclass, field
 
@@ -15,9 +15,14 @@ from repro.restoration.tensor_pairs import Block
 class Share:
     """One restored share: its size and, after all blocks were restored, counts of what changed.
 
-    `differ` counts the chosen parameters whose values differ between the two models, `rounded`
-    those whose pre-trained value the dtype of TUNED cannot hold exactly. `change` is the histogram
-    of the relative changes of the chosen, `tensors` their number by tensor.
+    Attributes:
+        percent, k, cut: the share, its number of parameters, and how they are chosen (None: all are
+            interpolated).
+        differ: number of chosen parameters whose values differ between the two models.
+        rounded: number of chosen parameters whose pre-trained value the dtype of TUNED cannot hold
+            exactly.
+        change: histogram of the relative changes of the chosen parameters.
+        tensors: number of chosen parameters by tensor.
     """
 
     percent: float
@@ -69,7 +74,8 @@ def restored_values(
 ) -> torch.Tensor:
     """Return weights with those in the mask set to their pre-trained values, dtype as `tuned`.
 
-    Without a mask, all are interpolated: moved by `percent` of the way to their pre-trained values.
+    Without a mask all weights are interpolated: moved by `percent` of the way to the pre-trained
+    values.
     """
     if mask is None:
         return torch.lerp(tuned.float(), base.float(), percent / 100).to(tuned.dtype)

@@ -1,10 +1,12 @@
 """Compiled loops that score every parameter and count the scores (App. B.2).
 
-Non-negative floats sort in the order of their bits. A score is therefore stored as a key, the 31
-bits of a float32, and counting the upper 15 and the lower 16 bits ranks any number of parameters
-exactly.
+Non-negative floats sort in the order of their bits. So a score is stored as a key, the 31 bits of a
+float32. Keys are counted by their upper 15 bits first, then by their lower 16 bits, which ranks any
+number of parameters exactly.
+
 These are loops because array operations would read and write every intermediate result. A loop
 takes about a nanosecond per parameter and releases Python's lock, so threads run in parallel.
+
 In all of them s is the fine-tuned weight and p the pre-trained one, as in the paper.
 """
 
@@ -36,8 +38,8 @@ _LARGEST = np.float32(np.finfo(np.float32).max)
 _LOW, _HIGH = np.uint32(0xFFFF), np.uint32(0xFFFF0000)
 
 # NumPy's error model, because a check for division by zero prevents vectorised loops.
-KEPT = keeps(__file__)  # between processes
-compiled = njit(nogil=True, cache=KEPT, error_model="numpy")
+IS_CACHED = keeps(__file__)  # between processes
+compiled = njit(nogil=True, cache=IS_CACHED, error_model="numpy")
 
 
 @intrinsic
@@ -63,7 +65,7 @@ def _float32_bits_overload(number):
 
 @compiled
 def _round_to_bfloat16(raw, out):
-    # Rounds to the nearest bfloat16, ties to even.
+    """Write the bits of weights to `out`, rounded to the nearest bfloat16, ties to even."""
     for i in range(raw.size):
         bits = _float32_bits(raw[i])
         odd = (bits >> _HALF) & np.uint32(1)
@@ -72,6 +74,7 @@ def _round_to_bfloat16(raw, out):
 
 @compiled
 def _all_finite(bits):
+    """Tell whether no number is NaN or infinite, by its bits."""
     not_finite = np.int32(0)
     for i in range(bits.size):
         not_finite = np.int32(not_finite + ((bits[i] & _SIGN_OFF) > _FINITE))
@@ -80,7 +83,11 @@ def _all_finite(bits):
 
 @compiled
 def _changes(tuned, base, relative, out):
-    # Writes |s − p|, or the relative change, to `out`, and counts special cases in the same pass.
+    """Write the bits of |s − p|, or of the relative change |s − p| / (|p| + 1e-8), to `out`.
+
+    Returns (whether all are finite, number with s = p, number with p = 0), counted in the same
+    pass.
+    """
     # Counters are cut to 32 bits at each step: as 64 bits, half as many would fit a register.
     scores = out.view(np.float32)
     not_finite, equal, zeros = np.int32(0), np.int32(0), np.int32(0)
@@ -96,7 +103,10 @@ def _changes(tuned, base, relative, out):
 
 @compiled
 def _bfloat16_changes(tuned, base, relative, scratch, out):
-    # As `_changes`, but rounds each step to bfloat16. `scratch` holds the rounded s and p.
+    """Write changes as `_changes`, with each step rounded to bfloat16; return if all are finite.
+
+    `scratch`, uint32[2, size], holds the rounded s and p.
+    """
     _round_to_bfloat16(tuned, scratch[0])
     _round_to_bfloat16(base, scratch[1])
     finite = _changes(scratch[0], scratch[1], False, out)[0]
@@ -115,7 +125,7 @@ def _bfloat16_changes(tuned, base, relative, scratch, out):
 
 @compiled
 def _random_keys(seed, start, out):
-    # SplitMix64 addressed by position: each number depends on the seed and its position alone.
+    """Write random keys by SplitMix64: each depends on the seed and on its position alone."""
     for i in range(out.size):
         z = seed + np.uint64(start + i + 1) * np.uint64(0x9E3779B97F4A7C15)
         z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -161,11 +171,11 @@ def write_keys(tuned, base, start, criterion, out):
 
 @compiled
 def add_packed(keys, packed):
-    """Count keys in packed tables: per upper half, their number and the sum of lower halves.
+    """Count keys in packed tables: for each upper half, their number and sum of lower halves.
 
-    Neighbouring keys are often alike, and adding to a bin that was written just before stalls the
-    processor, so neighbours go to different tables. `packed` is int64[TABLES, BINS]; its sum over
-    the tables is the count.
+    `packed` is int64[TABLES, BINS]; the sum over the tables is the count. There are several tables
+    because neighbouring keys are often alike, and the processor stalls when a loop adds to a bin
+    that it has just written. So neighbours go to different tables.
     """
     rest = keys.size % TABLES
     for i in range(0, keys.size - rest, TABLES):
@@ -201,7 +211,7 @@ def unpack(packed, counts, lower_sums, mantissas):
 
 @compiled
 def _zero_mask(raw):
-    # True where a weight is 0 or −0, whose bits without the sign are 0.
+    """Return where a weight is 0 or −0: where its bits without the sign are 0."""
     is_zero = np.empty(raw.size, np.bool_)
     for i in range(raw.size):
         is_zero[i] = _float32_bits(raw[i]) & _SIGN_OFF == 0
@@ -256,6 +266,7 @@ def count_lower_halves(tuned, base, start, criterion, rows, table, table_zero):
 
 @compiled
 def _count_lower_halves(keys, p, positions, rows, table, table_zero):
+    """Count the lower halves of a chunk of keys, as `count_lower_halves`."""
     # Step 1: collect the positions of keys with a row. A branch here would often be mispredicted,
     # so every position is written, and overwritten by the next one if its key has no row.
     size = 0
@@ -272,7 +283,7 @@ def _count_lower_halves(keys, p, positions, rows, table, table_zero):
 
 @compiled
 def count_at_thresholds(keys, thresholds, above, equal):
-    """Add to `above` and `equal`, per threshold, the number of keys above it and equal to it."""
+    """Add to `above` and `equal` the number of keys above and equal to each threshold."""
     for at in range(0, keys.size, CHUNK):
         part = keys[at : at + CHUNK]
         for t in range(thresholds.size):

@@ -1,4 +1,4 @@
-"""Counts of several processes added up: whole numbers, so the sums are exact in any order."""
+"""Adds up the counts of several processes: they are integers, so sums are exact in any order."""
 
 import numpy as np
 import torch
@@ -10,9 +10,9 @@ from repro.models.devices import processes
 def add_up(counts) -> None:
     """Replace the counts of this process by the sums over all processes, in place.
 
-    `counts` has `arrays`, and may have `numbers`, whole numbers by name.
+    `counts` has `arrays`, and may have `numbers`, integers by name.
     """
-    from accelerate.utils import gather_object  # which the tool for folders need not wait for
+    from accelerate.utils import gather_object  # slow to load; `repro restore` does not need it
 
     add_up_arrays(counts.arrays)
     if not hasattr(counts, "numbers"):
@@ -33,9 +33,9 @@ def add_up_arrays(arrays: list[np.ndarray]) -> None:
 
 
 def raise_everywhere(error: ModelError | None) -> None:
-    """Raise ModelError in every process if one of them has met it."""
+    """Raise ModelError in every process if one of them gives an error here."""
     from accelerate.utils import gather_object
 
-    met = [text for text in gather_object([error and str(error)]) if text]
-    if met:
-        raise ModelError(met[0])
+    messages = [text for text in gather_object([error and str(error)]) if text]
+    if messages:
+        raise ModelError(messages[0])

@@ -1,8 +1,8 @@
 """Matches the tensors of two models whose names differ by a prefix.
 
 `torch.compile` and data parallel training put a prefix before every name. A model with an image
-encoder keeps its language model under another prefix. A model without an output matrix lacks the
-outermost level of the names. What follows the prefix is the same in both models.
+encoder keeps its language model under another prefix. The names of a model without an output matrix
+lack the outermost level. The part after the prefix is the same in both models.
 """
 
 import re
@@ -62,9 +62,9 @@ def _renamed(names: dict[str, str], new: dict[str, str]) -> dict[str, str]:
 def _without_prefix(base: dict[str, str], tuned: dict[str, str]) -> list[dict[str, str]]:
     """Remove from one model the prefix whose removal makes most names those of the other."""
     best = max(
-        ((_matches(one, other, prefix), index, prefix)
-         for index, (one, other) in enumerate([(base, tuned), (tuned, base)])
-         for prefix in _prefixes(one)),
+        ((_matches(names, names_of_other, prefix), index, prefix)
+         for index, (names, names_of_other) in enumerate([(base, tuned), (tuned, base)])
+         for prefix in _prefixes(names)),
         default=(0, 0, ""),
     )  # fmt: skip
     _, index, prefix = best
@@ -74,9 +74,11 @@ def _without_prefix(base: dict[str, str], tuned: dict[str, str]) -> list[dict[st
 
 
 def _prefixes(names: Iterable[str]) -> set[str]:
+    """Return all prefixes of at most `MAX_PREFIX_LEVELS` levels, such as `model.decoder.`."""
     parts = (name.split(".")[:-1][:MAX_PREFIX_LEVELS] for name in names)
     return {".".join(p[:n]) + "." for p in parts for n in range(1, len(p) + 1)}
 
 
-def _matches(names: dict[str, str], others: dict[str, str], prefix: str) -> int:
-    return sum(n.startswith(prefix) and n.removeprefix(prefix) in others for n in names)
+def _matches(names: dict[str, str], names_of_other: dict[str, str], prefix: str) -> int:
+    """Return how many names are names of the other model once the prefix is removed."""
+    return sum(n.startswith(prefix) and n.removeprefix(prefix) in names_of_other for n in names)

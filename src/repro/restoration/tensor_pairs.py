@@ -17,8 +17,8 @@ from repro.restoration.score_kernels import MAX_PACKED
 
 Weights = Mapping[str, torch.Tensor]
 BLOCK_SIZE = 1 << 22  # parameters in a block
-# A sample takes so many pieces of a block, and in all one parameter in so many.
-SAMPLE_PIECES, SAMPLE_EVERY = 16, 64
+SAMPLE_PIECES = 16  # pieces that a sample takes of a block
+SAMPLE_EVERY = 64  # a sample takes one parameter in so many
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -46,13 +46,21 @@ def _raw(tensor: torch.Tensor) -> np.ndarray:
 class Pair:
     """The tensors of a region in two models, in the order in which ties are broken.
 
-    The weights may be in memory or in memory-mapped files; they must not change while the pair is
-    in use. `size` is the number of parameters in a block. `progress` is called with the bytes read.
+    The weights may be in memory or in memory-mapped files. They must not change while the pair is
+    in use.
+
+    Attributes:
+        base, tuned: all weights of the two models by name.
+        tensors: (tuned, base) of each tensor of the region, by name.
+        threads: threads that read blocks.
+        size: the number of parameters in a block.
+        progress: called with the bytes read.
+        shared: whether each process of a launch reads a part of the blocks.
     """
 
     base: Weights
     tuned: Weights
-    tensors: dict[str, tuple[torch.Tensor, torch.Tensor]]  # name → (tuned, base), of the region
+    tensors: dict[str, tuple[torch.Tensor, torch.Tensor]]
     threads: int
     size: int = BLOCK_SIZE
     progress: Callable[[int], object] = lambda size: None
@@ -82,7 +90,7 @@ class Pair:
                 yield Block(name, start, tuned[start : start + step], base[start : start + step])
 
     def sample(self) -> Iterator[Block]:
-        """Yield a few evenly spaced pieces of each block, joined; small blocks come whole."""
+        """Yield of each block a few evenly spaced pieces, joined; a small block as a whole."""
         for name, start, *weights in self._blocks(self.size):
             if len(weights[0]) > SAMPLE_PIECES * SAMPLE_EVERY:
                 step = len(weights[0]) // SAMPLE_PIECES
@@ -94,7 +102,7 @@ class Pair:
             yield Block(name, start, *weights)
 
     def blocks_of_process(self) -> Iterator[Block]:
-        """Yield the blocks that this process counts: all, or every so many where it is shared."""
+        """Yield the blocks that this process counts: all, or of a shared pair every N-th."""
         blocks = self._blocks(self.size)
         if self.shared:
             blocks = islice(blocks, processes().process_index, None, processes().num_processes)
@@ -103,8 +111,9 @@ class Pair:
             yield block
 
     def spread(self, workers: Sequence[Callable[[Block], None]]) -> None:
-        """Call the workers with the blocks: each worker runs in its own thread, and gets the next
-        block as soon as it is free.
+        """Call the workers with the blocks, each worker in a thread of its own.
+
+        A worker gets the next block as soon as it is free.
         """
         blocks, lock = self.blocks_of_process(), Lock()
 

@@ -1,7 +1,10 @@
-"""Finds the exact threshold of each restored share, and which parameters lie above it (§5).
+"""Finds the exact threshold of each restored share, and the parameters above it (§5).
 
-A second pass over the two models counts the lower halves of the scores that share their upper half
-with a threshold. The first pass is in `ranking`.
+The first pass, in `ranking`, shows which bin of upper halves holds each threshold. The second pass,
+in this module, counts the scores of these bins by their lower half. The threshold of a share of k
+parameters is then the lower half at which the count, from the highest score down, reaches k.
+Several parameters may have exactly this score; the first of them, in the order of tensors and
+positions, are chosen until there are k.
 """
 
 from collections.abc import Iterator, Sequence
@@ -24,10 +27,15 @@ from repro.restoration.tensor_pairs import Block
 
 @dataclass(frozen=True)
 class Cut:
-    """A share of `k` chosen parameters: those whose key is above `key`, and the first `ties` equal.
+    """A share of chosen parameters: those above a key, and the first of those that equal it.
 
-    `equal` parameters have exactly the key `key`. `score_sum` is the sum of the chosen keys as
-    floats and `score_sum_zero_base` the sum of those with p = 0, both in units of 2⁻¹⁴⁹.
+    Attributes:
+        k: the number of chosen parameters.
+        key: the key of the threshold.
+        ties: how many of the parameters whose key equals `key` are chosen.
+        equal: how many parameters have the key `key`.
+        score_sum: the sum of the chosen keys as floats, in units of 2⁻¹⁴⁹.
+        score_sum_zero_base: the same sum over the chosen parameters with p = 0.
     """
 
     k: int
@@ -49,25 +57,19 @@ def thresholds(ranking: Ranking, percents: Sequence[float]) -> dict[float, Cut]:
     Raises:
         ConfigError: a percentage is not between 0 and 100.
     """
-    numbers = {x: how_many(ranking.size, x) for x in percents}
-    bins = {k: bin_of_rank(ranking.counts.keys.counts, k) for k in numbers.values() if k}
-    lower_counts = _lower_half_counts(
-        ranking, set(bins.values()) - set(ranking.counts.lower_counts.bins)
-    )
+    k_by_percent = {percent: how_many(ranking.size, percent) for percent in percents}
+    bins = {k: bin_of_rank(ranking.counts.keys.counts, k) for k in k_by_percent.values() if k}
+    first_pass = ranking.counts.lower_counts  # of the bins that a sample found likely
+    second_pass = _lower_half_counts(ranking, set(bins.values()) - set(first_pass.bins))
     cuts = {
-        k: _cut(
-            ranking,
-            k,
-            upper,
-            lower_counts if upper in lower_counts.bins else ranking.counts.lower_counts,
-        )
+        k: _cut(ranking, k, upper, second_pass if upper in second_pass.bins else first_pass)
         for k, upper in bins.items()
     }
-    return {x: cuts.get(k, Cut(0)) for x, k in numbers.items()}
+    return {percent: cuts.get(k, Cut(0)) for percent, k in k_by_percent.items()}
 
 
 def _lower_half_counts(ranking: Ranking, bins: set[int]) -> LowerHalfCounts:
-    """Count the lower halves of `bins` in a second pass; none is needed if all of them are zero."""
+    """Count the lower halves of `bins`, in a second pass unless all of them are zero."""
     pair, keys, zero = ranking.pair, ranking.counts.keys, ranking.counts.zero
     lower_counts = LowerHalfCounts(sorted(bins))
     if keys.lower_sums[list(lower_counts.bins)].any():
@@ -108,6 +110,7 @@ class SecondPass:
 def _cut(ranking: Ranking, k: int, upper: int, lower_counts: LowerHalfCounts) -> Cut:
     """Return the cut that chooses exactly `k` parameters, whose threshold is in the bin `upper`."""
     keys, zeros, (table, table_zero) = ranking.counts.keys, ranking.counts.zero, lower_counts[upper]
+    # All parameters of the bins above are chosen; the rest of the k come from this bin.
     chosen_in_bin = k - int(keys.counts[upper + 1 :].sum())
     low = bin_of_rank(table, chosen_in_bin)
     equal, key = int(table[low]), upper << 16 | low
@@ -127,7 +130,8 @@ def _zero_ties(ranking: Ranking, cut: Cut, zero_equal: int) -> int:
         return zero_equal
     if zero_equal == cut.equal:
         return cut.ties
-    # Position decides how many of either kind are chosen, so the blocks are read once more.
+    # Some have p = 0 and some not, and their positions decide which are chosen. So the blocks are
+    # read once more.
     return sum(
         int(((block.base == 0).cpu().numpy() & masks[0] & (keys == cut.key)).sum())
         for block, keys, masks in selection(ranking, [cut])
@@ -147,8 +151,8 @@ def selection(
 ) -> Iterator[tuple[Block, np.ndarray, list[np.ndarray]]]:
     """Yield each block with its keys and, per cut, a mask of the parameters chosen.
 
-    Blocks come in order, because of the parameters that tie at a threshold the first are chosen.
-    `size` is that of a block; 0 yields whole tensors.
+    Blocks come in order, because the first of the parameters that equal a threshold are chosen.
+    `size` is the number of parameters in a block; 0 yields whole tensors.
     """
     ties_left = [cut.ties for cut in cuts]
     for block in ranking.pair.blocks(size):

@@ -1,4 +1,4 @@
-"""Measures how far fine-tuning moved the weights of a run, and which are set back (Figure 1)."""
+"""Measures how far fine-tuning moved the weights of a run, and which are restored (Figure 1)."""
 
 import numpy as np
 
@@ -12,16 +12,18 @@ SHOWN = (0.999, 0.99, 0.95, 0.9, 0.85, 0.75, 0.5, 0.25, 0.1, 0.05)
 
 
 def measure(ranking: restore.Ranking, percent: float) -> dict:
-    """Return a histogram of the changes of a run, and of those that `percent` sets back (§5.1).
+    """Return a histogram of the changes of a run, and of those that are restored (§5.1).
 
     Args:
-        ranking: by relative change, of a fine-tuned model against itself before (`restore.rank`).
+        ranking: of a model before and after fine-tuning, by relative change (`restore.rank`).
         percent: of the ranked parameters that are restored, 0 to 100.
 
     Returns:
-        percent; edges of bins of log10 r; parameters (those with r > 0) and restored in each bin;
-        unchanged (with r = 0); change_percent (the share of Σr that is undone); weights: ten of the
-        first tensor, each with before, after (fine-tuned) and restored (true or false).
+        A dict with `percent`; `edges` of the bins of log10 r; `parameters`, the number in each bin
+        with r > 0; `restored`, the number of those in each bin that are restored; `unchanged`, the
+        number with r = 0; `change_percent`, the share of Σr that is undone; and `weights`, ten
+        examples from the first tensor, each with `before`, `after` (fine-tuned) and `restored`
+        (true or false).
     """
     edges = np.arange(LOWEST, HIGHEST + STEP, STEP)
     counts, unchanged, weights = np.zeros((2, len(edges) - 1), int), 0, []
@@ -49,7 +51,7 @@ def measure(ranking: restore.Ranking, percent: float) -> dict:
 
 
 def _weights(block, change: np.ndarray, mask: np.ndarray) -> list[dict]:
-    # The weights of one block at the quantiles `SHOWN` of r.
+    """Return the weights of one block that are at the quantiles `SHOWN` of r."""
     order = np.argsort(change, kind="stable")
     places = [int(order[int(share * (len(order) - 1))]) for share in SHOWN]
     before, after = block.base.float(), block.tuned.float()
