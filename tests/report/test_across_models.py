@@ -5,7 +5,7 @@ import pytest
 
 from repro.report import across_models
 from repro.statistics import verdicts
-from repro.statistics.verdicts import Comparison
+from repro.statistics.contrasts import Comparison
 
 TITLES = {"helps": "Restoring helps", "falls": "More is worse"}
 

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from repro.statistics import bootstrap, multiple, verdicts
+from repro.statistics import bootstrap, contrasts, multiple, verdicts
 from repro.statistics.verdicts import CONTRADICTED, EXCEPTIONS, HOLDS, UNDECIDED
 
 QUESTIONS = 240
@@ -45,10 +45,10 @@ def judged(effects, generator, of=verdicts.ALL):
     deviations = made_deviations(values)
     ends = values.mean(axis=0) + np.quantile(deviations, [0.025, 0.975], axis=0)
     measured = [
-        verdicts._Measured(*numbers, verdicts.PAIRED, draws)
+        contrasts.Measured(*numbers, contrasts.PAIRED, draws)
         for *numbers, draws in zip(values.mean(axis=0), *ends, deviations.T, strict=True)
     ]
-    comparisons = [verdicts.Comparison("", [], "above", pd.DataFrame())] * len(effects)
+    comparisons = [contrasts.Comparison("", [], "above", pd.DataFrame())] * len(effects)
     return verdicts._judged(comparisons, measured, of)
 
 
@@ -140,9 +140,9 @@ def test_a_p_value_fits_its_interval():
 def test_comparisons_without_draws_are_corrected_by_bonferroni():
     frame = pd.DataFrame({"run": [0, 1, 2], "accuracy": [0.0, -10, 9], "low": -7.0, "high": 7.0})
     frame = frame.assign(low=frame["accuracy"] - 7, high=frame["accuracy"] + 7)
-    one = verdicts.Comparison("", [(1, {"run": 1})], "above", frame)
+    one = contrasts.Comparison("", [(1, {"run": 1})], "above", frame)
     assert verdicts.compare_jointly([one])["verdict"].tolist() == [CONTRADICTED]
-    comparisons = [one, verdicts.Comparison("", [(1, {"run": 0})], "above", frame)] * 10
+    comparisons = [one, contrasts.Comparison("", [(1, {"run": 0})], "above", frame)] * 10
     assert set(verdicts.compare_jointly(comparisons)["verdict"]) == {UNDECIDED}
     low = multiple.widened(np.array([7.0]), 20)
     assert low[0] == pytest.approx(7 * 3.0233 / 1.95996, rel=1e-3)

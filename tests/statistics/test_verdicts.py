@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from repro.statistics import verdicts
+from repro.statistics import contrasts, verdicts
 from repro.statistics.intervals import wilson
 
 
@@ -31,7 +31,7 @@ def test_the_rule(low, high, expected, verdict):
 def test_difference_of_proportions_is_newcombes():
     # Newcombe (1998), method 10, example (a): 56/70 − 48/80 has the interval 0.0524 to 0.3339.
     rows = [row(100 * c / n, *(100 * b for b in wilson(c, n))) for c, n in ((56, 70), (48, 80))]
-    estimate, low, high = verdicts.contrast(zip((1, -1), rows, strict=True), "accuracy")
+    estimate, low, high = contrasts.contrast(zip((1, -1), rows, strict=True), "accuracy")
     assert estimate == pytest.approx(20)
     assert (low, high) == pytest.approx((5.24, 33.39), abs=0.01)
 
@@ -40,7 +40,7 @@ def test_spread_between_samples_widens_the_interval():
     tight = [(1, row(50, 45, 55, n=4, spread=0.0)), (-1, row(40, 35, 45, n=4, spread=0.0))]
     loose = [(1, row(50, 45, 55, n=4, spread=6.0)), (-1, row(40, 35, 45, n=4, spread=6.0))]
     alone = [(1, row(50, 45, 55, n=1, spread=np.nan)), (-1, row(40, 35, 45, n=1, spread=np.nan))]
-    width = {k: np.diff(verdicts.contrast(t, "accuracy")[1:])[0] for k, t in
+    width = {k: np.diff(contrasts.contrast(t, "accuracy")[1:])[0] for k, t in
              {"tight": tight, "loose": loose, "alone": alone}.items()}  # fmt: skip
     assert width["tight"] == pytest.approx(width["alone"]) and width["loose"] > width["tight"]
 
@@ -53,6 +53,6 @@ def test_the_interval_covers_the_truth():
         for chance in (0.05, 0.12):
             correct = generator.binomial(150, chance)
             rows.append(row(100 * correct / 150, *(100 * b for b in wilson(correct, 150))))
-        _, low, high = verdicts.contrast(zip((1, -1), rows, strict=True), "accuracy")
+        _, low, high = contrasts.contrast(zip((1, -1), rows, strict=True), "accuracy")
         inside += low <= -7 <= high
     assert 0.92 <= inside / 400 <= 0.99

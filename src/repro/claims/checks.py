@@ -18,7 +18,8 @@ from repro.claims.sources import LLM, Side
 from repro.paper import SPLIT_TITLES
 from repro.statistics import verdicts
 from repro.statistics.bootstrap import matching
-from repro.statistics.verdicts import CONTRADICTED, SUPPORTED, UNDECIDED, Comparison
+from repro.statistics.contrasts import Comparison
+from repro.statistics.verdicts import CONTRADICTED, SUPPORTED, UNDECIDED
 
 NAMES = {
     "level": "train_level",

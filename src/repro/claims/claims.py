@@ -21,7 +21,7 @@ from repro.claims.sources import Side, of_paper, of_study
 from repro.errors import ConfigError
 from repro.models import registry
 from repro.report.html import ABSENT
-from repro.statistics import verdicts
+from repro.statistics import contrasts, verdicts
 from repro.statistics.verdicts import (
     COLUMNS,
     CONTRADICTED,
@@ -294,7 +294,7 @@ def _estimate(row) -> str:
     if pd.isna(row.estimate):
         return row.runs
     text = number(row.estimate)
-    known = row.interval != verdicts.ROUNDING and not pd.isna(row.low)
+    known = row.interval != contrasts.ROUNDING and not pd.isna(row.low)
     return f"{text} ({number(row.low)} to {number(row.high)})" if known else text
 
 

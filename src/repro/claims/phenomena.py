@@ -13,17 +13,10 @@ from scipy import stats
 from repro import paper
 from repro.paper import BEST_SIZE, LARGE_SIZE
 from repro.paper.quotes import quoted
+from repro.statistics.contrasts import Comparison, Term, Units
 from repro.statistics.intervals import Z95
 from repro.statistics.summary import best_share, size_names, sizes, tuned
-from repro.statistics.verdicts import (
-    COLUMNS,
-    Comparison,
-    Term,
-    Units,
-    compare,
-    compare_jointly,
-    judge,
-)
+from repro.statistics.verdicts import COLUMNS, compare, compare_jointly, judge
 
 
 def accuracy_rises(means: pd.DataFrame, split: str = "test", units: Units = None) -> pd.DataFrame:

@@ -17,6 +17,8 @@ from repro import paper
 from repro.paper import LARGE_SIZE, SPLIT_TITLES
 from repro.paper.quotes import quoted
 from repro.statistics import multiple, verdicts
+from repro.statistics.contrasts import ROUNDING as ROUNDED
+from repro.statistics.contrasts import ROUNDING_AND_SPREAD as BOTH
 from repro.statistics.intervals import Z95
 from repro.statistics.verdicts import (
     COLUMNS,
@@ -26,8 +28,6 @@ from repro.statistics.verdicts import (
     SUPPORTED,
     UNDECIDED,
 )
-from repro.statistics.verdicts import ROUNDING as ROUNDED
-from repro.statistics.verdicts import ROUNDING_AND_SPREAD as BOTH
 
 ROUNDING = 0.005  # half a unit of the last digit of every table
 DRAWS, SEED = 1000, 0  # random rows that Table 3 is held against

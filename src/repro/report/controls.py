@@ -21,7 +21,8 @@ from repro.report.html import Html, details, grid, in_size_order, shade, signed,
 from repro.report.layout import Finding
 from repro.report.style import MARKERS, STYLE, VIVID, closed, panel_grid, say_if_empty
 from repro.statistics import bootstrap, summary
-from repro.statistics.verdicts import COLUMNS, CONTRADICTED, SUPPORTED, Term, compare
+from repro.statistics.contrasts import Term
+from repro.statistics.verdicts import COLUMNS, CONTRADICTED, SUPPORTED, compare
 from repro.study import Study
 from repro.study.results import control_requests
 

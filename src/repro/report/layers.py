@@ -21,7 +21,8 @@ from repro.report.layout import tabs
 from repro.report.locations import RUN
 from repro.report.style import COLOURS, MARKERS, STYLE, finish, panels, side_by_side
 from repro.statistics import summary
-from repro.statistics.verdicts import COLUMNS, CONTRADICTED, SUPPORTED, Units, compare
+from repro.statistics.contrasts import Units
+from repro.statistics.verdicts import COLUMNS, CONTRADICTED, SUPPORTED, compare
 from repro.study.results import layer_requests
 
 if TYPE_CHECKING:

@@ -23,7 +23,8 @@ from repro.paper import LEVELS
 from repro.report.layout import Finding
 from repro.report.style import COLOURS, MARKERS, STYLE, closed, panels, say_if_empty, share_axis
 from repro.statistics import bootstrap
-from repro.statistics.verdicts import Comparison, compare_jointly
+from repro.statistics.contrasts import Comparison
+from repro.statistics.verdicts import compare_jointly
 from repro.study import Study
 
 KNOWN = 3  # the lowest level of a fact that counts as known: R is above one half

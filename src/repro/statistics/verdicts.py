@@ -21,15 +21,22 @@ spread over runs is printed too, Student's t for its degrees of freedom is added
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
-from repro.statistics import bootstrap, multiple
-from repro.statistics.intervals import Z95
+from repro.statistics import multiple
+from repro.statistics.contrasts import (
+    ROUNDING,
+    Comparison,
+    Measured,
+    Term,
+    Units,
+    joint_bounds,
+    measure,
+    pooled,
+)
 
 SUPPORTED, CONTRADICTED, UNDECIDED = "supported", "contradicted", "undecided"  # a comparison
 HOLDS, EXCEPTIONS = "holds", "holds with exceptions"  # a statement; or contradicted or undecided
@@ -39,43 +46,6 @@ COLUMNS = ["claim", "runs", "estimate", "low", "high", "interval", "verdict"]
 SHOWN = [column for column in COLUMNS if column != "runs"]  # in tables of the book
 FOR, AGAINST = "p_for", "p_against"
 JOINT = ["than", "low_joint", "high_joint", FOR, AGAINST]  # beside `COLUMNS`, of joint tests
-PAIRED, APART = "paired", "apart"  # how an interval was made
-ROUNDING, ROUNDING_AND_SPREAD = "rounding", "rounding and spread"
-TOPICS = 6  # that a paired interval of a divergence needs
-Term = bootstrap.Term
-Units = pd.DataFrame | None  # rows as `bootstrap.contrast` takes them
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """A weighted sum of runs that a statement expects "above" or "below" the number `than`.
-
-    `terms` are weights and column values that pick one row each of `frame`, a summary with accuracy
-    (percent) or kl (nats). `units` are what a paired interval needs. A frame with the column
-    `rounding` (half a unit of the last digit) holds printed numbers; where it also has `spread` and
-    `n`, they are the standard deviation over n runs, or NaN.
-    """
-
-    text: str
-    terms: Sequence[Term]
-    expected: str
-    frame: pd.DataFrame
-    units: Units = None
-    than: float = 0.0
-
-
-@dataclass(frozen=True)
-class _Measured:
-    """A comparison's numbers: interval ends, how they were made, joint draws or chance distance."""
-
-    estimate: float = np.nan
-    low: float = np.nan
-    high: float = np.nan
-    way: str = ""
-    deviations: np.ndarray | None = None
-    rounding: float = 0.0
-    error: float = 0.0  # of printed numbers, from the spread over runs
-    freedom: float = np.inf
 
 
 def judge(low: float, high: float, expected: str) -> str:
@@ -83,22 +53,6 @@ def judge(low: float, high: float, expected: str) -> str:
     if np.isnan(low) or np.isnan(high) or low <= 0 <= high:
         return UNDECIDED
     return SUPPORTED if (high < 0) == (expected == "below") else CONTRADICTED
-
-
-def contrast(terms: Iterable[tuple[float, pd.Series]], value: str) -> tuple[float, float, float]:
-    """Return a weighted sum of estimates with its 95 % interval (square-and-add).
-
-    Every term is a weight and a row with `value`, low, high and, where known, spread and n.
-    """
-    total = down = up = 0.0
-    for weight, row in terms:
-        below, above = _distances(row, value)
-        if weight < 0:
-            below, above = above, below
-        total += weight * row[value]
-        down += (weight * below) ** 2
-        up += (weight * above) ** 2
-    return total, total - np.sqrt(down), total + np.sqrt(up)
 
 
 def compare(
@@ -110,7 +64,7 @@ def compare(
     verdict undecided.
     """
     comparison = Comparison(text, terms, expected, frame, units)
-    result = _measure(comparison)
+    result = measure(comparison)
     return _row(comparison, result, judge(result.low, result.high, expected))
 
 
@@ -123,19 +77,19 @@ def compare_jointly(comparisons: Iterable[Comparison], of: str = ALL) -> pd.Data
     direction with its 95 % interval, in the unit of the frames, where a frame is of one unit.
     """
     comparisons = list(comparisons)
-    return _judged(comparisons, [_measure(comparison) for comparison in comparisons], of)
+    return _judged(comparisons, [measure(comparison) for comparison in comparisons], of)
 
 
-def _judged(comparisons: list[Comparison], measured: list[_Measured], of: str) -> pd.DataFrame:
+def _judged(comparisons: list[Comparison], measured: list[Measured], of: str) -> pd.DataFrame:
     """Return the rows of `compare_jointly` from the numbers of the comparisons."""
-    joint = _joint_bounds(measured)
+    joint = joint_bounds(measured)
     rows = []
     for comparison, result, (low, high) in zip(comparisons, measured, joint, strict=True):
         verdict = _verdict(comparison, result, (low, high), of)
         values = (comparison.than, low, high, *_p_values(comparison, result))
         rows.append(_row(comparison, result, verdict) | dict(zip(JOINT, values, strict=True)))
     table = pd.DataFrame(rows, columns=COLUMNS + JOINT)
-    table.attrs["pooled"] = _pooled(comparisons, measured)
+    table.attrs["pooled"] = pooled(comparisons, measured)
     return table
 
 
@@ -171,82 +125,7 @@ def sentence(name: str, rows: pd.DataFrame) -> str:
     return f"**{name}: {overall(rows)}.** Of {len(rows)} comparison{plural}: {', '.join(parts)}."
 
 
-def contrast_of_printed(
-    terms: Iterable[tuple[float, pd.Series]], value: str
-) -> tuple[float, float, float, float]:
-    """Return a weighted sum of printed numbers: estimate, rounding, standard error, freedom.
-
-    Rounding half-widths add up linearly: each may be off by its whole half-width in the worst
-    direction. The standard error is that of the spreads that are printed, its degrees of freedom
-    Welch's and Satterthwaite's; without any spread they are 0 and infinite.
-    """
-    estimate = rounding = 0.0
-    variances = []
-    for weight, row in terms:
-        estimate += weight * row[value]
-        rounding += abs(weight) * row["rounding"]
-        if not pd.isna(spread := row.get("spread", np.nan)) and spread > 0:
-            variances.append((weight**2 * spread**2 / row["n"], row["n"] - 1))
-    total = sum(variance for variance, _ in variances)
-    if not total:
-        return estimate, rounding, 0.0, np.inf
-    freedom = total**2 / sum(variance**2 / df for variance, df in variances)
-    return estimate, rounding, float(np.sqrt(total)), freedom
-
-
-def _measure(comparison: Comparison) -> _Measured:
-    """Return a comparison's numbers: of printed, of paired, or of separate runs."""
-    value = "kl" if "kl" in comparison.frame else "accuracy"
-    rows = [(weight, _pick(comparison.frame, where)) for weight, where in comparison.terms]
-    if any(row is None for _, row in rows):
-        return _Measured()
-    if "rounding" in comparison.frame:
-        estimate, rounding, error, freedom = contrast_of_printed(rows, value)
-        half = rounding + _quantile(1, freedom) * error
-        way = ROUNDING_AND_SPREAD if error else ROUNDING
-        ends = (estimate - half, estimate + half)
-        return _Measured(estimate, *ends, way, None, rounding, error, freedom)
-    enough, scale = (TOPICS, 1) if value == "kl" else (bootstrap.ENOUGH, 100)
-    units = comparison.units
-    drawn = None if units is None else bootstrap.draws(units, comparison.terms, enough)
-    if drawn is None:
-        return _Measured(*contrast(rows, value), APART)
-    numbers = (scale * number for number in (drawn.estimate, drawn.low, drawn.high))
-    return _Measured(*numbers, PAIRED, scale * drawn.deviations)
-
-
-def _joint_bounds(measured: list[_Measured]) -> list[tuple[float, float]]:
-    """Return the ends of intervals that hold for all comparisons together, at 95 %.
-
-    Max-t where all have joint draws, else Bonferroni's correction of what is not rounding.
-    """
-    known = [one for one in measured if not np.isnan(one.low) and not np.isnan(one.high)]
-    if known and all(one.deviations is not None for one in known):
-        estimates = np.array([one.estimate for one in known])
-        draws = np.stack([one.deviations for one in known], axis=1)
-        ends = list(zip(*multiple.simultaneous(estimates, draws), strict=True))
-    else:
-        ends = [_bonferroni(one, len(known)) for one in known]
-    by_measured = dict(zip(map(id, known), ends, strict=True))
-    return [by_measured.get(id(one), (np.nan, np.nan)) for one in measured]
-
-
-def _bonferroni(one: _Measured, k: int) -> tuple[float, float]:
-    """Return the ends of an interval that is one of k, corrected by Bonferroni's method."""
-    if one.way.startswith(ROUNDING):
-        half = one.rounding + _quantile(k, one.freedom) * one.error
-        return one.estimate - half, one.estimate + half
-    distances = np.array([one.estimate - one.low, one.high - one.estimate])
-    below, above = multiple.widened(distances, k)
-    return one.estimate - below, one.estimate + above
-
-
-def _quantile(k: int, freedom: float) -> float:
-    """Return Student's quantile for one of k intervals that hold together at 95 % (Bonferroni)."""
-    return float(stats.t.ppf(1 - 0.025 / k, freedom))
-
-
-def _verdict(comparison: Comparison, result: _Measured, joint: tuple, of: str) -> str:
+def _verdict(comparison: Comparison, result: Measured, joint: tuple, of: str) -> str:
     """Judge a comparison by its own interval, and by the joint one in the corrected direction."""
     if result.estimate == result.low == result.high == 0:
         return UNDECIDED  # 0 of 0 in every draw: what never varied decides nothing
@@ -259,7 +138,7 @@ def _verdict(comparison: Comparison, result: _Measured, joint: tuple, of: str) -
     return alone
 
 
-def _row(comparison: Comparison, result: _Measured, verdict: str) -> dict:
+def _row(comparison: Comparison, result: Measured, verdict: str) -> dict:
     numbers = (result.estimate, result.low, result.high)
     values = [comparison.text, _describe(comparison.terms), *numbers, result.way, verdict]
     return dict(zip(COLUMNS, values, strict=True))
@@ -277,7 +156,7 @@ def _in_at_least(rows: pd.DataFrame, u: int, column: str) -> bool:
     return multiple.partial_conjunction(p_values, u) <= 0.025
 
 
-def _p_values(comparison: Comparison, result: _Measured) -> tuple[float, float]:
+def _p_values(comparison: Comparison, result: Measured) -> tuple[float, float]:
     """Return the p-values for and against a comparison, which fit its own interval.
 
     Rounding is no chance: numbers known up to rounding, or that never vary, have 0 and 1.
@@ -289,33 +168,6 @@ def _p_values(comparison: Comparison, result: _Measured) -> tuple[float, float]:
     above = multiple.one_sided_p(estimate, low, high)
     below = multiple.one_sided_p(-estimate, -high, -low)
     return (above, below) if comparison.expected == "above" else (below, above)
-
-
-def _pooled(comparisons: list[Comparison], measured: list[_Measured]) -> tuple | None:
-    """Return the mean effect in the stated direction with its interval, or None.
-
-    From joint draws where all comparisons have them. Without, the distances to the ends are
-    averaged as if all moved together: the interval of the mean cannot be wider.
-    """
-    pairs = [
-        (-1 if comparison.expected == "below" else 1, comparison.than, one)
-        for comparison, one in zip(comparisons, measured, strict=True)
-        if not np.isnan(one.low) and comparison.expected in ("above", "below")
-    ]
-    if not pairs:
-        return None
-    effects = np.array([sign * (one.estimate - than) for sign, than, one in pairs])
-    if all(one.deviations is not None for *_, one in pairs):
-        draws = np.stack([sign * one.deviations for sign, _, one in pairs], axis=1)
-        return multiple.pooled(effects, draws)
-    below = np.mean(
-        [one.estimate - one.low if s > 0 else one.high - one.estimate for s, _, one in pairs]
-    )
-    above = np.mean(
-        [one.high - one.estimate if s > 0 else one.estimate - one.low for s, _, one in pairs]
-    )
-    estimate = float(effects.mean())
-    return estimate, estimate - float(below), estimate + float(above)
 
 
 def _describe(terms: Sequence[Term]) -> str:
@@ -340,17 +192,3 @@ def _describe(terms: Sequence[Term]) -> str:
         times = "" if abs(weight) == 1 else f"{abs(weight):.2f} × "
         text += sign + times + ", ".join(parts)
     return text
-
-
-def _pick(frame: pd.DataFrame, where: Mapping[str, object]) -> pd.Series | None:
-    """Return the one row of a frame that a term picks, or None."""
-    places = np.flatnonzero(bootstrap.matching(frame, where))
-    return frame.iloc[places[0]] if len(places) == 1 else None
-
-
-def _distances(row: pd.Series, value: str) -> tuple[float, float]:
-    """Return how far the ends lie from an estimate, with the spread between data samples."""
-    samples, spread = row.get("n", 1), row.get("spread", np.nan)
-    between = Z95 * spread / np.sqrt(samples) if samples > 1 and not pd.isna(spread) else 0.0
-    estimate = row[value]
-    return np.hypot(estimate - row["low"], between), np.hypot(row["high"] - estimate, between)
