@@ -14,7 +14,7 @@ class ConfigError(ReproError):
 
 
 class DataError(ReproError):
-    """Facts are missing, truncated or not what their checksum promises."""
+    """Facts are missing, truncated, or differ from their checksum."""
 
 
 class ModelError(ReproError):

@@ -23,8 +23,8 @@ def safetensors(folder: Path) -> list[Path]:
     """Return the safetensors of a folder.
 
     Raises:
-        ModelError: there are none, and the message names a pickle if there is one; or one of
-            them is a named pipe, a folder or a device, which could block whoever reads it.
+        ModelError: there are none (the message names a pickle, if there is one); or one of them is
+            a named pipe, a folder or a device, which could block the reader.
     """
     paths = listed(folder)
     if files := [path for path in paths if path.suffix == ".safetensors"]:
@@ -41,7 +41,7 @@ def safetensors(folder: Path) -> list[Path]:
 
 
 def user_path(given: str | Path) -> Path:
-    """Return a path that a user has given, `~` replaced by the home folder.
+    """Return a path that a user has given, with `~` replaced by the home folder.
 
     Raises:
         ConfigError: there is no such user, or the path holds a null byte.
@@ -55,7 +55,7 @@ def user_path(given: str | Path) -> Path:
 
 
 def listed(folder: Path) -> list[Path]:
-    """Return what is in a folder, sorted; a folder that does not exist holds nothing.
+    """Return the sorted paths in a folder; none if the folder does not exist.
 
     Raises:
         StoreError: it may not be read.
@@ -69,19 +69,19 @@ def listed(folder: Path) -> list[Path]:
 
 
 def unreadable(path: Path, error: OSError) -> StoreError:
-    """Return the error that a file or folder cannot be read."""
+    """Return the error for a file or folder that cannot be read."""
     return StoreError(f"cannot read {path} ({error.strerror or error}): check its permissions")
 
 
 def sha256(path: Path, text: bool = False) -> str:
-    """Return the SHA-256 of a file, computed once while the file stays as it is.
+    """Return the SHA-256 of a file. It is computed again only if the file has changed.
 
     Args:
         path: a regular file.
-        text: take the line ends `\\r\\n` as `\\n`, as `text_sha256` does.
+        text: treat the line ends `\\r\\n` as `\\n`, as `text_sha256` does.
     """
-    known = path.stat()
-    return _sha256_cached(str(path.resolve()), known.st_mtime_ns, known.st_size, text)
+    status = path.stat()
+    return _sha256_cached(str(path.resolve()), status.st_mtime_ns, status.st_size, text)
 
 
 @cache
@@ -101,9 +101,9 @@ def text_sha256(content: bytes) -> str:
 
 
 def open_regular(path: Path) -> BufferedReader:
-    """Open a file for reading, if it is a regular one (a link to one is).
+    """Open a regular file, or a link to one, for reading.
 
-    Opening a named pipe would wait for a writer that may never come.
+    Other files are refused: opening a named pipe would wait for a writer that may never come.
 
     Raises:
         StoreError: it is a folder, a named pipe or a device.
@@ -123,7 +123,7 @@ def read_regular(path: Path) -> bytes:
 
 
 def cause_of_damage(content: bytes) -> str | None:
-    """Return what made a text file unreadable and what to do, or None where it is not known."""
+    """Return what made a text file unreadable and what to do, or None if the cause is unknown."""
     if not content.strip():
         return "is empty"
     if cause := cause_in_git(content):
@@ -136,7 +136,7 @@ def cause_of_damage(content: bytes) -> str | None:
 
 
 def cause_in_git(content: bytes) -> str | None:
-    """Return what Git has put in the place of a text file's content and what to do, or None."""
+    """Return what Git has written instead of a file's content and what to do, or None."""
     if content.startswith(b"version https://git-lfs.github.com/spec/"):
         return LFS_POINTER
     if any(line.startswith(MERGE_MARKERS) for line in content.splitlines()):
@@ -145,7 +145,7 @@ def cause_in_git(content: bytes) -> str | None:
 
 
 def is_whole(text: str) -> bool:
-    """Tell whether a text can be written: JSON can hold one half of a character (a surrogate)."""
+    """Tell whether a text can be encoded: JSON can hold half of a character (a lone surrogate)."""
     return not any("\ud800" <= character <= "\udfff" for character in text)
 
 

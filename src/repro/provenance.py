@@ -1,4 +1,4 @@
-"""Where a number comes from: the key of its parameters, commit, machine, package versions."""
+"""Keys, digests and provenance of records: commit, machine and package versions of a number."""
 
 import hashlib
 import json
@@ -15,16 +15,16 @@ PACKAGES = ("torch", "transformers", "accelerate", "tokenizers", "numpy", "panda
 
 
 def key(kind: str, params: dict) -> str:
-    """Return the first 16 hex digits of the SHA-256 of the complete parameters."""
+    """Return the key of a record: 16 hex digits of the SHA-256 of kind and complete parameters."""
     text = json.dumps([kind, params], sort_keys=True, ensure_ascii=True, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def digest(kind: str, params: dict, result: dict, provenance: dict) -> str:
-    """Return the SHA-256 of all that a record says, to find out later whether it was damaged.
+    """Return the SHA-256 of the whole content of a record, by which damage is found later.
 
     Raises:
-        ValueError: it holds NaN or infinity, which JSON has no number for.
+        ValueError: it holds NaN or infinity, for which JSON has no number.
     """
     content = [kind, params, result, provenance]
     text = json.dumps(content, sort_keys=True, ensure_ascii=True, allow_nan=False)
@@ -32,7 +32,7 @@ def digest(kind: str, params: dict, result: dict, provenance: dict) -> str:
 
 
 def provenance(**extra) -> dict:
-    """Return what traces a number: date, commit, machine, versions, and what the caller adds."""
+    """Return the origin of a number: date, commit, machine, versions, and `extra` of the caller."""
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "git_commit": git_commit(),
@@ -45,18 +45,18 @@ def provenance(**extra) -> dict:
 
 @cache
 def machine() -> str:
-    """Return what a speed depends on: system, cores, and the instructions of matrix products.
+    """Return the machine as far as speed depends on it: system, cores, instruction sets.
 
     A product of bfloat16 matrices is faster than one of float32 with `amx_bf16`; with `avx512_bf16`
     alone it depends on the processor; with neither it takes about five times as long.
     """
-    where = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"
-    return f"{where}, {_instructions()}"
+    system = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"
+    return f"{system}, {_instructions()}"
 
 
 @cache
 def processor() -> str:
-    """Return what computes: the GPU's name, or the CPU's with the instructions it multiplies by."""
+    """Return the name of the GPU, or that of the CPU with its instruction sets for products."""
     import torch
 
     if torch.cuda.is_available():
@@ -66,10 +66,11 @@ def processor() -> str:
 
 
 def _instructions() -> str:
-    import torch  # here, because a command that only reads records is quicker without it
+    """Return the instruction sets that PyTorch multiplies matrices with on this CPU."""
+    import torch  # imported here, because a command that only reads records starts sooner
 
-    can = torch.cpu.get_capabilities()
-    sets = [name for name in ("avx512_bf16", "amx_bf16") if can.get(name)]
+    capabilities = torch.cpu.get_capabilities()
+    sets = [name for name in ("avx512_bf16", "amx_bf16") if capabilities.get(name)]
     return " ".join([torch.backends.cpu.get_cpu_capability(), *sets])
 
 
@@ -80,7 +81,7 @@ def _versions() -> dict[str, str]:
 
 @cache
 def git_commit() -> str | None:
-    """Return the repository's commit, with `+` where tracked files differ from it."""
+    """Return the repository's commit, with `+` if tracked files differ from it; None without Git."""
     if not (REPOSITORY / ".git").exists():
         return None
     git = ["git", "-C", str(REPOSITORY)]

@@ -1,7 +1,7 @@
 """What the paper publishes, as data: topics and templates, synonyms, and every table.
 
-Nothing here is computed. The topics are Tables 13–36, the synonyms Table 12, and the tables are
-tidy: one number a row, percentages as percentages.
+Nothing here is computed. The topics are those of Tables 13–36, the synonyms those of Table 12. The
+tables are tidy: one number per row, percentages as percentages.
 """
 
 from __future__ import annotations
@@ -38,8 +38,12 @@ TABLES: dict[str, tuple[tuple[int, ...], str]] = {
 class Topic:
     """One relation of EntityQuestions with its 21 mapping templates (Tables 13–36).
 
-    `question` and every one of `mappings` hold `{subject}` once; a mapping is completed by the
-    object. `domain` is "in" (fine-tuning and test) or "out" (out-of-domain test only).
+    Attributes:
+        id: the relation, such as P17.
+        domain: "in" (fine-tuning and test) or "out" (out-of-domain test only).
+        table: the number of the paper's table.
+        question: the question, with `{subject}` once.
+        mappings: the templates, each with `{subject}` once; the object completes them.
     """
 
     id: str
@@ -53,7 +57,7 @@ def _read(name: str) -> dict:
     return json.loads((resources.files(__name__) / name).read_text(encoding="utf-8"))
 
 
-# Spellings that the dataset and the paper use where others type the plain character.
+# Characters of the dataset and the paper for which a reader types a plain one.
 _PLAIN = str.maketrans(
     dict.fromkeys("’‘ʻʼ′", "'")
     | dict.fromkeys("\u00a0\u2007\u2009\u202f", " ")
@@ -84,11 +88,11 @@ _BY_PLAIN_NAME = {plain(key): names for key, names in SYNONYMS.items()}
 
 
 def names(obj: str) -> tuple[str, ...]:
-    """Every accepted name of an object: its synonyms of Table 12, else the object itself.
+    """Return every accepted name of an object: its synonyms of Table 12, else the object itself.
 
-    The paper prints ’ where the dataset has ', so both find an entry; and a name that holds an
-    apostrophe is followed by its other spelling, one with a no-break space, a dash or an ʻokina by
-    its plain spelling.
+    The paper prints ’ where the dataset has ', so an entry is found with both. A name with an
+    apostrophe is followed by its other spelling; a name with a no-break space, a dash or an ʻokina
+    by its plain spelling.
     """
     listed = _BY_PLAIN_NAME.get(plain(obj), (obj,))
     spellings = (s for n in listed for s in (n, plain(n), n.replace("'", "’")))

@@ -1,7 +1,7 @@
-"""The paper's sentences that claims quote: numbers beside figures, and where each sentence stands.
+"""The sentences of the paper that claims quote, and the numbers in its text.
 
-The text of the paper is not shipped. `sentences.txt` holds hashes of its normalised sentences, by
-which a quote can be recognised.
+The text of the paper is not part of this repository. `sentences.txt` holds hashes of its normalised
+sentences, by which a quote can be recognised.
 """
 
 import hashlib
@@ -11,15 +11,15 @@ from importlib import resources
 import pandas as pd
 import yaml
 
-BREAK = "…"  # in a quote: a page break inside the sentence
-HEADING_WORDS = 3  # at most so many words of a heading stand before a sentence of its paragraph
+BREAK = "…"  # marks a page break inside a quoted sentence
+HEADING_WORDS = 3  # the most words of a heading that run into the first sentence of its paragraph
 
 
 def quoted() -> pd.DataFrame:
     """Return name, section, quantity, value, unit: changes of in-domain Acc of LLaMA-3-8B (§3.4).
 
-    A loss is negative, also where the text gives its size alone. They are the claims of
-    `claims.yaml` with a name under `quoted`.
+    A loss is negative, even if the text gives only its size. The rows are the claims of
+    `claims.yaml` that have a name under `quoted`.
     """
     text = (resources.files(__package__) / "claims.yaml").read_text(encoding="utf-8")
     rows = [claim for claim in yaml.safe_load(text) if "quoted" in claim]
@@ -31,8 +31,8 @@ def quoted() -> pd.DataFrame:
 def sentences(text: str) -> list[str]:
     """Return the normalised sentences of a text: lower-case words and numbers, no markup.
 
-    Paragraphs and items of lists end sentences, so a sentence that a page break divides has two
-    parts. In a quote `BREAK` marks the place. Symbols lose their typesetting:
+    A sentence ends at the latest with its paragraph or list item, so one that a page break divides
+    has two parts. In a quote `BREAK` marks this place. Symbols lose their typesetting:
     $\\mathcal{D}_{train-0}^M$ and D_train-0 are the same.
     """
     normalised = []
@@ -66,7 +66,7 @@ def known() -> set[str]:
 
 def unknown_sentences(quote: str, hashes: set[str]) -> list[str]:
     """Return the sentences of a quote that are not among the hashes of a text's sentences."""
-    return [one for one in sentences(quote) if fingerprint(one) not in hashes]
+    return [sentence for sentence in sentences(quote) if fingerprint(sentence) not in hashes]
 
 
 def _plain(text: str) -> str:

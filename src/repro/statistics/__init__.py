@@ -1,1 +1,1 @@
-"""Intervals, resampling, comparisons and summaries of counts. Nothing here knows the paper."""
+"""Intervals, resampling, comparisons and summaries of counts, without knowledge of the paper."""

@@ -1,14 +1,15 @@
-"""Paired intervals: the same questions put to several models, several data samples of each.
+"""Paired bootstrap intervals of models that answer the same questions.
 
 The models of a comparison answer the same questions, and a question that is easy for one is easy
-for the other. So questions are drawn anew together for all of them, within each stratum (level).
-Data samples are drawn anew together for the runs of one group (training level), whose samples of
-one number are nested. The two are drawn apart and their deviations added; what depends on both is
-counted twice, so the interval is, if anything, wide.
+for the other. So questions are redrawn for all models together, within each stratum (level). Data
+samples are redrawn together for the runs of one group (training level), because their samples of
+one number are nested. Questions and samples are redrawn separately and their deviations are added.
+A part that depends on both is then counted twice, so the interval is, if anything, too wide.
 
-Two corrections for small numbers. One unit fewer than there are is drawn, which makes the variance
-unbiased (Rao and Wu, 1988). And the interval is stretched by Student's t over the normal quantile
-at Satterthwaite's degrees of freedom, since five samples say little of their own variance.
+There are two corrections for small numbers. First, one unit fewer than there are is drawn, which
+makes the variance unbiased (Rao and Wu, 1988). Second, the interval is stretched by the ratio of
+Student's t to the normal quantile, at Satterthwaite's degrees of freedom, because five samples tell
+little about their own variance.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,9 +21,9 @@ import pandas as pd
 from scipy import stats
 
 DRAWS = 2000
-GROUP_SEED = 1000  # of joint draws; beyond the places that single contrasts count from 1
-ENOUGH = 30  # questions of each level; a third as many must tell the models apart
-FEW = 100  # units whose counts are cached apart
+GROUP_SEED = 1000  # first seed of joint draws, above the seeds of single contrasts
+ENOUGH = 30  # fewest questions of each level; on a third as many the models must differ
+FEW = 100  # up to so many units, their counts are cached separately
 ARRAYS = ["values", "sizes", "strata"]
 Term = tuple[float, Mapping[str, object]]
 
@@ -32,14 +33,20 @@ def contrast(
 ) -> tuple[float, float, float] | None:
     """Return a weighted sum of run means with its paired 95 % interval, or None.
 
-    `units` has one row per run and data sample: the columns that `terms` pick rows by, `sample`,
-    and three arrays over what is drawn anew: `values`, `sizes` and `strata`. A run's mean is that
-    over strata of sum(values) / sum(sizes), averaged over samples. Of answers a unit is a question,
-    its value 0 or 1, its size 1, its stratum the level of the question; `test_level` in a term
-    keeps one stratum. The contrast has the unit of the values.
+    The mean of a run is the mean over strata of sum(values) / sum(sizes), averaged over samples.
+    For answers, a unit is a question, its value 0 or 1, its size 1, its stratum the level of the
+    question.
 
-    None stands for runs that are not in `units`, for terms of one training level with different
-    data samples, for terms on different questions, and for strata of fewer than `enough` units.
+    Args:
+        units: one row per run and data sample. Its columns are those by which `terms` pick rows,
+            `sample`, and three arrays over the units that are redrawn: `values`, `sizes`, `strata`.
+        terms: pairs of a weight and the column values of a run; `test_level` keeps one stratum.
+        enough: the fewest units of a stratum.
+
+    Returns:
+        (estimate, low, high) in the unit of the values. None if a run is not in `units`, if terms
+        of one training level have different data samples or terms have different questions, or if
+        a stratum has too few units.
     """
     drawn = draws(units, terms, enough)
     return drawn and (drawn.estimate, drawn.low, drawn.high)
@@ -47,7 +54,7 @@ def contrast(
 
 @dataclass(frozen=True)
 class Draws:
-    """A contrast with its paired 95 % interval, and the draws that it shares with other contrasts.
+    """A contrast with its paired 95 % interval and its draws.
 
     `deviations` has `DRAWS` values, each a redrawn contrast less the estimate, stretched for small
     numbers. One draw redraws the same questions and the same data samples in every contrast, so the
@@ -61,7 +68,7 @@ class Draws:
 
 
 def draws(units: pd.DataFrame, terms: Iterable[Term], enough: int = ENOUGH) -> Draws | None:
-    """Return a contrast with its draws, or None; arguments as in `contrast`."""
+    """Return a contrast with its draws, or None. The arguments are those of `contrast`."""
     if units.empty:
         return None
     picked = [(weight, where.get("train_level"), _pick(units, where)) for weight, where in terms]
@@ -84,8 +91,15 @@ def interval(
 ) -> tuple[float, float, float]:
     """Return the sum over groups of the mean over samples, with its 95 % interval.
 
-    `values` has one array (samples × units) per group; the groups share their units and not their
-    data samples. A single sample has no spread: the interval is then that sample's own.
+    Args:
+        values: one array (samples, units) per group. The groups share their units, but not their
+            data samples. With a single sample the interval covers the choice of units alone.
+        sizes: (units,).
+        strata: (units,), the stratum of each unit.
+        seed: of the draws.
+
+    Returns:
+        (estimate, low, high).
     """
     drawn = _drawn(values, sizes, strata, [None] * len(values), seed)
     return drawn.estimate, drawn.low, drawn.high
@@ -94,33 +108,37 @@ def interval(
 def _drawn(values: Sequence, sizes, strata, groups: Sequence[object], seed: int = 0) -> Draws:
     """Return the contrast of `interval` with its draws; `groups` names the data samples' groups.
 
-    The interval numbers the groups by their place, the joint draws by their name: contrasts of one
-    group then redraw the same samples, those of different groups draw independently.
+    The seed of a group's samples is its place for the interval, and its name for the joint draws.
+    So contrasts of one group redraw the same samples, and those of different groups draw
+    independently.
     """
-    each = [_ratios(group, sizes, strata) for group in values]
-    estimate = float(sum(samples.mean() for samples in each))
-    whole = sum(group.mean(axis=0) for group in values)
-    questions = redrawn(whole, sizes, strata, seed)
-    alone = joint = questions - estimate
-    parts = [(questions.var(), len(sizes) - len(np.unique(strata)))]
-    for place, (group, samples) in enumerate(zip(groups, each, strict=True)):
+    means_by_group = [_ratios(group, sizes, strata) for group in values]
+    estimate = float(sum(samples.mean() for samples in means_by_group))
+    # Step 1: redraw the units, of the sum over groups of the means over samples.
+    summed = sum(group.mean(axis=0) for group in values)
+    of_units = redrawn(summed, sizes, strata, seed)
+    alone = joint = of_units - estimate
+    variances = [(of_units.var(), len(sizes) - len(np.unique(strata)))]
+    # Step 2: redraw the data samples of each group, and add their deviations.
+    for place, (group, samples) in enumerate(zip(groups, means_by_group, strict=True)):
         if len(samples) > 1:
             alone = alone + _of_samples(samples, seed + 1 + place)
             joint = joint + _of_samples(samples, _seed_of(group, seed + 1 + place))
-            parts.append((samples.var(ddof=1) / len(samples), len(samples) - 1))
-    stretch = _stretch(parts)
+            variances.append((samples.var(ddof=1) / len(samples), len(samples) - 1))
+    # Step 3: stretch the deviations, because few samples tell little about their variance.
+    stretch = _stretch(variances)
     low, high = np.quantile(alone, [0.025, 0.975]) * stretch
     return Draws(estimate, estimate + float(low), estimate + float(high), joint * stretch)
 
 
 def _of_samples(samples: np.ndarray, seed: int) -> np.ndarray:
-    """Return the deviations that redrawing data samples makes."""
+    """Return the deviations from the mean when data samples are redrawn: (DRAWS,)."""
     sizes, strata = np.ones(len(samples)), np.zeros(len(samples))
     return redrawn(samples, sizes, strata, seed) - samples.mean()
 
 
 def _seed_of(group: object, otherwise: int) -> int:
-    """Return the seed of a group of data samples: its own where it is a number (a level)."""
+    """Return the seed of a group of data samples, from its name if that is a number (a level)."""
     return GROUP_SEED + int(group) if isinstance(group, int | np.integer) else otherwise
 
 
@@ -131,12 +149,12 @@ def _ratios(values: np.ndarray, sizes: np.ndarray, strata: np.ndarray) -> np.nda
 
 
 def redrawn(values: np.ndarray, sizes: np.ndarray, strata: np.ndarray, seed: int) -> np.ndarray:
-    """Return `DRAWS` means over strata of sum(values) / sum(sizes), each of units drawn anew.
+    """Return `DRAWS` means over strata of sum(values) / sum(sizes), each of redrawn units.
 
-    One `seed` draws the same units whatever the values, so that results can be compared.
+    The same `seed` draws the same units for all values, so that results can be compared.
     """
     key = np.ascontiguousarray(strata, dtype=np.int64).tobytes()
-    # float32 throughout: mixed types would copy the counts at every call.
+    # All in float32, because mixed types would copy the counts at every call.
     columns = np.stack([values, sizes], axis=1).astype(np.float32)
     cached = _counts if len(sizes) > FEW else _few_counts
     sums = [counts @ columns[places] for places, counts in cached(key, seed)]
@@ -144,7 +162,10 @@ def redrawn(values: np.ndarray, sizes: np.ndarray, strata: np.ndarray, seed: int
 
 
 def _count(strata: bytes, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Return each stratum's places and how often each is drawn: one fewer than there are."""
+    """Return the places of each stratum, and how often each is drawn: (DRAWS, places).
+
+    One unit fewer than there are is drawn (Rao and Wu).
+    """
     generator, stratum_of = np.random.default_rng(seed), np.frombuffer(strata, np.int64)
     counts_by_stratum = []
     for stratum in np.unique(stratum_of):
@@ -155,13 +176,17 @@ def _count(strata: bytes, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
     return counts_by_stratum
 
 
-# The counts of many questions take tens of MB; those of a few data samples must not displace them.
+# The counts of many questions take tens of MB and are slow to make. They have a cache of their own, so
+# that the counts of a few data samples do not displace them.
 _counts = lru_cache(maxsize=16)(_count)
 _few_counts = lru_cache(maxsize=128)(_count)
 
 
 def _stretch(parts: list[tuple[float, int]]) -> float:
-    """Return Student's t over the normal quantile for (variance, degrees of freedom) parts."""
+    """Return the ratio of Student's t to the normal quantile.
+
+    `parts` are the (variance, degrees of freedom) that add up to the whole variance.
+    """
     total = sum(variance for variance, _ in parts)
     if total == 0:
         return 1.0
@@ -170,7 +195,10 @@ def _stretch(parts: list[tuple[float, int]]) -> float:
 
 
 def matching(frame: pd.DataFrame, where: Mapping[str, object]) -> np.ndarray:
-    """Tell of every row whether it has the values that `where` asks of the columns there are."""
+    """Return which rows have the values of `where`, bool (rows,).
+
+    Columns that the frame does not have are ignored.
+    """
     matches = np.ones(len(frame), bool)
     for column, value in where.items():
         if column in frame:
@@ -179,7 +207,7 @@ def matching(frame: pd.DataFrame, where: Mapping[str, object]) -> np.ndarray:
 
 
 def _pick(units: pd.DataFrame, where: Mapping[str, object]) -> pd.DataFrame:
-    """Return the units of one run by data sample; of one stratum where a test level is asked."""
+    """Return the units of one run by data sample; of one stratum if `where` has a test level."""
     rows, level = units[matching(units, where)].sort_values("sample"), where.get("test_level")
     if level is None or rows.empty:
         return rows
@@ -205,6 +233,6 @@ def _same_units(runs: Iterable[pd.DataFrame]) -> bool:
 
 
 def _suffices(differences: np.ndarray, strata: np.ndarray, enough: int) -> bool:
-    """Tell whether every stratum has enough units, and a third as many tell the runs apart."""
+    """Tell whether every stratum has enough units, and a third as many differ between runs."""
     _, counts = np.unique(strata, return_counts=True)
     return counts.size > 0 and counts.min() >= enough and (differences != 0).sum() >= enough / 3

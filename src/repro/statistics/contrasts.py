@@ -1,4 +1,16 @@
-"""TODO docstring of statistics.contrasts."""
+"""The numbers of one comparison: a weighted sum of runs with its 95 % interval.
+
+There are three ways to an interval:
+
+- *paired*: if the answers to single questions are stored, questions and data samples are redrawn
+  (`bootstrap`), jointly for all comparisons.
+- *apart*: otherwise the distances from each estimate to the ends of its own interval are added in
+  quadrature (Newcombe's square-and-add method), and with two data samples or more the spread
+  between samples too. This takes the answers of different runs as independent. They answer the same
+  questions, so the true interval is, if anything, narrower.
+- *rounding*: printed numbers are known up to rounding, whose half-widths add up. If a spread over
+  runs is printed too, Student's t for its degrees of freedom is added.
+"""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,18 +22,11 @@ from scipy import stats
 from repro.statistics import bootstrap, multiple
 from repro.statistics.intervals import Z95
 
-PAIRED, APART = "paired", "apart"  # how an interval was made
-
-
+# How an interval was made: see above.
+PAIRED, APART = "paired", "apart"
 ROUNDING, ROUNDING_AND_SPREAD = "rounding", "rounding and spread"
-
-
-TOPICS = 6  # that a paired interval of a divergence needs
-
-
+TOPICS = 6  # the fewest topics that a paired interval of a divergence needs
 Term = bootstrap.Term
-
-
 Units = pd.DataFrame | None  # rows as `bootstrap.contrast` takes them
 
 
@@ -29,10 +34,15 @@ Units = pd.DataFrame | None  # rows as `bootstrap.contrast` takes them
 class Comparison:
     """A weighted sum of runs that a statement expects "above" or "below" the number `than`.
 
-    `terms` are weights and column values that pick one row each of `frame`, a summary with accuracy
-    (percent) or kl (nats). `units` are what a paired interval needs. A frame with the column
-    `rounding` (half a unit of the last digit) holds printed numbers; where it also has `spread` and
-    `n`, they are the standard deviation over n runs, or NaN.
+    Attributes:
+        text: the comparison in words.
+        terms: pairs of a weight and of column values that pick one row of `frame`.
+        expected: "above" or "below".
+        frame: a summary with the column accuracy (percent) or kl (nats). If it has the column
+            `rounding` (half a unit of the last digit), it holds printed numbers; its columns
+            `spread` and `n`, if any, are the standard deviation over n runs, or NaN.
+        units: what a paired interval needs, as `bootstrap.contrast` takes it.
+        than: the number that the sum is compared with.
     """
 
     text: str
@@ -45,7 +55,16 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Measured:
-    """A comparison's numbers: interval ends, how they were made, joint draws or chance distance."""
+    """The numbers of a comparison; all NaN if a run does not exist.
+
+    Attributes:
+        estimate, low, high: the weighted sum and the ends of its 95 % interval.
+        way: how the interval was made: `PAIRED`, `APART`, `ROUNDING` or `ROUNDING_AND_SPREAD`.
+        deviations: of a paired interval, the joint draws less the estimate.
+        rounding: of printed numbers, the half-width that rounding alone gives.
+        error: of printed numbers, the standard error from the spread over runs.
+        freedom: the degrees of freedom of `error`.
+    """
 
     estimate: float = np.nan
     low: float = np.nan
@@ -53,14 +72,20 @@ class Measured:
     way: str = ""
     deviations: np.ndarray | None = None
     rounding: float = 0.0
-    error: float = 0.0  # of printed numbers, from the spread over runs
+    error: float = 0.0
     freedom: float = np.inf
 
 
 def contrast(terms: Iterable[tuple[float, pd.Series]], value: str) -> tuple[float, float, float]:
     """Return a weighted sum of estimates with its 95 % interval (square-and-add).
 
-    Every term is a weight and a row with `value`, low, high and, where known, spread and n.
+    Args:
+        terms: pairs of a weight and a row with the columns `value`, low, high and, if known,
+            spread and n.
+        value: the column of the estimates.
+
+    Returns:
+        (estimate, low, high).
     """
     total = down = up = 0.0
     for weight, row in terms:
@@ -78,9 +103,9 @@ def contrast_of_printed(
 ) -> tuple[float, float, float, float]:
     """Return a weighted sum of printed numbers: estimate, rounding, standard error, freedom.
 
-    Rounding half-widths add up linearly: each may be off by its whole half-width in the worst
-    direction. The standard error is that of the spreads that are printed, its degrees of freedom
-    Welch's and Satterthwaite's; without any spread they are 0 and infinite.
+    Half-widths of rounding add up linearly, because in the worst case each number is off by its
+    whole half-width. The standard error comes from the printed spreads, its degrees of freedom from
+    the formula of Welch and Satterthwaite. Without any spread they are 0 and infinite.
     """
     estimate = rounding = 0.0
     variances = []
@@ -97,17 +122,13 @@ def contrast_of_printed(
 
 
 def measure(comparison: Comparison) -> Measured:
-    """Return a comparison's numbers: of printed, of paired, or of separate runs."""
+    """Return the numbers of a comparison; they are NaN if a run does not exist."""
     value = "kl" if "kl" in comparison.frame else "accuracy"
     rows = [(weight, _pick(comparison.frame, where)) for weight, where in comparison.terms]
     if any(row is None for _, row in rows):
         return Measured()
     if "rounding" in comparison.frame:
-        estimate, rounding, error, freedom = contrast_of_printed(rows, value)
-        half = rounding + _quantile(1, freedom) * error
-        way = ROUNDING_AND_SPREAD if error else ROUNDING
-        ends = (estimate - half, estimate + half)
-        return Measured(estimate, *ends, way, None, rounding, error, freedom)
+        return _measure_printed(rows, value)
     enough, scale = (TOPICS, 1) if value == "kl" else (bootstrap.ENOUGH, 100)
     units = comparison.units
     drawn = None if units is None else bootstrap.draws(units, comparison.terms, enough)
@@ -117,20 +138,30 @@ def measure(comparison: Comparison) -> Measured:
     return Measured(*numbers, PAIRED, scale * drawn.deviations)
 
 
+def _measure_printed(rows: list[tuple[float, pd.Series]], value: str) -> Measured:
+    """Return the numbers of a comparison of printed numbers, from pairs of (weight, row)."""
+    estimate, rounding, error, freedom = contrast_of_printed(rows, value)
+    half = rounding + _quantile(1, freedom) * error
+    way = ROUNDING_AND_SPREAD if error else ROUNDING
+    ends = (estimate - half, estimate + half)
+    return Measured(estimate, *ends, way, None, rounding, error, freedom)
+
+
 def joint_bounds(measured: list[Measured]) -> list[tuple[float, float]]:
     """Return the ends of intervals that hold for all comparisons together, at 95 %.
 
-    Max-t where all have joint draws, else Bonferroni's correction of what is not rounding.
+    They are max-t intervals if all comparisons have joint draws. Otherwise each is corrected by
+    Bonferroni's method, but for the part that is due to rounding.
     """
-    known = [one for one in measured if not np.isnan(one.low) and not np.isnan(one.high)]
-    if known and all(one.deviations is not None for one in known):
-        estimates = np.array([one.estimate for one in known])
-        draws = np.stack([one.deviations for one in known], axis=1)
-        ends = list(zip(*multiple.simultaneous(estimates, draws), strict=True))
+    existing = [i for i, one in enumerate(measured) if not np.isnan([one.low, one.high]).any()]
+    draws = [measured[i].deviations for i in existing]
+    if existing and all(deviations is not None for deviations in draws):
+        estimates = np.array([measured[i].estimate for i in existing])
+        bounds = zip(*multiple.simultaneous(estimates, np.stack(draws, axis=1)), strict=True)
     else:
-        ends = [_bonferroni(one, len(known)) for one in known]
-    by_measured = dict(zip(map(id, known), ends, strict=True))
-    return [by_measured.get(id(one), (np.nan, np.nan)) for one in measured]
+        bounds = (_bonferroni(measured[i], len(existing)) for i in existing)
+    bounds_by_place = dict(zip(existing, bounds, strict=True))
+    return [bounds_by_place.get(i, (np.nan, np.nan)) for i in range(len(measured))]
 
 
 def _bonferroni(one: Measured, k: int) -> tuple[float, float]:
@@ -151,8 +182,9 @@ def _quantile(k: int, freedom: float) -> float:
 def pooled(comparisons: list[Comparison], measured: list[Measured]) -> tuple | None:
     """Return the mean effect in the stated direction with its interval, or None.
 
-    From joint draws where all comparisons have them. Without, the distances to the ends are
-    averaged as if all moved together: the interval of the mean cannot be wider.
+    The interval comes from joint draws, if all comparisons have them. Otherwise the distances to
+    the ends are averaged as if all comparisons moved together; the interval of the mean cannot be
+    wider than that.
     """
     pairs = [
         (-1 if comparison.expected == "below" else 1, comparison.than, one)
@@ -182,7 +214,10 @@ def _pick(frame: pd.DataFrame, where: Mapping[str, object]) -> pd.Series | None:
 
 
 def _distances(row: pd.Series, value: str) -> tuple[float, float]:
-    """Return how far the ends lie from an estimate, with the spread between data samples."""
+    """Return the distances from an estimate to the ends of its interval.
+
+    If there are several data samples, the spread between them is added in quadrature.
+    """
     samples, spread = row.get("n", 1), row.get("spread", np.nan)
     between = Z95 * spread / np.sqrt(samples) if samples > 1 and not pd.isna(spread) else 0.0
     estimate = row[value]

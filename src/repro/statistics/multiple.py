@@ -1,10 +1,10 @@
-"""Many comparisons at once: intervals that hold together, adjusted p-values, pooled effects.
+"""Many comparisons at once: simultaneous intervals, adjusted p-values, pooled effects.
 
-One 95 % interval misses the truth once in twenty times, so among twenty comparisons one that looks
-decided is no news. Simultaneous intervals contain all true values of a family with 95 %
-probability. Holm's method adjusts p-values so that any false rejection in a family has at most the
-probability of the level. Partial conjunction tests whether an effect is there in at least u of k
-comparisons: u = k asks for all of them, u = 1 for any of them.
+One 95 % interval misses the truth once in twenty times. So among twenty comparisons one seems
+decided by chance alone. Simultaneous intervals contain all true values of a family with 95 %
+probability. Holm's method adjusts p-values so that the probability of any false rejection in a
+family is at most the level. Partial conjunction tests whether an effect is there in at least u of k
+comparisons: in all of them if u = k, in any of them if u = 1.
 """
 
 from collections.abc import Sequence
@@ -20,11 +20,15 @@ def simultaneous(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the bounds (low, high) of intervals that together cover with probability `level`.
 
-    `estimates` has k values, `deviations` (draws × k) the joint bootstrap draws less the estimates.
-    Max-t intervals: every estimate ± c standard errors, where c is the quantile over draws of the
-    largest absolute deviation in standard errors. They use how the comparisons depend on each
-    other, so they are narrower than Bonferroni's. An estimate whose draws never move keeps zero
-    width.
+    These are max-t intervals: every estimate ± c standard errors, where c is the quantile over
+    draws of the largest absolute deviation in standard errors. They take into account how the
+    comparisons depend on each other, so they are narrower than Bonferroni's. The interval of an
+    estimate whose draws never vary has no width.
+
+    Args:
+        estimates: (k,).
+        deviations: (draws, k), the joint bootstrap draws less the estimates.
+        level: probability that all intervals contain their true values.
     """
     errors = deviations.std(axis=0)
     moving = errors > 0
@@ -36,9 +40,9 @@ def simultaneous(
 
 
 def widened(distance: np.ndarray, k: int, level: float = LEVEL) -> np.ndarray:
-    """Return distances from estimates to the ends of their own intervals, widened for k of them.
+    """Return the distances from estimates to the ends of their intervals, widened for k of them.
 
-    Bonferroni's correction by normal quantiles, for comparisons without joint draws.
+    This is Bonferroni's correction by normal quantiles, for comparisons without joint draws.
     """
     single, together = (1 + level) / 2, 1 - (1 - level) / (2 * k)
     return distance * stats.norm.ppf(together) / stats.norm.ppf(single)
@@ -57,9 +61,12 @@ def holm(p_values: Sequence[float]) -> np.ndarray:
 def partial_conjunction(p_values: Sequence[float], at_least: int) -> float:
     """Return the p-value of "the effect is there in at least `at_least` of the comparisons".
 
-    The null is that fewer have it. Benjamini and Heller (2008) with Bonferroni's method: of the
-    k − u + 1 largest p-values the smallest, times their number. It is valid however the comparisons
-    depend on each other. Raises ValueError unless 1 ≤ at_least ≤ k.
+    The null hypothesis is that fewer comparisons have it. The method is that of Benjamini and
+    Heller (2008) with Bonferroni's correction: the smallest of the k − u + 1 largest p-values,
+    times their number. It is valid for every dependence between the comparisons.
+
+    Raises:
+        ValueError: not 1 ≤ at_least ≤ k.
     """
     k = len(p_values)
     if not 1 <= at_least <= k:
@@ -71,8 +78,9 @@ def partial_conjunction(p_values: Sequence[float], at_least: int) -> float:
 def one_sided_p(estimate: float, low: float, high: float, level: float = LEVEL) -> float:
     """Return the p-value of "the true value is above zero" that fits an interval of `level`.
 
-    It is at most (1 − level) / 2 exactly where `low` is at least 0; the distance to the end that
-    faces zero gives the standard error. An interval without width or without ends gives 1.
+    It is at most (1 − level) / 2 exactly if `low` is at least 0. The distance from the estimate to
+    the end on the side of zero gives the standard error. An interval without width or without ends
+    gives 1.
     """
     distance = estimate - low if estimate > 0 else high - estimate
     if not distance > 0:
@@ -85,8 +93,8 @@ def pooled(
 ) -> tuple[float, float, float]:
     """Return the mean effect over the comparisons with its interval, from joint draws.
 
-    Crossed over questions and data samples as the draws are: what all comparisons share does not
-    average out. Arguments as in `simultaneous`.
+    Deviations that all comparisons share, such as those of the questions, do not average out. The
+    arguments are those of `simultaneous`; the result is (estimate, low, high).
     """
     tail = (1 - level) / 2
     estimate = float(estimates.mean())
@@ -97,8 +105,11 @@ def pooled(
 def non_inferior(low: float, high: float, margin: float) -> bool | None:
     """Return whether a loss larger than `margin` is ruled out: True, False, or None if undecided.
 
-    `low` and `high` bound new minus old. True: the interval lies above −margin. False: it lies
-    below, so the loss is larger than the margin. Raises ValueError unless the margin is positive.
+    `low` and `high` bound the difference new − old. True: the interval lies above −margin. False:
+    it lies below, so the loss is larger than the margin.
+
+    Raises:
+        ValueError: the margin is not positive.
     """
     if not margin > 0:
         raise ValueError(f"the margin must be positive, not {margin:g}")
@@ -111,8 +122,11 @@ def random_effects(
     """Return the mean of effects that differ between units: estimate, low, high, between.
 
     `errors` are the standard errors of the k estimates, `between` is the standard deviation of the
-    true effects (DerSimonian and Laird). The interval is Hartung and Knapp's, with k − 1 degrees of
-    freedom, which few units need. Raises ValueError for fewer than two estimates.
+    true effects (DerSimonian and Laird). The interval is that of Hartung and Knapp, with k − 1
+    degrees of freedom, because it is valid for few units too.
+
+    Raises:
+        ValueError: there are fewer than two estimates.
     """
     k = len(estimates)
     if k < 2:
@@ -125,7 +139,7 @@ def random_effects(
     weights = 1 / (np.maximum(errors, 1e-12) ** 2 + between)
     mean = float(np.average(estimates, weights=weights))
     spread = (weights * (estimates - mean) ** 2).sum() / (k - 1) / weights.sum()
-    # Never narrower than the errors alone allow: with two alike estimates the spread would be 0.
+    # At least as wide as the errors alone make it: the spread of two equal estimates would be 0.
     half = stats.t.ppf((1 + level) / 2, k - 1) * np.sqrt(max(spread, 0.0))
     half = max(half, stats.norm.ppf((1 + level) / 2) / np.sqrt(weights.sum()))
     return mean, mean - float(half), mean + float(half), float(np.sqrt(between))

@@ -1,9 +1,9 @@
-"""From counts of answers to means, spreads between data samples, and intervals.
+"""Computes means, intervals and spreads between data samples from counts of answers.
 
-Two uncertainties are kept apart. `low` and `high` bound the accuracy of the runs given a finite
-number of test questions (95 %); all data samples answer the same questions, so averaging over
-samples does not narrow them. `spread` is the standard deviation between data samples (one degree
-of freedom taken for the mean, ddof = 1), which exists only with two samples or more.
+There are two uncertainties. `low` and `high` bound the accuracy of the runs (95 %), because the
+number of test questions is finite. All data samples answer the same questions, so averaging over
+samples does not make this interval narrower. `spread` is the standard deviation between data samples
+(ddof = 1), which exists only with two samples or more.
 """
 
 from collections.abc import Sequence
@@ -13,6 +13,7 @@ import pandas as pd
 
 from repro.statistics.intervals import wilson
 
+# Columns that tell one run from another.
 RUN = ["model", "train_level", "train_size", "size_label", "restored_percent", "strategy"]
 RUN += ["layers"]
 
@@ -20,10 +21,13 @@ RUN += ["layers"]
 def means(accuracy: pd.DataFrame) -> pd.DataFrame:
     """Return the paper's Acc (§3.3, mean over test levels) of every run, averaged over samples.
 
-    `accuracy` is `Study.accuracy()`. Columns: model, train_level, train_size, size_label,
-    restored_percent, split, accuracy, low, high, spread (percent), levels, correct, total, n
-    (data samples); strategy and layers where `accuracy` has them. A level without facts does not
-    enter the mean.
+    Args:
+        accuracy: the frame `Results.accuracy()` of a study.
+
+    Returns:
+        DataFrame[model, train_level, train_size, size_label, restored_percent, split, accuracy,
+        low, high, spread (percent), levels, correct, total, n (data samples)]; also strategy and
+        layers, if `accuracy` has them. A level without facts is not part of the mean.
     """
     by = [*run_columns(accuracy), "split"]
     return _over_samples(acc(accuracy, by=[*by, "sample"]), by)
@@ -39,9 +43,14 @@ def per_level(accuracy: pd.DataFrame) -> pd.DataFrame:
 def best_share(mean: pd.DataFrame, chosen_on: str, reported_on: str = "test") -> pd.DataFrame:
     """Return for every run the restored share with the highest Acc on one split.
 
-    `mean` comes from `means`. Columns: train_size, train_level, chosen_on, restored_percent, and
-    accuracy, low, high, spread, n on `reported_on`, with `gain` over restoring nothing. Between
-    equals the smaller share wins.
+    Args:
+        mean: the frame that `means` returns.
+        chosen_on: the split on which the share is chosen; of equally good shares the smallest.
+        reported_on: the split whose accuracy is returned.
+
+    Returns:
+        DataFrame[train_size, train_level, chosen_on, restored_percent, accuracy, gain, low, high,
+        spread, n]; `gain` is the difference to restoring nothing.
     """
     run = ["train_size", "train_level"]
     ordered = mean[mean["split"] == chosen_on].sort_values("restored_percent", kind="stable")
@@ -64,10 +73,10 @@ def tuned(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def restored(accuracy: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows of the runs of which some share was restored, the share 0 included.
+    """Return the rows of the runs of which some share was restored, including the share 0.
 
-    Taken before averaging: fewer data samples may be restored than are trained, and a restored
-    model must be set against itself, not against other samples.
+    This is done before averaging, because fewer data samples may be restored than are trained. A
+    restored model must be compared with the same model before, not with other samples.
     """
     if accuracy.empty:
         return accuracy
@@ -86,8 +95,8 @@ def sizes(frame: pd.DataFrame) -> list[int]:
 
 def size_names(frame: pd.DataFrame) -> pd.Series:
     """Return each row's size as the paper writes it: "240" or "All"."""
-    known = "size_label" in frame
-    return frame["size_label" if known else "train_size"].astype(str)
+    column = "size_label" if "size_label" in frame else "train_size"
+    return frame[column].astype(str)
 
 
 def run_columns(frame: pd.DataFrame) -> list[str]:
@@ -96,6 +105,7 @@ def run_columns(frame: pd.DataFrame) -> list[str]:
 
 
 def _over_samples(runs: pd.DataFrame, by: list[str]) -> pd.DataFrame:
+    """Return the mean over data samples of the rows of `acc`, with their spread and number."""
     groups = runs.groupby(by, observed=True)
     columns = {c: (c, "mean") for c in ("accuracy", "low", "high")} | {
         "spread": ("accuracy", "std"),
@@ -110,17 +120,17 @@ def _over_samples(runs: pd.DataFrame, by: list[str]) -> pd.DataFrame:
 def acc(frame: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
     """Return the paper's Acc, the mean over mastery levels, with a 95 % interval.
 
-    Counts are summed over topics and over whatever `by` does not name. The interval of the
-    mean combines the Wilson interval of each level (the MOVER method: squared distances to
-    the bounds add up), and treats answers as independent.
+    Counts are summed over topics and all other columns that `by` does not name. The interval of the
+    mean combines the Wilson intervals of the levels by the MOVER method (the squared distances to
+    the bounds are added). It takes the answers as independent.
 
     Args:
         frame: DataFrame[*by, test_level, correct, total].
-        by: columns that tell the rows of the result apart.
+        by: columns that identify a row of the result.
 
     Returns:
-        DataFrame[*by, accuracy, low, high (percent), levels, correct, total]; `levels` is
-        the number of levels that have facts and enter the mean.
+        DataFrame[*by, accuracy, low, high (percent), levels, correct, total]; `levels` is the
+        number of levels that have facts, over which the mean is taken.
     """
     by = list(by)
     frame = frame[frame["total"] > 0]

@@ -1,23 +1,23 @@
-"""Is a statement about runs true? By a rule, never by eye.
+"""Verdicts: a fixed rule decides whether a statement about runs is true.
 
-A statement is made of comparisons: each says that one accuracy (or divergence) is below or above
-another. A comparison is *supported* when its own 95 % interval lies on the stated side,
-*contradicted* when the interval lies on the other side even after correction for the number of
-comparisons, and *undecided* otherwise, also where the runs do not exist.
+A statement is made of comparisons. Each says that one accuracy (or divergence) is below or above
+another. A comparison is
 
-A statement of all its comparisons *holds* when all are supported. That needs no correction: to ask
-for all of them is strict enough (an intersection–union test). It is *contradicted* when any is:
-there the correction counts, since among many comparisons some fail by chance. It *holds with
-exceptions* when some are contradicted but at least three quarters hold. A statement of *most* or of
-*some* comparisons is tested by partial conjunction (`multiple`).
+- *supported* if its own 95 % interval lies on the stated side;
+- *contradicted* if the interval lies on the other side, even after correction for the number of
+  comparisons;
+- *undecided* otherwise, also if the runs do not exist.
 
-Where the answers to single questions are kept, the interval is *paired*: questions and data
-samples are drawn anew (`bootstrap`), jointly for all comparisons. Otherwise the models stand
-*apart*: the distances from each estimate to its own interval's ends are added in quadrature
-(Newcombe's square-and-add method), with two data samples or more also the spread between samples.
-That takes their answers as independent; they answer the same questions, so the true interval is, if
-anything, narrower. Printed numbers are known up to *rounding*, whose half-widths add up; where a
-spread over runs is printed too, Student's t for its degrees of freedom is added.
+A statement about all of its comparisons
+
+- *holds* if all are supported. This needs no correction, because to ask for all of them is strict
+  enough (an intersection–union test);
+- is *contradicted* if one is contradicted. Here the correction matters, since among many
+  comparisons some fail by chance;
+- *holds with exceptions* if some are contradicted but at least three quarters hold.
+
+A statement about *most* or about *some* comparisons is tested by partial conjunction (`multiple`).
+`contrasts` computes the interval of each comparison.
 """
 
 import math
@@ -39,9 +39,9 @@ from repro.statistics.contrasts import (
 )
 
 SUPPORTED, CONTRADICTED, UNDECIDED = "supported", "contradicted", "undecided"  # a comparison
-HOLDS, EXCEPTIONS = "holds", "holds with exceptions"  # a statement; or contradicted or undecided
-ALL, MOST, SOME = "all", "most", "some"  # of the comparisons, that a statement speaks of
-MOSTLY = 0.75  # of the comparisons must hold for the rest to be exceptions
+HOLDS, EXCEPTIONS = "holds", "holds with exceptions"  # a statement, or one of the verdicts above
+ALL, MOST, SOME = "all", "most", "some"  # how many of its comparisons a statement is about
+MOSTLY = 0.75  # share of the comparisons that must hold for the rest to count as exceptions
 COLUMNS = ["claim", "runs", "estimate", "low", "high", "interval", "verdict"]
 SHOWN = [column for column in COLUMNS if column != "runs"]  # in tables of the book
 FOR, AGAINST = "p_for", "p_against"
@@ -49,7 +49,7 @@ JOINT = ["than", "low_joint", "high_joint", FOR, AGAINST]  # beside `COLUMNS`, o
 
 
 def judge(low: float, high: float, expected: str) -> str:
-    """Return the verdict on an interval, `expected` being "below" or "above" zero."""
+    """Return the verdict on an interval that is expected to lie "below" or "above" zero."""
     if np.isnan(low) or np.isnan(high) or low <= 0 <= high:
         return UNDECIDED
     return SUPPORTED if (high < 0) == (expected == "below") else CONTRADICTED
@@ -58,10 +58,10 @@ def judge(low: float, high: float, expected: str) -> str:
 def compare(
     text: str, frame: pd.DataFrame, terms: list[Term], expected: str, units: Units = None
 ) -> dict:
-    """Test one comparison alone, without correction; returns a row of `COLUMNS`.
+    """Test one comparison alone, without correction, and return a row of `COLUMNS`.
 
-    Arguments as in `Comparison`. A run that does not exist leaves the estimate empty and the
-    verdict undecided.
+    The arguments are the attributes of `Comparison`. If a run does not exist, the estimate is NaN
+    and the verdict undecided.
     """
     comparison = Comparison(text, terms, expected, frame, units)
     result = measure(comparison)
@@ -69,12 +69,17 @@ def compare(
 
 
 def compare_jointly(comparisons: Iterable[Comparison], of: str = ALL) -> pd.DataFrame:
-    """Test the comparisons of one statement together: rows of `COLUMNS` and `JOINT`.
+    """Test the comparisons of one statement together.
 
-    The joint ends are of intervals that hold for all of them together, at 95 %.
-    `of` says how many of them the statement speaks of. Of all, what contradicts is corrected for
-    their number; of some, what supports. `attrs["pooled"]` is the mean effect in the stated
-    direction with its 95 % interval, in the unit of the frames, where a frame is of one unit.
+    Args:
+        comparisons: the comparisons.
+        of: how many of them the statement is about. If `ALL`, a contradiction is corrected for
+            their number; if `SOME`, a support.
+
+    Returns:
+        DataFrame of `COLUMNS` and `JOINT`, one row for each comparison. `low_joint` and `high_joint`
+        bound intervals that hold for all of them together, at 95 %. `attrs["pooled"]` is the mean
+        effect in the stated direction with its 95 % interval, in the unit of the frames.
     """
     comparisons = list(comparisons)
     return _judged(comparisons, [measure(comparison) for comparison in comparisons], of)
@@ -94,7 +99,10 @@ def _judged(comparisons: list[Comparison], measured: list[Measured], of: str) ->
 
 
 def overall(rows: pd.DataFrame, of: str = ALL) -> str:
-    """Return the verdict on a statement of all, most or some of these comparisons."""
+    """Return the verdict on a statement about all, most or some of these comparisons.
+
+    `rows` are those of `compare_jointly`.
+    """
     counts = rows["verdict"].value_counts()
     supported, contradicted = (int(counts.get(v, 0)) for v in (SUPPORTED, CONTRADICTED))
     k = len(rows)
@@ -118,7 +126,7 @@ def count(rows: pd.DataFrame) -> tuple[int, int]:
 
 
 def sentence(name: str, rows: pd.DataFrame) -> str:
-    """Return one line of Markdown that says whether `name` holds and on what it rests."""
+    """Return a line of Markdown: whether the statement `name` holds, and its comparisons."""
     counts = rows["verdict"].value_counts()
     parts = [f"{counts.get(v, 0)} {v}" for v in (SUPPORTED, CONTRADICTED, UNDECIDED)]
     plural = "" if len(rows) == 1 else "s"
@@ -128,7 +136,7 @@ def sentence(name: str, rows: pd.DataFrame) -> str:
 def _verdict(comparison: Comparison, result: Measured, joint: tuple, of: str) -> str:
     """Judge a comparison by its own interval, and by the joint one in the corrected direction."""
     if result.estimate == result.low == result.high == 0:
-        return UNDECIDED  # 0 of 0 in every draw: what never varied decides nothing
+        return UNDECIDED  # 0 in every draw: a difference that never varies decides nothing
     alone, together = (
         judge(low - comparison.than, high - comparison.than, comparison.expected)
         for low, high in ((result.low, result.high), joint)
@@ -145,9 +153,10 @@ def _row(comparison: Comparison, result: Measured, verdict: str) -> dict:
 
 
 def _in_at_least(rows: pd.DataFrame, u: int, column: str) -> bool:
-    """Tell by partial conjunction, one-sided 2.5 %, whether `column` speaks in at least u rows.
+    """Tell whether the effect of a column of p-values is there in at least u rows.
 
-    Rows without p-values are certain: the verdict itself says what they are.
+    The test is partial conjunction, one-sided at 2.5 %. If the rows have no p-values, their
+    verdicts count as certain.
     """
     if column not in rows:
         p_values = 1.0 - (rows["verdict"] == {FOR: SUPPORTED, AGAINST: CONTRADICTED}[column])
@@ -157,9 +166,10 @@ def _in_at_least(rows: pd.DataFrame, u: int, column: str) -> bool:
 
 
 def _p_values(comparison: Comparison, result: Measured) -> tuple[float, float]:
-    """Return the p-values for and against a comparison, which fit its own interval.
+    """Return the p-values for and against a comparison that fit its own interval.
 
-    Rounding is no chance: numbers known up to rounding, or that never vary, have 0 and 1.
+    Rounding is not a matter of chance. So numbers that are known up to rounding, or that never
+    vary, have the p-values 0 and 1.
     """
     alone = _verdict(comparison, result, (result.low, result.high), ALL)
     if result.way == ROUNDING or result.low == result.high:
