@@ -81,7 +81,7 @@ def _versions() -> dict[str, str]:
 
 @cache
 def git_commit() -> str | None:
-    """Return the repository's commit, with `+` if tracked files differ from it; None without Git."""
+    """Return the repository's commit, with `+` if tracked files differ from it, or None."""
     if not (REPOSITORY / ".git").exists():
         return None
     git = ["git", "-C", str(REPOSITORY)]

@@ -15,7 +15,7 @@ def uniforms(seed: int, label: str, count: int) -> np.ndarray:
 
 
 def rows(seed: int, labels: Sequence[str], count: int) -> np.ndarray:
-    """Return the `uniforms` of many labels: (labels, count). It takes half the time of single calls.
+    """Return the `uniforms` of many labels, (labels, count), in half the time of single calls.
 
     This is NumPy's Philox4x64 with ten rounds, for all keys and counters (1, 2, …) at once.
     """

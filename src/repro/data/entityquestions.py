@@ -1,6 +1,7 @@
-"""Fetch EntityQuestions once, and know by its SHA-256 sums that it is EntityQuestions.
+"""Downloads EntityQuestions once and verifies its SHA-256 sums.
 
-`data/entityquestions.sha256` pins the 44 files the study reads, in the format of `sha256sum -c`.
+`data/entityquestions.sha256` lists the sums of the 44 files that a study reads, in the format of
+`sha256sum -c`.
 """
 
 import functools
@@ -20,7 +21,7 @@ from repro.errors import DataError, StoreError
 
 URL = "https://nlp.cs.princeton.edu/projects/entity-questions/dataset.zip"
 REMEDY = "or set REPRO_DATA to a folder of EntityQuestions that holds train/, dev/ and test/"
-# No pinned file is much over 1 MB: a member far beyond that is not the dataset.
+# No file of the dataset is much over 1 MB, so an archive with a much larger one is not the dataset.
 MAX_MEMBER_BYTES = 50_000_000
 
 
@@ -31,7 +32,7 @@ def _pinned() -> tuple[tuple[str, str], ...]:
 
 
 def pinned() -> dict[str, str]:
-    """Return file name (such as "train/P17.train.json") -> SHA-256, for the 44 pinned files."""
+    """Return the SHA-256 of each of the 44 files by name, such as "train/P17.train.json"."""
     return dict(_pinned())
 
 
@@ -41,7 +42,7 @@ def _digest(path: Path, mtime_ns: int, size: int) -> str:
 
 
 def file_sum(path: Path) -> str:
-    """Return a file's SHA-256; an unchanged file (path, time, size) is not read again."""
+    """Return the SHA-256 of a file; an unchanged file (path, time, size) is not read again."""
     try:
         status = path.stat()
         return _digest(path.resolve(), status.st_mtime_ns, status.st_size)
@@ -50,7 +51,10 @@ def file_sum(path: Path) -> str:
 
 
 def verify(folder: Path, source: str, remedy: str) -> None:
-    """Raise DataError, naming `source` and `remedy`, unless `folder` has every pinned file."""
+    """Raise DataError unless a folder holds every file of the dataset, with its checksum.
+
+    `source` and `remedy` are parts of the message: where the files come from, and what to do.
+    """
     for name, digest in pinned().items():
         if not (folder / name).is_file():
             raise DataError(f"{source} lacks {name}; {remedy}")
@@ -59,6 +63,7 @@ def verify(folder: Path, source: str, remedy: str) -> None:
 
 
 def _save(url: str, path: Path) -> None:
+    """Download a file, with a progress bar."""
     with requests.get(url, stream=True, timeout=(10, 60)) as answer, path.open("wb") as file:
         answer.raise_for_status()
         total = int(answer.headers.get("Content-Length", 0)) or None
@@ -69,6 +74,7 @@ def _save(url: str, path: Path) -> None:
 
 
 def _refuse_unsafe(member: zipfile.ZipInfo, url: str) -> None:
+    """Raise DataError if a member of the archive is a link, or would be written outside."""
     path = PurePosixPath(member.filename.replace("\\", "/"))
     absolute = path.is_absolute() or PureWindowsPath(member.filename).drive
     if absolute or ".." in path.parts:
@@ -78,10 +84,12 @@ def _refuse_unsafe(member: zipfile.ZipInfo, url: str) -> None:
 
 
 def _extract(archive: Path, folder: Path, url: str) -> None:
+    """Extract the files that a study reads from the archive to a folder."""
     with zipfile.ZipFile(archive) as packed:
         for member in packed.infolist():
             _refuse_unsafe(member, url)
-        # Only the last two parts count: the zip wraps the splits in a folder "dataset".
+        # Members are found by the last two parts of their path, such as train/P17.train.json,
+        # because the archive holds the splits in a folder "dataset".
         members = {"/".join(PurePosixPath(m.filename).parts[-2:]): m for m in packed.infolist()}
         for name in pinned().keys() & members.keys():
             if members[name].file_size > MAX_MEMBER_BYTES:
@@ -100,6 +108,7 @@ def _reason(error: requests.RequestException) -> str:
 
 
 def _fetch_into(work: Path, target: Path, url: str) -> None:
+    """Download and extract the dataset in the folder `work`, and rename it to `target`."""
     ready = work / "ready"
     ready.mkdir()
     try:
@@ -113,7 +122,7 @@ def _fetch_into(work: Path, target: Path, url: str) -> None:
     try:
         ready.rename(target)
     except OSError:
-        # A second process may have finished first; its folder is verified when it is read.
+        # Another process may have finished first; its folder is verified when it is read.
         if not target.is_dir():
             raise
 
@@ -121,9 +130,12 @@ def _fetch_into(work: Path, target: Path, url: str) -> None:
 def fetch(cache: Path, url: str = URL) -> Path:
     """Return `cache`/entityquestions, downloaded from `url` if it is not there yet.
 
-    Every pinned file is verified. The folder appears under its name only when complete, so an
-    interrupted download leaves nothing that could be taken for the dataset. Raises DataError
-    for a failed, unsafe or wrong download, StoreError where the cache cannot be written.
+    Every file is verified. The folder gets its name only when it is complete, so an interrupted
+    download leaves nothing that could be taken for the dataset.
+
+    Raises:
+        DataError: the download fails, or what was downloaded is unsafe or not the dataset.
+        StoreError: the cache cannot be written.
     """
     target = cache / "entityquestions"
     try:

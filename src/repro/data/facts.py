@@ -1,7 +1,8 @@
-"""The facts of a world as a table: the 97,112 of EntityQuestions that the paper studies (§3.1),
-or those of the invented `atlas`, on which the bundled models were pre-trained.
+"""The facts of a world as a table, and how facts are drawn from it (§3.1).
 
-Fine-tuning and the in-domain test use the ten location topics; `testood` is the other fourteen.
+The world is EntityQuestions, of which the paper studies 97,112 facts, or the invented `atlas`, on
+which the bundled models were pre-trained. Fine-tuning and the in-domain test use the ten location
+topics; the split `testood` has the other fourteen.
 """
 
 import hashlib
@@ -22,6 +23,7 @@ from repro.paper import SPLITS
 
 WORLDS = ("entityquestions", "atlas")
 COLUMNS = ["fact_id", "topic", "split", "subject", "object", "question"]
+# split → (folder in the dataset, domain of its topics)
 _SOURCES = {
     "train": ("train", "in"),
     "dev": ("dev", "in"),
@@ -31,7 +33,7 @@ _SOURCES = {
 
 
 def _given_folder(data: Path | None) -> Path | None:
-    """Return the user's folder (argument, else `REPRO_DATA`), or None for the download."""
+    """Return the user's folder, from the argument or `REPRO_DATA`; None: the dataset is fetched."""
     data = data or os.environ.get("REPRO_DATA")
     if not data:
         return None
@@ -68,6 +70,7 @@ def _existing_files(folder: Path) -> list[tuple[str, str, str, Path]]:
 
 
 def _read_rows(path: Path) -> list:
+    """Return the rows of a file of questions. Raises DataError if it is not a list in JSON."""
     try:
         content = read_regular(path)
         if cause := cause_in_git(content):
@@ -125,24 +128,31 @@ def _is_invented(world: str, data: Path | None) -> bool:
 def load(
     data: Path | None = None, cache: Path | None = None, world: str = WORLDS[0]
 ) -> pd.DataFrame:
-    """Return the facts of §3.1: fact_id, topic, split, subject, object, question (all text).
+    """Return the facts of a world: fact_id, topic, split, subject, object, question (§3.1).
 
-    `world` is `entityquestions`, or `atlas` for the facts of `atlas`, which are in no file:
-    `REPRO_DATA` plays no part then, and a `data` that is given all the same is refused.
+    Of EntityQuestions these are the rows with exactly one answer; of identical questions within a
+    split and domain only the first. That makes 75,944 train, 9,555 test and 11,613 testood facts,
+    the totals of Tables 1 and 8. Topics are in the paper's order.
 
-    `data` is a folder laid out train|dev|test/P*.json (default: `REPRO_DATA`; without either,
-    EntityQuestions is downloaded into `cache`, by default `cache_dir()`). It may
-    lack topics and splits. Kept are the rows with exactly one answer, then the first of every
-    identical question within a split and domain, topics in the paper's order: 75,944 train,
-    9,555 test and 11,613 testood facts of EntityQuestions, the totals of Tables 1 and 8.
-    `fact_id` is topic-raw split-row, the row counted from 0 in the file.
+    Args:
+        data: a folder with train/, dev/ and test/, which hold P*.json; topics and splits may be
+            missing. By default `REPRO_DATA`, else EntityQuestions is downloaded. `atlas` is in no
+            file: it ignores `REPRO_DATA` and refuses a folder.
+        cache: folder of the download, by default `cache_dir()`.
+        world: `entityquestions` or `atlas`.
 
-    Raises ConfigError for an unknown world or a folder that it does not use; DataError for a
-    missing folder, an unreadable file, a row that is not a question of its topic, or a download
-    that fails; StoreError for a cache that cannot be written.
+    Returns:
+        DataFrame of text. `fact_id` is topic-split-row, with the split of the file and the row
+        counted from 0 in the file.
+
+    Raises:
+        ConfigError: the world is unknown, or does not use a folder.
+        DataError: the folder is missing, a file is unreadable, a row is not a question of its
+            topic, or the download fails.
+        StoreError: the cache cannot be written.
     """
     if _is_invented(world, data):
-        from repro.data import atlas  # here: it takes the columns and splits from this module
+        from repro.data import atlas  # imported here, because it imports from this module
 
         return atlas.load()
     folder = _given_folder(data) or entityquestions.fetch(cache or cache_dir())
@@ -167,14 +177,16 @@ def _atlas_hash() -> str:
 
 
 def data_hash(folder: Path | None = None, world: str = WORLDS[0]) -> str:
-    """Return the SHA-256 (64 hex digits) that names the dataset in a record's provenance.
+    """Return the SHA-256 (64 hex digits) that identifies the facts in the keys of records.
 
-    For `atlas` it covers every fact and its exposure. For EntityQuestions it covers the sums of
-    the files that `load` reads from `folder` (default: `REPRO_DATA`), under their usual names.
-    Without a folder it is that of the pinned EntityQuestions, which need not be present; a folder
-    with the same files has the same hash. Repeated calls read no file that did not change.
+    For `atlas` it covers every fact and its exposure. For EntityQuestions it covers the sums of the
+    files that `load` reads from `folder` (by default `REPRO_DATA`), under their usual names.
+    Without a folder it is that of the published EntityQuestions, which need not be present; a
+    folder with the same files has the same hash. Unchanged files are not read again.
 
-    Raises DataError for a missing or empty folder, ConfigError as `load` does.
+    Raises:
+        DataError: the folder is missing or holds no facts.
+        ConfigError: as in `load`.
     """
     if _is_invented(world, folder):
         return _atlas_hash()
@@ -192,30 +204,38 @@ def data_hash(folder: Path | None = None, world: str = WORLDS[0]) -> str:
 
 
 def _check_count(n: object) -> None:
+    """Raise ConfigError unless a number of facts is a whole number from 0."""
     if isinstance(n, bool) or not isinstance(n, numbers.Integral) or n < 0:
         raise ConfigError(f"a number of facts must be a whole number from 0, not {n!r}")
 
 
 def balanced(sizes: Mapping[str, int], n: int) -> dict[str, int]:
-    """Return how many of `n` facts to take from each topic that has `sizes[topic]` of them.
+    """Return how many of `n` facts to draw from each topic, balanced over topics.
 
-    The same number from each; where a topic runs out, the rest is spread evenly over the
-    others, and what cannot be divided goes to the first by name. No topic's number falls when
-    `n` grows. Raises ConfigError for an `n` below 0, not whole or beyond the sum of `sizes`.
+    Each topic gives the same number. If a topic has too few facts, the rest is spread evenly over
+    the others; a remainder that cannot be divided goes to the first topics by name. The number of a
+    topic never falls when `n` grows.
+
+    Args:
+        sizes: number of facts of each topic.
+        n: number of facts to draw.
+
+    Raises:
+        ConfigError: `n` is below 0, not whole, or more than there are facts.
     """
     _check_count(n)
-    pool = sum(sizes.values())
-    if n > pool:
-        raise ConfigError(f"{n} facts were asked for, but there are {pool}")
-    taken, left = dict.fromkeys(sizes, 0), int(n)
+    total = sum(sizes.values())
+    if n > total:
+        raise ConfigError(f"{n} facts were asked for, but there are {total}")
+    number, left = dict.fromkeys(sizes, 0), int(n)
     while left:
-        open_topics = sorted(t for t in sizes if taken[t] < sizes[t])
-        each = max(left // len(open_topics), 1)
+        open_topics = sorted(topic for topic in sizes if number[topic] < sizes[topic])
+        share = max(left // len(open_topics), 1)
         for topic in open_topics:
-            added = min(each, sizes[topic] - taken[topic], left)
-            taken[topic] += added
+            added = min(share, sizes[topic] - number[topic], left)
+            number[topic] += added
             left -= added
-    return taken
+    return number
 
 
 @lru_cache(maxsize=2**17)  # data samples of one number and several sizes draw the same facts
@@ -224,27 +244,33 @@ def _draw(seed: int, fact_id: str) -> bytes:
 
 
 def sample(facts: pd.DataFrame, n: int | str | None, seed: int) -> pd.DataFrame:
-    """Return `n` facts (None or "all": all), balanced over topics, ordered by fact_id.
+    """Return `n` facts (None or "all": all), balanced over topics, sorted by fact_id.
 
-    Which facts depends only on (seed, fact_id), not on the order of rows; with one seed, a
-    larger sample contains the smaller one. Raises ConfigError as `balanced` does.
+    The facts drawn depend on (seed, fact_id) only, not on the order of rows. With the same seed, a
+    larger sample contains the smaller one.
+
+    Raises:
+        ConfigError: as in `balanced`.
     """
     if n is None or n == "all":
         return facts.sort_values("fact_id", ignore_index=True)
-    taken = balanced(facts["topic"].value_counts().to_dict(), n)
-    drawn = facts.assign(draw=[_draw(seed, fact_id) for fact_id in facts["fact_id"]])
-    drawn = drawn.sort_values("draw")
-    place = drawn.groupby("topic").cumcount()
-    chosen = drawn[place < drawn["topic"].map(taken)].drop(columns="draw")
-    return chosen.sort_values("fact_id", ignore_index=True)
+    number = balanced(facts["topic"].value_counts().to_dict(), n)
+    # The facts of each topic in the order of a hash; the first ones are drawn.
+    ordered = facts.assign(draw=[_draw(seed, fact_id) for fact_id in facts["fact_id"]])
+    ordered = ordered.sort_values("draw")
+    rank = ordered.groupby("topic").cumcount()
+    drawn = ordered[rank < ordered["topic"].map(number)].drop(columns="draw")
+    return drawn.sort_values("fact_id", ignore_index=True)
 
 
 def select(facts: pd.DataFrame, counts: Mapping[str, int | str | None], seed: int) -> pd.DataFrame:
-    """Return a `sample` of each split named in `counts`; other splits are left out.
+    """Return a `sample` of each split named in `counts`, sorted by split and fact_id.
 
-    `counts` maps train, dev, test or testood to a number of facts, or to None or "all" for
-    every fact. Rows are ordered by split, then fact_id. Raises ConfigError for an unknown
-    split and for a number that the split cannot give.
+    `counts` maps train, dev, test or testood to a number of facts, or to None or "all" for every
+    fact. Other splits are left out.
+
+    Raises:
+        ConfigError: a split is unknown or has too few facts.
     """
     for split in counts:
         if split not in SPLITS:
@@ -259,7 +285,7 @@ def select(facts: pd.DataFrame, counts: Mapping[str, int | str | None], seed: in
 
 
 def choose(pool: pd.DataFrame, size: int | None, number: int, seed: int) -> pd.DataFrame:
-    """Draw data sample `number` of `size` facts, balanced over topics (None: the whole pool).
+    """Return data sample `number`: `size` facts of a pool (None: all), balanced over topics.
 
     Raises:
         TrainingError: the pool is empty or too small.

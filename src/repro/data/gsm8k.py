@@ -1,7 +1,7 @@
-"""GSM8K: grade-school problems; where they are, and the number that an answer ends with.
+"""GSM8K, grade-school problems: its files, and the final number of an answer.
 
-The names in capitals, `paths`, `reason_to_skip` and `reference` are what
-`repro.data.task_examples` asks of a task; `repro.data.xsum` has the same.
+`repro.data.task_examples` uses the names in capitals, `paths`, `reason_to_skip` and `reference` of
+this module; `repro.data.xsum` has the same names.
 """
 
 import re
@@ -20,8 +20,8 @@ _NUMBER = re.compile(
     r"(?P<whole>\d{1,3}(?:,\d{3})+|\d*)(?P<decimals>\.\d+)?(?P<power>[eE][-+]?\d{1,3})?"
     r"(?:[ \t]*/[ \t]*(?P<divisor>\d+))?"
 )
-# What makes of the number read so far a part of a longer number, of a sum or of a time of day.
-_GOES_ON = re.compile(
+# What follows a number that is only a part of a longer number, of a sum or of a time of day.
+_CONTINUES = re.compile(
     r"[ \t]*[-+*×·÷x^=/.,:]?[ \t]*\.?\d"
     r"|[ \t]*(?:k|hundred|thousand|million|billion|trillion|dozen)\b",
     re.IGNORECASE,
@@ -39,21 +39,21 @@ def reason_to_skip(answer: str) -> str:
 
 
 def reference(answer: str) -> str:
-    """Return an answer as it is trained on: without notes for a calculator (`<<2*3=6>>`)."""
+    """Return an answer in the form for training: without notes for a calculator (`<<2*3=6>>`)."""
     return _CALCULATOR.sub("", answer)
 
 
 def final_number(text: str) -> Fraction | None:
-    """Return the number after the first mark `####`, as GSM8K marks it, or None.
+    """Return the number after the first mark `####`, with which GSM8K marks a result, or None.
 
-    A currency sign and the commas of thousands are left out; `18` and `18.00` are the same number,
-    and so are `.5` and `1/2`, `1e3` and `1,000`. Minus signs of all kinds are read. What is not
-    one plain number (`2 + 3`, `3:30`, `1 1/2`, `5 million`, `1,2`) is None, not a part of it.
+    A currency sign and the commas of thousands are ignored. `18` and `18.00` are the same number,
+    and so are `.5` and `1/2`, `1e3` and `1,000`. All kinds of minus signs are read. For anything
+    but one plain number (`2 + 3`, `3:30`, `1 1/2`, `5 million`, `1,2`) the result is None.
     """
     text = plain(text)
     marked = _MARKED.search(text)
     number = _NUMBER.match(text, marked.end()) if marked else None
-    if number is None or _GOES_ON.match(text, number.end()):
+    if number is None or _CONTINUES.match(text, number.end()):
         return None
     if number["sign"] and number["second_sign"]:
         return None

@@ -1,10 +1,15 @@
-"""Facts chosen by their score: drawn within topic and score band, each with a known probability.
+"""Stratified drawing of facts: by topic and by band of a score, with known probabilities.
 
 A small model knows few facts, so facts drawn at random would leave the high levels of mastery
-empty. Here a cheap score divides the candidates into bands; from each band a fixed number of facts
-is drawn, balanced over topics. The levels fill more evenly, and because the probability of every
-fact to be drawn is known, the distribution over all facts can still be estimated (Horvitz and
-Thompson): a fact that was drawn with probability p stands for 1 / p facts.
+empty. Instead,
+
+1. every candidate gets a score, which is cheap to compute (`repro.measures.scores`);
+2. the scores are divided into bands;
+3. a fixed number of facts is drawn from each band, balanced over topics.
+
+So the levels fill more evenly. The probability with which each fact is drawn is known, so the
+distribution over all facts can still be estimated (Horvitz and Thompson): a fact that is drawn with
+probability p stands for 1 / p facts.
 
 Candidates may be all facts of a split, or a random part of each topic (sampling in two phases).
 """
@@ -21,13 +26,14 @@ from repro.errors import ConfigError
 from repro.paper import LEVELS
 from repro.statistics.intervals import wilson
 
-CELL = 2  # facts drawn of each topic and band, at least: one alone says nothing of the variance
+CELL = 2  # fewest facts drawn of each topic and band: a variance needs at least two
 
 
 def bands(scores: Sequence[float], edges: Sequence[float]) -> np.ndarray:
-    """Return the band of each score, int: 0 below the first edge, len(edges) from the last on.
+    """Return the band of each score: 0 below the first edge, len(edges) from the last edge on.
 
-    Raises ConfigError for edges that do not rise.
+    Raises:
+        ConfigError: the edges do not rise.
     """
     if not np.all(np.diff(edges) > 0):
         raise ConfigError(f"the edges of score bands must rise, not {list(edges)}")
@@ -39,30 +45,35 @@ def draw(candidates: pd.DataFrame, counts: Sequence[int], seed: int) -> pd.DataF
 
     Args:
         candidates: DataFrame[fact_id, topic, band, …] of one split.
-        counts: facts to draw of each band, from the lowest; where a band has fewer, all of them.
-        seed: which facts depends on (seed, fact_id) only, not on the order of rows.
+        counts: facts to draw from each band, the lowest first; from a band with fewer, all of them.
+        seed: of the random order. The facts drawn depend on (seed, fact_id) only, not on the order
+            of rows.
 
     Returns:
-        The rows drawn, ordered by fact_id.
+        The rows drawn, sorted by fact_id.
 
     Raises:
-        ConfigError: counts that are too few for the bands or their topics.
+        ConfigError: there are fewer counts than bands, or a count is too small for its topics.
     """
     if candidates["band"].max() >= len(counts):
         raise ConfigError(f"{len(counts)} counts for {candidates['band'].max() + 1} score bands")
+    # Each fact gets a random number; of each topic and band the facts with the lowest are drawn.
     names = [f"stratified|{fact_id}" for fact_id in candidates["fact_id"]]
     ordered = candidates.assign(order=random_streams.rows(seed, names, 1)[:, 0])
     ordered = ordered.sort_values(["order", "fact_id"])
-    place = ordered.groupby(["band", "topic"]).cumcount()
+    rank = ordered.groupby(["band", "topic"]).cumcount()
     parts = [candidates.iloc[:0]]
     for band, rows in ordered.groupby("band"):
-        taken = _taken(rows["topic"], counts[band], band)
-        parts.append(rows[place[rows.index] < rows["topic"].map(taken)].drop(columns="order"))
+        number = rows["topic"].map(_numbers_by_topic(rows["topic"], counts[band], band))
+        parts.append(rows[rank[rows.index] < number].drop(columns="order"))
     return pd.concat(parts).sort_values("fact_id", ignore_index=True)
 
 
-def _taken(topics: pd.Series, count: int, band: int) -> dict[str, int]:
-    """Return how many facts of each topic to draw from one band."""
+def _numbers_by_topic(topics: pd.Series, count: int, band: int) -> dict[str, int]:
+    """Return how many facts of each topic to draw from one band.
+
+    `topics` are those of the facts of the band.
+    """
     sizes = topics.value_counts().to_dict()
     least = sum(min(CELL, size) for size in sizes.values())
     if count < least:
@@ -75,10 +86,13 @@ def _taken(topics: pd.Series, count: int, band: int) -> dict[str, int]:
 
 @dataclass(frozen=True)
 class Cells:
-    """How many facts there are of each topic and band, int (topics, bands).
+    """The numbers of facts of each topic and band.
 
-    `topics` names the rows; `population` (topics,) counts the whole split, `candidates` what was
-    scored, `drawn` what was chosen.
+    Attributes:
+        topics: the topic of each row.
+        population: (topics,), all facts of the split.
+        candidates: (topics, bands), the facts that were scored.
+        drawn: (topics, bands), the facts that were drawn.
     """
 
     topics: list[str]
@@ -88,19 +102,22 @@ class Cells:
 
     @property
     def inclusion(self) -> np.ndarray:
-        """The probability with which a fact was drawn, in (0, 1]; 0 in an empty cell."""
+        """The probability with which a fact was drawn, (topics, bands); 0 in an empty cell.
+
+        It is the probability to be a candidate times that to be drawn from the candidates.
+        """
         scored = self.candidates.sum(1) / self.population
-        share = self.drawn / np.maximum(self.candidates, 1)
-        return scored[:, None] * share
+        drawn = self.drawn / np.maximum(self.candidates, 1)
+        return scored[:, None] * drawn
 
 
 def cells(drawn: pd.DataFrame, candidates: pd.DataFrame, population: Mapping[str, int]) -> Cells:
     """Count the facts of each topic and band.
 
     Args:
-        drawn: DataFrame[topic, band, …].
-        candidates: DataFrame[topic, band, …], what was drawn from.
-        population: facts of each topic in the whole split.
+        drawn: DataFrame[topic, band, …], the facts drawn.
+        candidates: DataFrame[topic, band, …], the facts from which they were drawn.
+        population: number of facts of each topic in the whole split.
     """
     topics = sorted(candidates["topic"].unique())
     number = int(candidates["band"].max()) + 1
@@ -110,23 +127,23 @@ def cells(drawn: pd.DataFrame, candidates: pd.DataFrame, population: Mapping[str
 
 
 def _count(frame: pd.DataFrame, topics: list[str], number: int) -> np.ndarray:
-    """Return the rows of a frame by topic and band, (topics, bands)."""
-    places = np.searchsorted(topics, frame["topic"]), frame["band"].to_numpy()
+    """Return the number of rows of a frame by topic and band: (topics, number of bands)."""
+    cells_of_rows = np.searchsorted(topics, frame["topic"]), frame["band"].to_numpy()
     table = np.zeros((len(topics), number), int)
-    np.add.at(table, places, 1)
+    np.add.at(table, cells_of_rows, 1)
     return table
 
 
 def weights(
     drawn: pd.DataFrame, candidates: pd.DataFrame, population: Mapping[str, int]
 ) -> np.ndarray:
-    """Return how many facts each drawn fact stands for, 1 / p, float (rows of `drawn`).
+    """Return how many facts each drawn fact stands for, 1 / p: (rows of `drawn`,).
 
-    Arguments as in `cells`. Within a split the weights add up to its number of facts.
+    The arguments are those of `cells`. The weights of a split add up to its number of facts.
     """
-    counted = cells(drawn, candidates, population)
-    places = np.searchsorted(counted.topics, drawn["topic"])
-    return 1 / counted.inclusion[places, drawn["band"].to_numpy()]
+    counts = cells(drawn, candidates, population)
+    rows = np.searchsorted(counts.topics, drawn["topic"])
+    return 1 / counts.inclusion[rows, drawn["band"].to_numpy()]
 
 
 def estimate(
@@ -135,52 +152,61 @@ def estimate(
     """Estimate the share of each level of mastery among all facts of a split.
 
     The estimate is that of Horvitz and Thompson. Its variance is that of sampling in two phases:
-    of the candidates within a topic, and of the drawn facts within a topic and band, where the
-    variance of a cell is taken from its whole band. The 95 % interval is Wilson's with as many
-    facts as would give this variance.
+    candidates are drawn within a topic, and facts within a topic and band (a cell). The variance
+    within a cell is taken from its whole band. The 95 % interval is Wilson's, with the number of
+    facts that would have this variance if they were drawn at random.
 
     Args:
-        drawn: DataFrame[topic, band, level, …].
-        candidates: DataFrame[topic, band, …], what was drawn from.
-        population: facts of each topic in the whole split.
+        drawn: DataFrame[topic, band, level, …], the facts drawn.
+        candidates: DataFrame[topic, band, …], the facts from which they were drawn.
+        population: number of facts of each topic in the whole split.
 
     Returns:
         DataFrame[level, drawn (facts), share, low, high (in percent)], a row for every level.
     """
-    counted = cells(drawn, candidates, population)
-    weights = 1 / np.repeat(counted.inclusion.ravel(), counted.drawn.ravel())
+    counts = cells(drawn, candidates, population)
+    weights = 1 / np.repeat(counts.inclusion.ravel(), counts.drawn.ravel())
     rows = []
     for level in LEVELS:
-        hits = _count(drawn[drawn["level"] == level], counted.topics, counted.drawn.shape[1])
-        share, variance = _mean(hits, counted)
+        hits = _count(drawn[drawn["level"] == level], counts.topics, counts.drawn.shape[1])
+        share, variance = _mean(hits, counts)
         low, high = _interval(share, variance, weights)
         rows.append((level, int(hits.sum()), 100 * share, 100 * low, 100 * high))
     return pd.DataFrame(rows, columns=["level", "drawn", "share", "low", "high"])
 
 
-def _mean(hits: np.ndarray, counted: Cells) -> tuple[float, float]:
-    """Return the estimated share of facts that are hits, and its variance; `hits` by cell."""
-    scored, chosen = counted.candidates, np.maximum(counted.drawn, 1)
-    of_topic = scored.sum(1)
-    topic = counted.population / counted.population.sum()  # share of all facts
-    cell = scored / of_topic[:, None]  # share of the topic's facts
-    means = hits / chosen
-    of_topics = (cell * means).sum(1)
-    # Of a cell's few facts a variance says little, so that of the band is taken.
-    band = (scored * means).sum(0) / np.maximum(scored.sum(0), 1)
-    lost = np.where(scored > 0, 1 / chosen - 1 / np.maximum(scored, 1), 0)
-    second = (cell**2 * band * (1 - band) * lost).sum(1)
-    first = of_topics * (1 - of_topics) * (1 / of_topic - 1 / counted.population)
-    return float(topic @ of_topics), float(topic**2 @ (first + second))
+def _mean(hits: np.ndarray, counts: Cells) -> tuple[float, float]:
+    """Return the estimated share of facts that are hits, and the variance of the estimate.
+
+    Args:
+        hits: (topics, bands), the drawn facts that are hits.
+        counts: all facts of each topic and band.
+    """
+    candidates, drawn = counts.candidates, np.maximum(counts.drawn, 1)
+    candidates_of_topic = candidates.sum(1)
+    topic_weight = counts.population / counts.population.sum()  # share of all facts
+    cell_weight = candidates / candidates_of_topic[:, None]  # share of the topic's facts
+    # The estimate: the mean of each cell, weighted by the cell's share of all facts.
+    cell_mean = hits / drawn
+    topic_mean = (cell_weight * cell_mean).sum(1)
+    # The second phase, candidates to drawn facts. The few facts of a cell tell little about its
+    # variance, so that of the whole band is taken, with the correction for a finite population.
+    band_mean = (candidates * cell_mean).sum(0) / np.maximum(candidates.sum(0), 1)
+    finite = np.where(candidates > 0, 1 / drawn - 1 / np.maximum(candidates, 1), 0)
+    second = (cell_weight**2 * band_mean * (1 - band_mean) * finite).sum(1)
+    # The first phase, all facts to candidates.
+    first = topic_mean * (1 - topic_mean) * (1 / candidates_of_topic - 1 / counts.population)
+    return float(topic_weight @ topic_mean), float(topic_weight**2 @ (first + second))
 
 
 def _interval(share: float, variance: float, weights: np.ndarray) -> tuple[float, float]:
-    """Return (low, high) of a share: Wilson's interval with the number of facts that fits."""
+    """Return (low, high): Wilson's interval with the number of facts that fits the variance."""
     if np.allclose(weights, 1):  # every fact was measured
         return share, share
     if variance > 0:
         size = share * (1 - share) / variance
-    else:  # nothing or everything is a hit: the facts are worth as many unweighted ones
+    else:  # no fact or every fact is a hit: Kish's effective number of facts
         size = weights.sum() ** 2 / (weights**2).sum()
     low, high = wilson(share * size, size)
-    return min(float(low), share), max(float(high), share)  # rounding can pass a share of 0 or 1
+    # A share of 0 or 1 is an end of its interval, which rounding may move past it.
+    return min(float(low), share), max(float(high), share)

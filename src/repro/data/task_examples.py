@@ -1,8 +1,8 @@
-"""Examples of GSM8K and XSum, from a folder or from the Hub, checked and counted (Table 5).
+"""Reads and checks the examples of GSM8K and XSum, from a folder or from the Hub (Table 5).
 
 A folder holds `gsm8k/train.jsonl` and `gsm8k/test.jsonl` (question, answer), and in `xsum/` any
-`.jsonl` (document, summary, split). From the Hub they come through the package `datasets`. What is
-particular to a task is in `repro.data.gsm8k` and `repro.data.xsum`.
+`.jsonl` (document, summary, split). From the Hub they are read with the package `datasets`. The
+parts that differ between the tasks are in `repro.data.gsm8k` and `repro.data.xsum`.
 """
 
 import hashlib
@@ -23,21 +23,23 @@ from repro.files import cause_in_git, is_whole, read_regular, user_path
 
 TASKS: dict[str, ModuleType] = {"gsm8k": gsm8k, "xsum": xsum}
 SPLITS = ("train", "test")
-OTHER_SPLITS = ("validation", "dev")  # there may be such rows; nothing here is chosen on them
+OTHER_SPLITS = ("validation", "dev")  # rows of these splits are allowed and not used
 HUB = "hub"
 FOLDER = (
     "REPRO_TASKS must name a folder with gsm8k/train.jsonl, gsm8k/test.jsonl and xsum/*.jsonl,"
     f" or be {HUB!r}"
 )
-Row = tuple[str, str, dict]  # where it is (for messages), split, columns
+Row = tuple[str, str, dict]  # its place (for error messages), split, columns
 
 
 @dataclass(frozen=True)
 class Examples:
-    """What is trained on and tested on, each DataFrame[fact_id, topic, split, question, object].
+    """The examples for training and test, each DataFrame[fact_id, topic, split, question, object].
 
-    `skipped` counts the rows left out, by reason. `divided`: the source has one split only, which
-    was divided by chance.
+    Attributes:
+        train, test: the examples drawn.
+        skipped: the number of unusable rows by reason.
+        divided: whether the source has only one split, which was divided at random.
     """
 
     train: pd.DataFrame
@@ -47,14 +49,15 @@ class Examples:
 
     @cached_property
     def digests(self) -> dict[str, str]:
-        """The SHA-256 (64 hex digits) of each split, wherever it came from."""
+        """The SHA-256 (64 hex digits) of each split; it does not depend on the source."""
         return {"train": _digest(self.train), "test": _digest(self.test)}
 
 
 def source(place: str | Path | None = None) -> Path | str | None:
-    """Return where examples come from: a folder, `HUB`, or None where nothing says it.
+    """Return the source of examples, from `place` or `REPRO_TASKS`: a folder, `HUB`, or None.
 
-    `place`, else `REPRO_TASKS`. Raises DataError for a folder that does not exist.
+    Raises:
+        DataError: the folder does not exist.
     """
     name = str(place or os.environ.get("REPRO_TASKS") or "")
     if name in ("", HUB):
@@ -68,7 +71,7 @@ def source(place: str | Path | None = None) -> Path | str | None:
 def draw(task: str, place: Path | str, sizes: dict, seed: int) -> Examples:
     """Return `sizes["train"]` and `sizes["test"]` examples (or "all"), drawn by `seed`.
 
-    Where the source has rows of one split only, both are drawn from it, without an overlap.
+    If the source has rows of one split only, both are drawn from it, without an overlap.
 
     Raises:
         DataError: an unreadable file, a row without its columns, too few examples.
@@ -100,28 +103,30 @@ def _counted(skipped: dict[str, int]) -> str:
 
 
 def read(task: str, place: Path | str) -> tuple[pd.DataFrame, dict[str, int]]:
-    """Return every usable example, and how many rows were skipped for which reason.
+    """Return every usable example, and the number of skipped rows by reason.
 
-    Skipped are rows with an empty text, answers of GSM8K without a final number, and summaries in a
-    script that ROUGE does not know. The frame has the columns of `Examples`; rows of other splits
-    than train and test are left out.
+    Rows are skipped if a text is empty, if an answer of GSM8K has no final number, or if a summary
+    is in a script that ROUGE does not know. The frame has the columns of `Examples`, and rows of
+    train and test only.
 
-    Raises DataError for an unreadable file or a row without its columns.
+    Raises:
+        DataError: a file is unreadable, or a row lacks its columns.
     """
-    skipped, made, places = Counter(), [], Counter()
+    skipped, examples, rows_of_split = Counter(), [], Counter()
     for where, split, row in _hub(task) if place == HUB else _folder(task, Path(place)):
         question, answer = (_text(row, column, where) for column in TASKS[task].COLUMNS)
-        places[split] += 1
-        if reason := _unusable(task, question, answer):
+        rows_of_split[split] += 1
+        if reason := _reason_to_skip(task, question, answer):
             skipped[reason] += 1
         elif split in SPLITS:
-            example = f"{task}-{split}-{places[split] - 1:06d}"
-            made.append((example, task, split, question, TASKS[task].reference(answer)))
-    frame = pd.DataFrame(made, columns=["fact_id", "topic", "split", "question", "object"])
+            name = f"{task}-{split}-{rows_of_split[split] - 1:06d}"
+            examples.append((name, task, split, question, TASKS[task].reference(answer)))
+    frame = pd.DataFrame(examples, columns=["fact_id", "topic", "split", "question", "object"])
     return frame, dict(sorted(skipped.items()))
 
 
 def _text(row: dict, column: str, where: str) -> str:
+    """Return a column's text without spaces around it. Raises DataError if it is no text."""
     if not isinstance(row.get(column), str):
         raise DataError(f"{where}: there is no text named {column!r}")
     if not is_whole(row[column]):
@@ -129,7 +134,7 @@ def _text(row: dict, column: str, where: str) -> str:
     return row[column].strip()
 
 
-def _unusable(task: str, question: str, answer: str) -> str:
+def _reason_to_skip(task: str, question: str, answer: str) -> str:
     for text, column in zip((question, answer), TASKS[task].COLUMNS, strict=True):
         if not text:
             return f"with an empty {column}"
@@ -137,6 +142,7 @@ def _unusable(task: str, question: str, answer: str) -> str:
 
 
 def _folder(task: str, folder: Path) -> Iterator[Row]:
+    """Yield the rows of a task in a folder. Raises DataError for an unknown split."""
     column = TASKS[task].SPLIT_COLUMN
     for path in TASKS[task].paths(folder / task):
         for where, row in _lines(path):
@@ -147,6 +153,7 @@ def _folder(task: str, folder: Path) -> Iterator[Row]:
 
 
 def _lines(path: Path) -> Iterator[tuple[str, dict]]:
+    """Yield (place, JSON object) of every line of a file. Raises DataError if one is none."""
     try:
         content = read_regular(path)
     except OSError as error:
@@ -167,6 +174,7 @@ def _lines(path: Path) -> Iterator[tuple[str, dict]]:
 
 
 def _hub(task: str) -> Iterator[Row]:
+    """Yield the rows of a task on the Hub. Raises DataError if they cannot be loaded."""
     try:
         import datasets
     except ImportError:
@@ -174,17 +182,17 @@ def _hub(task: str) -> Iterator[Row]:
             f"to get {task} from the Hub the package datasets is needed: install it with"
             f" `pip install -e '.[hub]'`. Without it {FOLDER}"
         ) from None
-    chosen = TASKS[task].ON_HUB
+    dataset = TASKS[task].ON_HUB
     for split in SPLITS:
         try:
-            rows = datasets.load_dataset(**chosen, split=split)
-        except Exception as error:  # it raises whatever its network and file libraries do
+            rows = datasets.load_dataset(**dataset, split=split)
+        except Exception as error:  # all kinds, from its network and file libraries
             reason = " ".join(str(error).split())[:200] or type(error).__name__
             raise DataError(
-                f"cannot get {chosen['path']} from the Hub ({reason}): try again, or {FOLDER}"
+                f"cannot get {dataset['path']} from the Hub ({reason}): try again, or {FOLDER}"
             ) from error
         for number, row in enumerate(rows):
-            yield f"{chosen['path']}, {split}, row {number}", split, row
+            yield f"{dataset['path']}, {split}, row {number}", split, row
 
 
 def _digest(examples: pd.DataFrame) -> str:

@@ -1,6 +1,6 @@
-"""XSum: news documents and their summaries; where they are, and how documents are cut.
+"""XSum, news documents and their summaries: its files, and how documents are shortened.
 
-It offers `repro.data.task_examples` the same names as `repro.data.gsm8k`.
+`repro.data.task_examples` uses the same names of this module as of `repro.data.gsm8k`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ ON_HUB = {"path": "EdinburghNLP/xsum", "revision": "refs/convert/parquet"}
 
 
 def paths(folder: Path) -> list[Path]:
-    """Return the files of a folder of XSum: any `.jsonl`; where there is none, what is missing."""
+    """Return the files `*.jsonl` of a folder of XSum; if there is none, this pattern."""
     return sorted(folder.glob("*.jsonl")) or [folder / "*.jsonl"]
 
 
@@ -32,19 +32,19 @@ def reason_to_skip(summary: str) -> str:
 def has_word(text: str) -> bool:
     """Tell whether ROUGE finds a word in a text.
 
-    The tokenizer of its usual implementation knows a to z and 0 to 9, and drops all else: a text
-    in another script has no word for it, and would score 0 whatever it says.
+    The tokenizer of its usual implementation knows a to z and 0 to 9, and drops all other
+    characters. So a text in another script has no word for it, and would always score 0.
     """
     return re.search("[a-z0-9]", text.lower()) is not None
 
 
 def reference(summary: str) -> str:
-    """Return a summary as it is trained on: as it is."""
+    """Return a summary in the form for training: unchanged."""
     return summary
 
 
 def shorten(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], limit: int) -> list[str]:
-    """Return texts cut off after their first `limit` tokens."""
+    """Return the texts, each cut off after its first `limit` tokens."""
     options = {"add_special_tokens": False, "return_offsets_mapping": True}
     spans = tokenizer(list(texts), **options).offset_mapping
     return [

@@ -176,8 +176,8 @@ def _count(strata: bytes, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
     return counts_by_stratum
 
 
-# The counts of many questions take tens of MB and are slow to make. They have a cache of their own, so
-# that the counts of a few data samples do not displace them.
+# The counts of many questions take tens of MB and are slow to make. They have a cache of their
+# own, so that the counts of a few data samples do not displace them.
 _counts = lru_cache(maxsize=16)(_count)
 _few_counts = lru_cache(maxsize=128)(_count)
 

@@ -2,8 +2,8 @@
 
 There are two uncertainties. `low` and `high` bound the accuracy of the runs (95 %), because the
 number of test questions is finite. All data samples answer the same questions, so averaging over
-samples does not make this interval narrower. `spread` is the standard deviation between data samples
-(ddof = 1), which exists only with two samples or more.
+samples does not make this interval narrower. `spread` is the standard deviation between data
+samples (ddof = 1), which exists only with two samples or more.
 """
 
 from collections.abc import Sequence

@@ -77,9 +77,10 @@ def compare_jointly(comparisons: Iterable[Comparison], of: str = ALL) -> pd.Data
             their number; if `SOME`, a support.
 
     Returns:
-        DataFrame of `COLUMNS` and `JOINT`, one row for each comparison. `low_joint` and `high_joint`
-        bound intervals that hold for all of them together, at 95 %. `attrs["pooled"]` is the mean
-        effect in the stated direction with its 95 % interval, in the unit of the frames.
+        DataFrame of `COLUMNS` and `JOINT`, one row for each comparison. `low_joint` and
+        `high_joint` bound intervals that hold for all of them together, at 95 %. `attrs["pooled"]`
+        is the mean effect in the stated direction with its 95 % interval, in the unit of the
+        frames.
     """
     comparisons = list(comparisons)
     return _judged(comparisons, [measure(comparison) for comparison in comparisons], of)
