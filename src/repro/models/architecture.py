@@ -1,4 +1,4 @@
-"""The parts of a network by the names that transformers gives them."""
+"""The sizes and parts of a model, from its registry entry or its folder."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ _NAMED_ALIKE = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3
 def adapted_modules(model: ModelEntry) -> tuple[str, ...]:
     """Return the linear maps that LoRA adapts: `PROJECTIONS`, or `ALL_LINEAR` for other names.
 
-    It is part of a record's key, so it reads nothing but the configuration of a folder. The
-    models of the registry are all of families whose maps are named as LLaMA's.
+    The result is part of a record's key, so only the configuration of a folder is read. The linear
+    maps of all models of the registry are named as those of LLaMA.
     """
     if model.folder is None:
         return PROJECTIONS if model.name in entries() else ALL_LINEAR
@@ -38,7 +38,7 @@ def layer_count(model: ModelEntry) -> int:
     folder = obtain(model)
     if number := _config(folder).get("num_hidden_layers"):
         return number
-    from transformers import AutoConfig  # which knows what other families call it
+    from transformers import AutoConfig  # it knows the names that other families use
 
     return AutoConfig.from_pretrained(folder).num_hidden_layers
 
@@ -51,19 +51,20 @@ def parameter_count(model: ModelEntry) -> int:
 def weight_shapes(model: ModelEntry) -> set[tuple[int, ...]]:
     """Return the shapes of the weight matrices that a model's layers have in common.
 
-    The embedding and the output head are not among them: of their shape there is one matrix. A
-    model whose weights are not here yet is taken to have the shapes that its size suggests.
+    The shape of the embedding and of the output head is not among them, because the layers have no
+    matrix of this shape. For a model whose weights are not on this machine yet, the shapes are
+    estimated from its size.
     """
     if model.parameters and not available(model):
         size = round((model.parameters / (12 * (model.layers or 1))) ** 0.5)
         return {(size, size), (4 * size, size)}
-    number = Counter(shape for shape in _tensor_shapes(model) if len(shape) == 2)
-    return {shape for shape, count in number.items() if count > 1 or len(number) == 1}
+    counts = Counter(shape for shape in _tensor_shapes(model) if len(shape) == 2)
+    return {shape for shape, count in counts.items() if count > 1 or len(counts) == 1}
 
 
 def _tensor_shapes(model: ModelEntry) -> list[tuple[int, ...]]:
     """Return the shape of every tensor in a model's weights."""
-    from safetensors import safe_open  # here, because a command that reads records needs none
+    from safetensors import safe_open  # imported here: commands that read records need it not
 
     shapes = []
     for path in weight_files(obtain(model)):
@@ -74,7 +75,7 @@ def _tensor_shapes(model: ModelEntry) -> list[tuple[int, ...]]:
 
 
 def rotary_settings(config: PreTrainedConfig) -> list[dict]:
-    """Return the settings of each rotary embedding: one, or one for each kind of layer."""
+    """Return the settings of all rotary embeddings: one, or one for each kind of layer."""
     settings = getattr(config, "rope_parameters", None) or {}
     return [settings, *(part for part in settings.values() if isinstance(part, dict))]
 

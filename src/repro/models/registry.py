@@ -26,11 +26,18 @@ MARKUP = re.compile(r"[^\w .,+()=-]|\s{2,}|[^\S ]")  # titles stand in HTML and 
 class ModelEntry:
     """A model: where its weights come from, and the settings of its study.
 
-    One of `hub`, `gguf`, `folder` and `bundled` names the source. `facts` is the world the model
-    is studied on, `profile` its study's default profile. `learning_rates` holds, by profile, the
-    rates of those whose dev facts chose another than `learning_rate`. `instruct` is the name of the
-    entry that its makers tuned from it to follow instructions, `get` the command that installs its
-    weights.
+    Attributes:
+        name, title, family: how it is called: in commands, in tables, and its kind of model.
+        parameters, layers: their numbers, if known.
+        learning_rate: of fine-tuning.
+        learning_rates: of the profiles whose dev facts chose another rate, by profile.
+        license: of the weights.
+        hub, gguf, folder, bundled: the source of the weights; one of them is set.
+        facts: the world it is studied on.
+        profile: the default profile of its study.
+        instruct: the entry of the model that its makers tuned from it to follow instructions.
+        get: the command that installs its weights.
+        note: a remark for the reader of the registry.
     """
 
     name: str
@@ -67,7 +74,7 @@ def entries() -> dict[str, ModelEntry]:
 
 
 def entry(name: str | Path = "default") -> ModelEntry:
-    """Return a registry entry, or one made for a local folder or a model of the Hub.
+    """Return an entry of the registry, or a new one for a local folder or a model of the Hub.
 
     Args:
         name: a name of the registry; a folder of safetensors; `owner/name` or
@@ -76,7 +83,7 @@ def entry(name: str | Path = "default") -> ModelEntry:
 
     Raises:
         ConfigError: no entry and no folder has this name.
-        ModelError: the Hub does not say which commit it is.
+        ModelError: the Hub does not offer this model, or cannot be reached.
     """
     name = str(name)
     if name == "default":
@@ -90,10 +97,9 @@ def entry(name: str | Path = "default") -> ModelEntry:
         return ModelEntry(name=stem, title=title, family="local folder", folder=folder.resolve())
     if match := hub.ID.fullmatch(name):
         return _hub_entry(*match.groups())
-    known = ", ".join(entries())
     raise ConfigError(
         f"unknown model {name!r}: give a folder of safetensors, owner/name on the Hub, or one of"
-        f" {known}"
+        f" {', '.join(entries())}"
     )
 
 

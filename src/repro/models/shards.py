@@ -1,4 +1,4 @@
-"""The rows of a tensor that one of several processes holds, as FSDP2 divides them."""
+"""The rows of a tensor that each process holds when FSDP2 divides a network."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ WRAPPED = "_checkpoint_wrapped_module."  # in the names of layers whose activati
 
 
 def parameters(network: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
-    """Return the parameters by the names that they have in a network that is not divided."""
+    """Return the parameters by the names that they have in an undivided network."""
     return {name.replace(WRAPPED, ""): p for name, p in network.named_parameters()}
 
 
@@ -29,7 +29,7 @@ def rows_of_process(tensor: torch.Tensor) -> torch.Tensor:
 
 def copy_into(parameter: torch.nn.Parameter, values: torch.Tensor) -> None:
     """Copy values into a parameter, in its own dtype; of a divided one, this process's rows."""
-    if hasattr(parameter, "to_local"):  # a DTensor, whose type need not be loaded for the others
+    if hasattr(parameter, "to_local"):  # a DTensor; its type is slow to import
         parameter.to_local().copy_(rows_of_process(values))
     else:
         parameter.copy_(values)

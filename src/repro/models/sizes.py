@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Architecture:
-    """The sizes of a LLaMA, as its published configuration has them."""
+    """The sizes of a LLaMA, from its published configuration."""
 
     hidden: int
     layers: int
@@ -16,7 +16,7 @@ class Architecture:
 
     @property
     def products(self) -> int:
-        """Parameters that every token is multiplied with: all matrices but the look-up table."""
+        """Parameters in the matrix products of a token: all matrices but the embedding table."""
         narrow = self.hidden * self.key_value_heads // self.heads
         attention = 2 * self.hidden * self.hidden + 2 * self.hidden * narrow
         block = attention + 3 * self.hidden * self.intermediate
@@ -24,7 +24,7 @@ class Architecture:
 
     @property
     def parameters(self) -> int:
-        """All parameters: the matrices, the look-up table, two norms a layer and the last one."""
+        """All parameters: matrices, embedding table, two norms for each layer, the final norm."""
         return self.products + self.hidden * (self.vocabulary + 2 * self.layers + 1)
 
     @property
@@ -34,7 +34,7 @@ class Architecture:
         return (self.parameters - outside) // self.layers
 
     @property
-    def kept(self) -> int:
+    def cache_bytes(self) -> int:
         """Bytes of keys and values per token, in bfloat16."""
         return 2 * 2 * self.layers * self.hidden * self.key_value_heads // self.heads
 

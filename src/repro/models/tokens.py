@@ -1,4 +1,4 @@
-"""Token ids: the prefix of a text, the text itself, and what ends a completion."""
+"""Token ids: the prefix of a text, the text itself, and the ids that end a completion."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ TRIED = 64, 16  # sequences of random tokens, and tokens of each, that show how 
 
 
 def prefix_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Return the ids this family puts before every text.
+    """Return the ids that a tokenizer puts before every text.
 
-    That is `[bos]` for LLaMA, nothing for SmolLM2, two tokens for GLM.
+    These are `[bos]` for LLaMA, none for SmolLM2, two tokens for GLM.
 
     Raises:
-        ModelError: the tokens of a text change with what stands around it.
+        ModelError: the tokenizer changes the tokens of a text when it adds special tokens.
     """
     plain, whole = (
         tokenizer("a", add_special_tokens=special).input_ids for special in (False, True)
@@ -35,7 +35,7 @@ def prefix_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
 
 
 def shared_prefix(first: Sequence[int], second: Sequence[int]) -> int:
-    """Return how many tokens two texts begin with in common."""
+    """Return the length of the longest common prefix of two sequences of tokens."""
     equal = (a == b for a, b in zip(first, second, strict=False))
     return sum(1 for _ in takewhile(bool, equal))
 
@@ -43,13 +43,13 @@ def shared_prefix(first: Sequence[int], second: Sequence[int]) -> int:
 def encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
     """Return the ids of each text, with `prefix_ids` before them.
 
-    It asks the backend of a fast tokenizer: the layer that transformers puts around it takes
-    three times as long as the backend.
+    The backend of a fast tokenizer is called directly, because the layer of transformers around it
+    takes three times as long as the backend.
     """
     if not texts:
         return []
     prefix, texts = prefix_ids(tokenizer), list(texts)
-    # The first text goes through transformers, which also ends padding and truncation.
+    # The first text is encoded by transformers, which also switches padding and truncation off.
     encoded = tokenizer(texts[:1], add_special_tokens=False).input_ids
     if tokenizer.is_fast:
         fast = tokenizer.backend_tokenizer.encode_batch_fast(texts[1:], add_special_tokens=False)

@@ -1,4 +1,4 @@
-"""Where the weights of a model are on this machine, and what identifies them."""
+"""The folder of a model's weights on this machine, and the identity of the weights in records."""
 
 from __future__ import annotations
 
@@ -20,11 +20,12 @@ IDENTIFYING = (".safetensors", ".model", *TEXT)  # files that results depend on
 
 
 def weights_id(model: ModelEntry) -> str:
-    """Return what identifies a model in records: a Hub revision or a SHA-256.
+    """Return the identity of a model in records: a Hub revision or a SHA-256.
 
-    It needs no download. The identity of a folder, and of a bundled model, covers the weights, the
-    configuration and the tokenizer. A folder is identified by the content of its tensors; a
-    bundled model by its files, as in the records that come with it, and so is a copy of it.
+    Nothing is downloaded. The identity of a folder, and of a bundled model, covers the weights, the
+    configuration and the tokenizer. That of a folder is the content of its tensors; that of a
+    bundled model its files, as in the records that come with it. A copy of a bundled model has the
+    identity of the model.
     """
     if model.hub:
         return f"{model.hub['id']}@{model.hub['revision']}"
@@ -32,9 +33,9 @@ def weights_id(model: ModelEntry) -> str:
         return f"sha256:{model.gguf['sha256']}"
     if not model.bundled:
         content = content_id(locate(model))
-        copied = (m for m in entries().values() if m.bundled and available(m))
-        same = (m for m in copied if content_id(bundled_folder(m)) == content)
-        return next(map(weights_id, same), content)
+        bundled = (m for m in entries().values() if m.bundled and available(m))
+        originals = (m for m in bundled if content_id(bundled_folder(m)) == content)
+        return next(map(weights_id, originals), content)
     digest, folder = hashlib.sha256(), locate(model)
     for path in sorted(p for p in folder.iterdir() if p.suffix in IDENTIFYING):
         digest.update(f"{path.name}:{sha256(path, text=path.suffix in TEXT)}\n".encode())
@@ -42,18 +43,18 @@ def weights_id(model: ModelEntry) -> str:
 
 
 def is_among(identity: str, names: Iterable[str]) -> bool:
-    """Tell whether what `weights_id` returned is the identity of one of some registered models."""
+    """Tell whether an identity that `weights_id` returned is that of one of the named models."""
     models = (entries()[name] for name in names)
     return identity in (weights_id(m) for m in models if not m.bundled or available(m))
 
 
 def locate(model: ModelEntry) -> Path:
-    """Return the local folder of a model's safetensors, converting GGUF on first use.
+    """Return the local folder of a model's safetensors; GGUF is converted on first use.
 
-    For a Hub model it is the folder named after it under `REPRO_MODELS`, if that exists.
+    For a Hub model it is the folder with its name under `REPRO_MODELS`, which may not exist.
 
     Raises:
-        ModelError: nothing usable is there.
+        ModelError: the folder holds no usable weights.
     """
     if model.gguf:
         return convert(model)
@@ -66,10 +67,10 @@ def locate(model: ModelEntry) -> Path:
 
 
 def obtain(model: ModelEntry) -> Path:
-    """Return the local folder of a model's weights, downloaded from the Hub on first use.
+    """Return the local folder of a model's weights; they are downloaded on first use.
 
     Raises:
-        ModelError: nothing usable is there, or the Hub does not give it.
+        ModelError: the folder holds no usable weights, or the Hub does not offer the model.
     """
     folder = locate(model)
     if not model.hub or folder.is_dir():
@@ -78,7 +79,7 @@ def obtain(model: ModelEntry) -> Path:
 
 
 def bundled_folder(model: ModelEntry) -> Path:
-    """Return where in the installed package a bundled model is, or would be."""
+    """Return the folder of a bundled model in the installed package; it may not exist."""
     return Path(str(resources.files("repro").joinpath("weights", model.name)))
 
 

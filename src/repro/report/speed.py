@@ -377,7 +377,7 @@ def memory() -> pd.DataFrame:
     for name, size in LARGE.items():
         values = {
             "weights to decode with (bfloat16)": 2 * size.parameters,
-            "keys and values of 256 rows of 64 tokens (bfloat16)": 256 * 64 * size.kept,
+            "keys and values of 256 rows of 64 tokens (bfloat16)": 256 * 64 * size.cache_bytes,
             "fine-tuning: weights, gradients, two moments (float32)": 16 * size.parameters,
             "one checkpoint (bfloat16)": 2 * size.parameters,
         }

@@ -1,7 +1,7 @@
 """Fine-tuning with low-rank adapters (LoRA, Appendix C.3), merged into the weights afterwards.
 
-The adapters are peft's. They are put into the network itself and taken out again. So it has the
-same tensors before and after, and can be used like any other fine-tuned model.
+The adapters are those of peft. They are inserted into the network itself and removed again. So the
+network has the same tensors before and after, and is used like any other fine-tuned model.
 """
 
 import warnings
@@ -31,13 +31,16 @@ def finetune(
 ) -> dict:
     """Train an adapter by `sft.finetune` and merge it into the float32 network, in place.
 
-    Returns what `sft.finetune` does, and `trained`: the number of the adapter's parameters,
-    `modules`: the names of the linear maps that it adapted. After an error the network is as it
-    was.
+    After an error the network is as it was before. The arguments are those of `sft.finetune` and
+    the settings of the adapter.
+
+    Returns:
+        The dict of `sft.finetune`, with `trained`, the number of parameters of the adapter, and
+        `modules`, the names of the linear maps that it adapted.
 
     Raises:
-        TrainingError: a rank below 1, a module that the network does not have, weights of the
-            layers that LoRA cannot adapt, and what `sft.finetune` raises.
+        TrainingError: the rank is below 1, the network lacks a module or has weights in its layers
+            that LoRA cannot adapt, or `sft.finetune` raises it.
     """
     targets = _targets(network, adapter)
     wrapper = _add_adapters(network, recipe, adapter, targets)
@@ -51,17 +54,17 @@ def finetune(
         wrapper.merge_and_unload()
     finally:
         network.requires_grad_(True)
-    return {**result, "trained": trained, "modules": sorted({_last(name) for name in targets})}
+    return {**result, "trained": trained, "modules": sorted({_last_part(name) for name in targets})}
 
 
 def _targets(network: PreTrainedModel, adapter: Adapter) -> list[str]:
     """Return the full names of the linear maps to adapt.
 
-    `PROJECTIONS` and `ALL_LINEAR` mean all weights of the layers, so what they would leave out
-    is an error; a choice of the caller's own may leave out what it likes.
+    `PROJECTIONS` and `ALL_LINEAR` mean all weights of the layers, so it is an error if they leave
+    some out. Any other choice of modules may leave weights out.
     """
     linear = _linear_maps(network)
-    names_to_adapt, present = set(adapter.modules), {_last(name) for name in linear}
+    names_to_adapt, present = set(adapter.modules), {_last_part(name) for name in linear}
     if adapter.modules == ALL_LINEAR:
         names_to_adapt = present
     if not names_to_adapt or names_to_adapt - present:
@@ -70,7 +73,7 @@ def _targets(network: PreTrainedModel, adapter: Adapter) -> list[str]:
             f"LoRA has nothing to adapt: this model has no module named {names}; its linear maps"
             f" are {', '.join(sorted(present))}"
         )
-    targets = [name for name in linear if _last(name) in names_to_adapt]
+    targets = [name for name in linear if _last_part(name) in names_to_adapt]
     left_out = _left_out(network, targets)
     if adapter.modules in (ALL_LINEAR, PROJECTIONS) and left_out:
         raise TrainingError(
@@ -80,7 +83,7 @@ def _targets(network: PreTrainedModel, adapter: Adapter) -> list[str]:
     return targets
 
 
-def _last(name: str) -> str:
+def _last_part(name: str) -> str:
     return name.rpartition(".")[2]
 
 
@@ -92,26 +95,29 @@ def _linear_maps(network: PreTrainedModel) -> list[str]:
 
 
 def _left_out(network: PreTrainedModel, targets: list[str]) -> list[str]:
-    """Return the weights that no adapter of `targets` moves: no embedding, no norm, no bias."""
+    """Return the matrices of the layers that no adapter of `targets` changes.
+
+    Embeddings, the output head, norms and biases are not counted.
+    """
     embeddings = [m for m in network.modules() if isinstance(m, torch.nn.Embedding)]
     outside = [*embeddings, network.get_output_embeddings()]
-    known = {id(p) for module in outside if module is not None for p in module.parameters()}
+    ignored = {id(p) for module in outside if module is not None for p in module.parameters()}
     return [
         name
         for name, p in network.named_parameters()
-        if p.ndim > 1 and id(p) not in known and name.rpartition(".")[0] not in set(targets)
+        if p.ndim > 1 and id(p) not in ignored and name.rpartition(".")[0] not in set(targets)
     ]
 
 
 def _add_adapters(
     network: PreTrainedModel, recipe: Recipe, adapter: Adapter, targets: list[str]
 ) -> LoraModel:
-    """Put adapters into the network, which alone can be trained then; return peft's wrapper."""
+    """Insert adapters into the network and freeze all other weights; return peft's wrapper."""
     if adapter.rank < 1:
         raise TrainingError(f"LoRA needs a rank of at least 1, not {adapter.rank}")
-    set_seed(recipe.seed)  # one factor of an adapter begins at random
+    set_seed(recipe.seed)  # one of the two factors of an adapter starts with random values
     options = {"r": adapter.rank, "lora_alpha": adapter.alpha}
     with warnings.catch_warnings():
-        # peft sees by itself that the weight of a Conv1D is transposed, and warns that it did.
+        # peft handles the transposed weight of a Conv1D, and warns that it does so.
         warnings.filterwarnings("ignore", message="fan_in_fan_out")
         return LoraModel(network, LoraConfig(target_modules=targets, **options), "default")

@@ -1,4 +1,4 @@
-"""The prompt of Appendix A and the training examples made of it, as token ids with labels."""
+"""The prompt of Appendix A, and training examples with it, as token ids with labels."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Example = tuple[list[int], list[int]]  # token ids, and one label for each
 
 
 def encode_prompts(tokenizer: PreTrainedTokenizerBase, questions: Sequence[str]) -> list[list[int]]:
-    """Return the token ids of each question's prompt: BOS, if the family has one, then the text."""
+    """Return the token ids of each question's prompt: BOS, if the tokenizer has one, and text."""
     texts = [f"<|question|> {question.strip()} <|answer|>" for question in questions]
     return encode(tokenizer, texts)
 
@@ -26,8 +26,8 @@ def encode_examples(
 ) -> list[Example]:
     """Return the token ids and the labels of training examples (Appendix A).
 
-    The loss is on the answer and EOS only; every other label is `IGNORED`. An example begins
-    with the ids of its prompt at evaluation, so training and evaluation agree token for token.
+    The loss is on the answer and EOS only; every other label is `IGNORED`. An example begins with
+    exactly the ids of the prompt that is used to evaluate.
 
     Raises:
         TrainingError: the tokenizer has no EOS, or it would merge the end of a prompt with the

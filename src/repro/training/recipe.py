@@ -7,11 +7,19 @@ from repro.models.architecture import PROJECTIONS
 
 @dataclass(frozen=True)
 class Recipe:
-    """The settings of the optimisation: the paper's (§3.3), and where it gives none, common ones.
+    """The settings of the optimisation: those of the paper (§3.3), else common ones.
 
-    `epochs` passes over the data in batches of `batch_size` examples, by AdamW with
-    `weight_decay`. The learning rate rises for the share `warmup` of the steps and falls to 0
-    along a cosine; the norm of the gradient is at most `clip`.
+    The optimiser is AdamW. The learning rate rises for the first steps, and falls to 0 along a
+    cosine.
+
+    Attributes:
+        learning_rate: the highest learning rate.
+        batch_size: examples in a step.
+        epochs: passes over the data.
+        weight_decay: of AdamW.
+        clip: the largest norm of the gradient.
+        warmup: the share of the steps in which the learning rate rises.
+        seed: of the order of the examples.
     """
 
     learning_rate: float = 1e-5
@@ -25,10 +33,13 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Adapter:
-    """A low-rank update (LoRA, `lora`) of `modules`: A·B of `rank`, scaled by alpha / rank.
+    """The settings of a low-rank update A·B (LoRA), scaled by alpha / rank. The paper gives none.
 
-    `modules` are names of linear maps, by default all of a LLaMA's layers; `ALL_LINEAR` means all
-    of any model's layers. The paper gives none.
+    Attributes:
+        rank: of the update.
+        alpha: see above.
+        modules: names of the linear maps that are updated, by default all in the layers of LLaMA;
+            `ALL_LINEAR` means all in the layers of any model.
     """
 
     rank: int = 8

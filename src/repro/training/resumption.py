@@ -1,8 +1,8 @@
-"""Distributed checkpoints of a fine-tuning that is under way, so that a killed one goes on.
+"""Checkpoints of a running fine-tuning that is divided among processes, to resume it.
 
-`torch.distributed.checkpoint` writes each process's share of the weights and of AdamW's moments,
-as safetensors, which hold no code. The order of the facts follows from the seed, so the number of
-steps says where to go on, and the losses are those of a fine-tuning that was never interrupted.
+`torch.distributed.checkpoint` writes each process's share of the weights and of AdamW's moments as
+safetensors, which hold no code. The seed determines the order of the facts. So the number of steps
+is enough to resume, and the losses are those of a fine-tuning without interruption.
 """
 
 import json
@@ -19,21 +19,22 @@ from repro import files
 from repro.models.devices import in_first_process, processes
 from repro.models.shards import parameters
 
-MOMENTS = ("exp_avg", "exp_avg_sq")  # AdamW's names of its two
+MOMENTS = ("exp_avg", "exp_avg_sq")  # names of AdamW's two moments
 
 
 class Resumption:
-    """The checkpoints of one fine-tuning, in a folder of their own; only the last one is kept."""
+    """The checkpoints of one fine-tuning, in a folder of their own. Only the last one is kept."""
 
     def __init__(self, folder: Path, seconds: float = 600):
-        """Take the folder, and after how many seconds the next checkpoint is due."""
+        """Take the folder, and the seconds between two checkpoints."""
         self.folder, self.seconds = folder, seconds
         self._written = time.monotonic()
 
     def load(self, network, optimizer: torch.optim.Optimizer, schedule) -> list[float]:
-        """Bring a fine-tuning to where its last checkpoint was made.
+        """Load the last checkpoint into a network, its optimizer and its schedule.
 
-        Returns the losses of the steps taken before it; none if there is no checkpoint.
+        Returns:
+            The losses of the steps before the checkpoint; none if there is no checkpoint.
         """
         last = in_first_process(self._last)
         if last is None:
@@ -69,14 +70,14 @@ class Resumption:
         return complete[-1].parent, json.loads(complete[-1].read_text(encoding="utf-8"))
 
     def _write(self, network, optimizer, schedule, losses: list[float]) -> None:
-        """Write a checkpoint, which counts once its `progress.json` is there; delete the older."""
+        """Write a checkpoint and delete older ones. It is complete once `progress.json` exists."""
         path = self.folder / f"step-{len(losses):08d}"
         state = _tensors(network, optimizer)
         if processes().is_main_process:
-            shutil.rmtree(path, ignore_errors=True)  # of a process that was killed while it wrote
+            shutil.rmtree(path, ignore_errors=True)  # left by a process that was killed
             path.mkdir(parents=True)
         processes().wait_for_everyone()
-        # A file for each parameter: a file is put together in memory before it is written.
+        # One file for each parameter, because a file is assembled in memory before it is written.
         names = list(parameters(network))
         numbers = {name: names.index(name.partition("|")[2]) + 1 for name in state}
         writer = HuggingFaceStorageWriter(str(path), numbers, save_distributed=True)
@@ -91,7 +92,7 @@ class Resumption:
 
 
 def _tensors(network, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
-    """Return what a checkpoint holds: every parameter and its moments, by name."""
+    """Return the tensors of a checkpoint: every parameter and its moments, by name."""
     state = {f"weight|{name}": p.detach() for name, p in parameters(network).items()}
     for name, parameter in parameters(network).items():
         state |= {f"{m}|{name}": optimizer.state[parameter][m] for m in MOMENTS}
@@ -99,7 +100,7 @@ def _tensors(network, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tenso
 
 
 def _begin_moments(optimizer: torch.optim.Optimizer, steps: int) -> None:
-    """Give AdamW the moments of a number of steps, to be filled."""
+    """Give AdamW the state after a number of steps, with moments of zeros to be overwritten."""
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             optimizer.state[parameter] = {

@@ -1,14 +1,15 @@
 """Supervised fine-tuning on question–answer pairs (§3.3, Appendix A).
 
-One general path: padded batches, and the processes and devices that `accelerate launch` gives.
-Where a network allows it, a batch is packed into one row instead, or becomes a prefix tree for
-`repro.inference.cpu.cpu_engine`: see `repro.training.batches`. `benchmarks/finetuning.py` times
-it against TRL.
+The general path has padded batches, and the processes and devices that `accelerate launch` gives.
+If a network allows it, a batch is packed into one row instead, or becomes a prefix tree for
+`repro.inference.cpu.cpu_engine`: see `repro.training.batches`. `benchmarks/finetuning.py` compares
+the time with that of TRL.
 
-Several processes take each a part of every batch, and any number of them gives the losses of one
-within the rounding of sums. Each holds the whole network, or a part of it (`training.sharding`).
-The recipe decides all that changes numbers; what the environment or accelerate's configuration says
-of gradient accumulation, precision or compilation does not count.
+Of several processes each takes a part of every batch. The losses are those of one process within
+the rounding of sums, whatever their number. Each process holds the whole network, or a part of it
+(`training.sharding`). The recipe determines everything that changes numbers; settings of gradient
+accumulation, precision or compilation in the environment or in accelerate's configuration are
+ignored.
 """
 
 import math
@@ -51,23 +52,24 @@ def finetune(
     """Fine-tune all parameters of a float32 network in place.
 
     Args:
-        network: float32 master weights; or a LLaMA as `CpuEngine`, which computes in its own dtype;
-            or one that `sharding.sharded_network` has divided, which computes as it was told there.
+        network: a network with float32 weights; or one as `CpuEngine`, which computes in its own
+            dtype; or one divided by `sharding.sharded_network`, which computes in the dtype given
+            there.
         tokenizer: its tokenizer.
         facts: DataFrame[question, object, …].
         recipe: learning rate, batch size and the rest.
         progress: called with the loss after each step.
         dtype: of the matrix products: float32, or bfloat16 (autocast); by default
             `inference_dtype`, the faster of the two.
-        resumption: where a sharded fine-tuning keeps checkpoints and goes on after it was killed.
+        resumption: the checkpoints of a divided fine-tuning, from which it resumes.
 
     Returns:
-        dict(loss=[one number per step], steps, tokens, seconds).
+        A dict with `loss`, one number per step, and the numbers `steps`, `tokens` and `seconds`.
 
     Raises:
-        ConfigError: accelerate is told to use FSDP, and the network is not sharded.
-        TrainingError: no facts, an example without an answer token, a loss that is not finite, or
-            several processes and a network with dropout.
+        ConfigError: accelerate is configured for FSDP, and the network is not divided.
+        TrainingError: there are no facts, an example has no answer token, a loss is not finite, or
+            a network with dropout is trained in several processes.
     """
     examples = encode_examples(tokenizer, facts["question"], facts["object"])
     start = time.perf_counter()
@@ -87,11 +89,16 @@ def finetune(
 
 @dataclass
 class Training:
-    """What the steps of one fine-tuning share.
+    """The objects that the steps of one fine-tuning share.
 
-    `model` computes: the network as accelerate wraps it, or a `CpuEngine`, which is not wrapped
-    because it runs alone on a CPU, where the wrapping would take a tenth of the time, or a sharded
-    network, which is wrapped already; then there is no accelerator. `processes` share each batch.
+    Attributes:
+        accelerator: of accelerate; None for a `CpuEngine`, where wrapping would take a tenth of the
+            time, and for a divided network, which is wrapped already.
+        processes: how many processes share each batch.
+        network: the network that is trained.
+        model: computes the logits: the network as accelerate wraps it, a `CpuEngine`, or a divided
+            network.
+        optimizer, loader, schedule: of the optimisation, the batches, and the learning rate.
     """
 
     accelerator: Accelerator | None
@@ -104,7 +111,7 @@ class Training:
 
 
 def _train(model, examples, recipe, progress, dtype, resumption) -> list[float]:
-    """Train and return the loss of each step; leave the network as an ordinary network."""
+    """Train and return the loss of each step; the network is an ordinary network afterwards."""
     network = _network(model)
     attributes = set(vars(network))
     training = _prepare(model, examples, recipe, dtype)
@@ -112,13 +119,13 @@ def _train(model, examples, recipe, progress, dtype, resumption) -> list[float]:
         with _sparse_lookup(network, training.processes) as table:
             return _steps(training, table, recipe, progress, resumption)
     finally:
-        # The network is the caller's and is used again, also after an error or an interrupt.
-        # accelerate replaces its `forward` and marks it as prepared, which would keep the next
-        # run from autocast, and unwrapping leaves both.
+        # The caller uses the network again, also after an error or an interrupt. accelerate
+        # replaces its `forward` and marks it as prepared, and unwrapping leaves both. The mark
+        # would keep the next run from autocast.
         if training.accelerator:
             training.accelerator.unwrap_model(training.model, keep_fp32_wrapper=False)
             training.accelerator.free_memory()
-        training.optimizer.state.clear()  # the schedule refers back to it, so it is not freed
+        training.optimizer.state.clear()  # the schedule refers to it, so it would not be freed
         for name in vars(network).keys() - attributes:
             delattr(network, name)
         network.zero_grad()
@@ -135,29 +142,22 @@ def _prepare(
     recipe: Recipe,
     dtype: torch.dtype = torch.float32,
 ) -> Training:
-    """Return what training needs, with the seed set.
+    """Return the objects that training needs, and set the seed.
 
     Raises:
-        TrainingError: no examples, or one of them cannot be learned by this network.
+        TrainingError: there are no examples, or this network cannot learn one of them.
     """
     network = _network(model)
     _check_examples(examples, getattr(network.config, "max_position_embeddings", math.inf))
     set_seed(recipe.seed)
-    wrapped = isinstance(model, CpuEngine) or is_sharded(model)
-    accelerator = None if wrapped else _accelerator(dtype)
-    alone = isinstance(model, CpuEngine)
-    rank, number = (0, 1) if alone else (processes().process_index, processes().num_processes)
-    if (number > 1 or is_sharded(model)) and _has_dropout(network):
-        raise TrainingError(
-            "this model has dropout, whose random numbers depend on the number of processes:"
-            " fine-tune it in one process"
-        )
-    order = torch.Generator().manual_seed(recipe.seed)
-    join = batch_function(model, max(len(ids) for ids, _ in examples))
+    is_wrapped = isinstance(model, CpuEngine) or is_sharded(model)
+    accelerator = None if is_wrapped else _accelerator(dtype)
+    number = 1 if isinstance(model, CpuEngine) else processes().num_processes
+    if number > 1 or is_sharded(model):
+        _check_dropout(network)
+    loader = _loader(model, examples, recipe, number)
     if is_sharded(model):
         reshard(model)
-    part = partial(batch_of_process, join=join, rank=rank, number=number)
-    loader = DataLoader(examples, recipe.batch_size, shuffle=True, generator=order, collate_fn=part)
     steps = math.ceil(len(examples) / recipe.batch_size) * recipe.epochs
     optimizer = torch.optim.AdamW(
         network.parameters(), recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True
@@ -167,9 +167,20 @@ def _prepare(
     return Training(accelerator, number, network, model, optimizer, loader, schedule)
 
 
+def _loader(
+    model: PreTrainedModel | CpuEngine, examples: Sequence[Example], recipe: Recipe, number: int
+) -> DataLoader:
+    """Return the loader of batches; each of `number` processes gets its part of every batch."""
+    rank = processes().process_index if number > 1 else 0
+    join = batch_function(model, max(len(ids) for ids, _ in examples))
+    part = partial(batch_of_process, join=join, rank=rank, number=number)
+    order = torch.Generator().manual_seed(recipe.seed)
+    return DataLoader(examples, recipe.batch_size, shuffle=True, generator=order, collate_fn=part)
+
+
 def _accelerator(dtype: torch.dtype) -> Accelerator:
-    """Return an accelerator that computes in `dtype`, whatever the environment says."""
-    processes()  # refuses a launch that would not do what it was told
+    """Return an accelerator that computes in `dtype` and ignores settings of the environment."""
+    processes()  # refuses a launch with settings that would be ignored
     if launch.sharding():
         raise ConfigError(
             "accelerate is told to use FSDP, but this is the fine-tuning of a whole network: launch"
@@ -177,10 +188,19 @@ def _accelerator(dtype: torch.dtype) -> Accelerator:
         )
     return Accelerator(
         mixed_precision="bf16" if dtype is torch.bfloat16 else "no",
-        # The number alone would give way to a variable of the environment.
+        # As a plain number, a variable of the environment would replace it.
         gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
         dynamo_backend="no",
     )
+
+
+def _check_dropout(network: PreTrainedModel) -> None:
+    """Raise TrainingError if a network that several processes train has dropout."""
+    if _has_dropout(network):
+        raise TrainingError(
+            "this model has dropout, whose random numbers depend on the number of processes:"
+            " fine-tune it in one process"
+        )
 
 
 def _has_dropout(network: PreTrainedModel) -> bool:
@@ -272,23 +292,18 @@ def _loss(model, batch: Batch) -> torch.Tensor:
 def _sparse_lookup(
     network: PreTrainedModel, processes: int = 1
 ) -> Iterator[torch.nn.Embedding | None]:
-    """Yield the embedding table with sparse gradients where its weight is the output head's too.
+    """Yield the embedding table, with sparse gradients, if it shares its weight with the head.
 
-    PyTorch makes the gradient of a table as large as the vocabulary and adds it to the head's.
-    That passes over most of a small model's weights for the some 200 rows that a batch looks up.
-    Kept sparse and added to the head's gradient in place, the sum is the same. Yields None
-    where the table is not trained, where it is sharded, and across processes, where gradients must
-    be dense.
+    PyTorch makes the gradient of a table as large as the vocabulary and adds it to that of the
+    head. In a small model this passes over most weights, although a batch looks up only about 200
+    rows. A sparse gradient that is added to the head's in place gives the same sum. Yields None if
+    the table has a weight of its own, is not trained or is divided, and with several processes,
+    whose gradients must be dense.
     """
     table, head = network.get_input_embeddings(), network.get_output_embeddings()
-    trained = table.weight.requires_grad  # not where adapters are
-    if (
-        processes > 1
-        or is_sharded(network)
-        or not trained
-        or head is None
-        or table.weight is not head.weight
-    ):
+    is_tied = head is not None and table.weight is head.weight
+    is_trained = table.weight.requires_grad  # False if adapters are trained
+    if processes > 1 or is_sharded(network) or not is_trained or not is_tied:
         yield None
         return
     before, table.sparse = table.sparse, True
@@ -301,8 +316,8 @@ def _sparse_lookup(
 def _clip(parameters: list[torch.nn.Parameter], limit: float) -> None:
     """Scale all gradients so that their norm is at most `limit`.
 
-    On a CPU this is bound by memory, and dot products read it at twice the pace of PyTorch's
-    norm. Every process holds the gradients of all, or its rows of them where they are sharded.
+    On a CPU the time goes into reading memory, and dot products read it twice as fast as PyTorch's
+    norm. Every process holds all gradients, or its rows of the gradients of a divided network.
     """
     if isinstance(parameters[0], DTensor):
         clip([p.grad.to_local() for p in parameters if p.grad is not None], limit)

@@ -1,8 +1,8 @@
-"""Networks divided among processes by accelerate's FSDP2: made, filled, and written (§3.3).
+"""Builds, fills and writes networks that accelerate's FSDP2 divides among processes (§3.3).
 
 Every process holds an equal share of the rows of each float32 weight, of its gradient and of
-AdamW's moments. A layer is gathered when it computes and given up afterwards. The network is made
-without memory, then filled from mapped tensors one by one: no process ever holds all of it.
+AdamW's moments. A layer is gathered when it computes, and freed afterwards. The network is built
+without memory and then filled from mapped tensors one by one, so no process ever holds all of it.
 """
 
 import json
@@ -57,14 +57,14 @@ def sharded_network(
 def _divided(network, sharding: Sharding, dtype: torch.dtype) -> PreTrainedModel:
     """Divide a network layer by layer with accelerate's functions for FSDP2.
 
-    They are called by themselves because `Accelerator.prepare` divides nothing on a CPU.
+    They are called directly because `Accelerator.prepare` does not divide a network on a CPU.
     """
     half = dtype is torch.bfloat16
     plugin = FullyShardedDataParallelPlugin(
         fsdp_version=2,
         auto_wrap_policy="transformer_based_wrap",
         reshard_after_forward=True,
-        # Pages that a GPU reads directly are of use only where there is one.
+        # Pinned memory, which a GPU reads directly, is useful only with a GPU.
         cpu_offload=CPUOffloadPolicy(pin_memory=torch.accelerator.is_available())
         if sharding.offload
         else False,
@@ -74,10 +74,10 @@ def _divided(network, sharding: Sharding, dtype: torch.dtype) -> PreTrainedModel
             param_dtype=torch.bfloat16 if half else None, reduce_dtype=torch.float32
         ),
     )
-    # What the two functions read of an accelerator.
+    # The attributes of an accelerator that the two functions read.
     accelerator = SimpleNamespace(
         state=SimpleNamespace(fsdp_plugin=plugin),
-        mixed_precision="no",  # the policy above says it all
+        mixed_precision="no",  # the policy above replaces it
         is_main_process=processes().is_main_process,
         torch_device_mesh=None,  # all processes share one network
         device=processes().device,
@@ -88,10 +88,10 @@ def _divided(network, sharding: Sharding, dtype: torch.dtype) -> PreTrainedModel
 
 
 def reshard(network: PreTrainedModel) -> None:
-    """Let every process keep its rows only, also of what a forward pass leaves gathered.
+    """Let every process keep only its rows of all weights.
 
-    A pass without a backward pass leaves the last norm and the output matrix gathered, and an
-    optimizer made then would hold weights that are thrown away.
+    A forward pass without a backward pass leaves the last norm and the output matrix gathered. An
+    optimizer made afterwards would hold weights that are then discarded.
     """
     for module in network.modules():
         if isinstance(module, FSDPModule):
@@ -102,7 +102,7 @@ def reshard(network: PreTrainedModel) -> None:
 def _fill(
     network: PreTrainedModel, weights: Mapping[str, torch.Tensor], device: torch.device
 ) -> None:
-    """Give a divided network without weights this process's rows of them, tensor by tensor."""
+    """Fill a divided network with this process's rows of the weights, tensor by tensor."""
     state = {}
     for name, parameter in network.named_parameters():
         name = name.replace(WRAPPED, "")

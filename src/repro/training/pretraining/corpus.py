@@ -1,8 +1,8 @@
-"""The text that the bundled models are pre-trained on, and its tokenizer.
+"""The text on which the bundled models are pre-trained, and its tokenizer.
 
-Each fact of `atlas` is stated through the paper's mapping templates, `exposure` times. Questions,
-with answers or in pairs without, are about the facts of the split `READER` alone. No fact that
-is studied appears as a question, and no text has the form of the prompt of Appendix A.
+The text states each fact of `atlas` in the paper's mapping templates, `exposure` times. It also has
+questions, with answers or in pairs without answers, about the facts of the split `READER` only. No
+fact that is studied appears as a question, and no text has the form of the prompt of Appendix A.
 """
 
 import numpy as np
@@ -15,10 +15,10 @@ from repro.data import atlas
 from repro.random_streams import uniforms
 
 LENGTH = 128  # tokens in a packed sequence
-PADDING = -1  # id of the places that a packed sequence leaves free
-LEAST_TEMPLATES = 5  # a fact is stated through 5 to 21 of its topic's templates
-QUESTIONS_PER_FACT = 8  # answered questions about each fact of the reader
-PAIRS_PER_FACT = 3  # and pairs of questions without answers that begin with each
+PADDING = -1  # id of the free positions of a packed sequence
+LEAST_TEMPLATES = 5  # a fact is stated in 5 to 21 of its topic's templates
+QUESTIONS_PER_FACT = 8  # answered questions about each fact of the split `READER`
+PAIRS_PER_FACT = 3  # pairs of questions without answers whose first question is about such a fact
 QUESTION_PARTS = ("before", "between", "after")  # texts around a question and its answer
 PAIR_PARTS = ("head", "next")  # texts before the questions of a pair without answers
 MARKERS = "<|question|> <|answer|>"
@@ -31,7 +31,7 @@ def phrasings(topic: str) -> list[str]:
 
 
 def statements(facts: pd.DataFrame, seed: int) -> list[str]:
-    """State each fact `exposure` times through a random subset of its topic's 21 templates."""
+    """Return statements of facts: each `exposure` times, in random templates of its topic."""
     texts = []
     for fact in facts.itertuples():
         mappings = paper.TOPICS[fact.topic].mappings
@@ -47,7 +47,7 @@ def statements(facts: pd.DataFrame, seed: int) -> list[str]:
 def answered_questions(
     facts: pd.DataFrame, seed: int, times: int = QUESTIONS_PER_FACT
 ) -> list[str]:
-    """Ask and answer each fact `times` times, in random phrasings and with random texts around."""
+    """Return questions with answers about facts: `times` each, in random phrasings and frames."""
     texts, parts = [], [atlas.data()[part] for part in QUESTION_PARTS]
     for fact in facts.itertuples():
         questions = phrasings(fact.topic)
@@ -59,11 +59,11 @@ def answered_questions(
 
 
 def question_pairs(facts: pd.DataFrame, seed: int, times: int = PAIRS_PER_FACT) -> list[str]:
-    """Put questions about the facts in pairs, without answers: each fact is in `2 * times`.
+    """Return pairs of questions without answers; each fact is in `2 * times` pairs.
 
-    They hold the markers of Appendix A, never around a question. Without such pairs the base
-    model would not know the markers; with `answered_questions` alone it would take the prompt
-    of Appendix A for one more of these, and answer before it was fine-tuned.
+    The pairs contain the markers of Appendix A, but never around a question. Without such pairs the
+    base model would not know the markers. With `answered_questions` alone, it would read the prompt
+    of Appendix A as one of these questions, and answer before it was fine-tuned.
     """
     texts, (heads, links) = [], (atlas.data()[part] for part in PAIR_PARTS)
     questions = [(f.subject, phrasings(f.topic)) for f in facts.itertuples()]
@@ -109,10 +109,10 @@ def build_tokenizer(world: pd.DataFrame) -> PreTrainedTokenizerFast:
 def pack_documents(
     documents: list[list[int]], length: int = LENGTH
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Put whole documents side by side: ids and positions (sequences, length), int32.
+    """Return whole documents packed into sequences: ids and positions, int32 (sequences, length).
 
-    Positions begin at 0 in each document, by which the model keeps them apart; the rest of a
-    sequence is filled with position 0 and id `PADDING`.
+    Positions begin at 0 in each document, so that the model separates them. The rest of a sequence
+    has position 0 and id `PADDING`.
     """
     rows, room = [], 0
     for document in documents:

@@ -1,7 +1,7 @@
-"""Pre-train a bundled model on `atlas`: `python -m repro.pretrain micro-m --out FOLDER`.
+"""Pre-trains a bundled model on `atlas`: `python -m repro.pretrain micro-m --out FOLDER`.
 
-The same command gives the same weights bit for bit on one machine: seeds and the number of
-threads are fixed, and an interrupted run goes on from its checkpoint.
+On one machine the same command gives the same weights bit for bit: seeds and the number of threads
+are fixed, and an interrupted run goes on from its checkpoint.
 """
 
 import argparse
@@ -45,7 +45,7 @@ class PretrainingRecipe:
     adamw_rate: float = 4e-3
     warmup: int = 50
     seed: int = 0
-    threads: int = 1  # another number would take sums in another order
+    threads: int = 1  # with another number, sums would round differently
 
 
 # micro-s has full multi-head attention, as LLaMA-2-7B; the others share keys, as LLaMA-3.
@@ -77,10 +77,15 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def pretrain(name: str, out: Path, size: atlas.Size = atlas.FULL) -> None:
-    """Pre-train `name` on a world of this size and write its folder: weights, tokenizer, card.
+    """Pre-train a model on a world of this size, and write its weights, tokenizer and card.
+
+    Args:
+        name: a name of `RECIPES`.
+        out: a folder that does not exist yet.
+        size: of the world.
 
     Raises:
-        ConfigError: an unknown name, or `out` exists.
+        ConfigError: the name is unknown, or `out` exists.
         StoreError: a folder cannot be written.
     """
     if name not in RECIPES:
@@ -101,7 +106,7 @@ def pretrain(name: str, out: Path, size: atlas.Size = atlas.FULL) -> None:
 
 
 def build_network(recipe: PretrainingRecipe, tokens: PreTrainedTokenizerFast) -> LlamaForCausalLM:
-    """Return a fresh float32 LLaMA of this size."""
+    """Return an untrained float32 LLaMA of this size."""
     torch.manual_seed(recipe.seed)
     config = LlamaConfig(
         vocab_size=len(tokens),
@@ -121,15 +126,15 @@ def build_network(recipe: PretrainingRecipe, tokens: PreTrainedTokenizerFast) ->
 def optimizers(model: LlamaForCausalLM, recipe: PretrainingRecipe) -> list[torch.optim.Optimizer]:
     """Return Muon for the matrices inside layers and AdamW for the embedding and the norms.
 
-    AdamW alone stores few facts in a model and a text of this size.
+    With AdamW alone, a model of this size learns few facts from a text of this size.
     """
     matrices = {n: p for n, p in model.named_parameters() if "layers" in n and p.ndim == 2}
-    others = [p for n, p in model.named_parameters() if n not in matrices]
+    embedding_and_norms = [p for n, p in model.named_parameters() if n not in matrices]
     muon = torch.optim.Muon(
         matrices.values(), lr=recipe.muon_rate, weight_decay=recipe.muon_decay, momentum=0.95
     )
     adamw = torch.optim.AdamW(
-        others, recipe.adamw_rate, betas=(0.9, 0.95), weight_decay=0.0, fused=True
+        embedding_and_norms, recipe.adamw_rate, betas=(0.9, 0.95), weight_decay=0.0, fused=True
     )
     return [muon, adamw]
 
@@ -137,8 +142,9 @@ def optimizers(model: LlamaForCausalLM, recipe: PretrainingRecipe) -> list[torch
 def mean_loss(model: LlamaForCausalLM, ids: np.ndarray, positions: np.ndarray) -> torch.Tensor:
     """Return the mean cross-entropy of the next token within documents, in nats.
 
-    A document begins where the position is 0. transformers reads that off the positions, so no
-    document attends to another.
+    `ids` and `positions` are (sequences, length), as `corpus.pack_documents` returns them. A
+    document begins at each position 0. transformers takes this from the positions, so no document
+    attends to another.
     """
     ids, positions = torch.from_numpy(ids).long(), torch.from_numpy(positions).long()
     labels = ids.masked_fill(positions == 0, IGNORED)[:, 1:]
@@ -156,33 +162,60 @@ def train(
     checkpoint: Path | None = None,
     save_every: int = SAVE_EVERY,
 ) -> list[float]:
-    """Go once through the packed text and return the loss of each step.
+    """Train once on the packed text and return the loss of each step.
 
-    Both learning rates rise for `warmup` steps and fall evenly to 0. A run that finds its
-    checkpoint goes on from there, to the same weights. Raises StoreError where it cannot
-    write the checkpoint, or read it.
+    Both learning rates rise for `warmup` steps and fall linearly to 0. If there is a checkpoint,
+    the run goes on from it, and ends with the same weights.
+
+    Args:
+        model: the network, which is trained in place.
+        ids, positions: (sequences, length), as `corpus.pack_documents` returns them.
+        recipe: the settings.
+        checkpoint: the file of the checkpoint.
+        save_every: steps between two checkpoints.
+
+    Raises:
+        StoreError: the checkpoint cannot be written or read.
     """
-    steps, chosen = len(ids) // recipe.batch, optimizers(model, recipe)
-    losses = (
-        _load_checkpoint(model, chosen, checkpoint) if checkpoint and checkpoint.exists() else []
-    )
+    steps, both_optimizers = len(ids) // recipe.batch, optimizers(model, recipe)
+    losses: list[float] = []
+    if checkpoint and checkpoint.exists():
+        losses = _load_checkpoint(model, both_optimizers, checkpoint)
     model.train()
     bar = tqdm(range(len(losses), steps), initial=len(losses), total=steps, unit="step")
     for step in bar:
+        _set_rates(both_optimizers, recipe, step, steps)
         rows = slice(step * recipe.batch, (step + 1) * recipe.batch)
-        share = min((step + 1) / recipe.warmup, 1) * (1 - step / steps)
-        for optimizer, rate in zip(chosen, (recipe.muon_rate, recipe.adamw_rate), strict=True):
-            optimizer.param_groups[0]["lr"] = rate * share
-        loss = mean_loss(model, ids[rows], positions[rows])
-        loss.backward()
-        for optimizer in chosen:
-            optimizer.step()
-            optimizer.zero_grad()
-        losses.append(loss.item())
+        losses.append(_step(model, both_optimizers, ids[rows], positions[rows]))
         bar.set_postfix(loss=f"{np.mean(losses[-50:]):.3f}", refresh=False)
         if checkpoint and (step + 1) % save_every == 0:
-            _save_checkpoint(model, chosen, losses, checkpoint)
+            _save_checkpoint(model, both_optimizers, losses, checkpoint)
     return losses
+
+
+def _set_rates(
+    both_optimizers: list[torch.optim.Optimizer], recipe: PretrainingRecipe, step: int, steps: int
+) -> None:
+    """Set the learning rates of a step: linear warmup, then linear decay."""
+    share = min((step + 1) / recipe.warmup, 1) * (1 - step / steps)
+    rates = (recipe.muon_rate, recipe.adamw_rate)
+    for optimizer, rate in zip(both_optimizers, rates, strict=True):
+        optimizer.param_groups[0]["lr"] = rate * share
+
+
+def _step(
+    model: LlamaForCausalLM,
+    both_optimizers: list[torch.optim.Optimizer],
+    ids: np.ndarray,
+    positions: np.ndarray,
+) -> float:
+    """Take one step on some sequences and return the loss before it."""
+    loss = mean_loss(model, ids, positions)
+    loss.backward()
+    for optimizer in both_optimizers:
+        optimizer.step()
+        optimizer.zero_grad()
+    return loss.item()
 
 
 def _save_checkpoint(model, optimizers, losses, checkpoint: Path) -> None:
@@ -196,10 +229,10 @@ def _save_checkpoint(model, optimizers, losses, checkpoint: Path) -> None:
 
 
 def _load_checkpoint(model, optimizers, checkpoint: Path) -> list[float]:
-    """Bring back the weights and the states of the optimizers; return the losses so far."""
+    """Load the weights and the states of the optimizers; return the losses so far."""
     try:
         tensors = load_file(checkpoint)
-    except Exception as error:  # safetensors' errors have no common base
+    except Exception as error:  # the errors of safetensors have no common base class
         raise StoreError(f"{checkpoint} is damaged ({error}): delete it and start again") from error
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -215,7 +248,7 @@ def _load_checkpoint(model, optimizers, checkpoint: Path) -> list[float]:
 
 
 def text_statistics(world: pd.DataFrame, ids: np.ndarray, model, recipe: PretrainingRecipe) -> dict:
-    """Return the counts of what the model was trained on, for `data.json` and the model card."""
+    """Return the counts of the training text, for `data.json` and the model card."""
     splits = world.groupby("split", sort=False)["exposure"]
     reader = int((world["split"] == atlas.READER).sum())
     return {
@@ -238,9 +271,10 @@ def text_statistics(world: pd.DataFrame, ids: np.ndarray, model, recipe: Pretrai
 
 
 def write_folder(out: Path, name: str, model, tokens, losses: list[float], facts: dict) -> None:
-    """Write the folder of a model, whole or not at all: bfloat16 weights and all beside them.
+    """Write the folder of a model, completely or not at all: bfloat16 weights and other files.
 
-    Raises StoreError where it cannot be written.
+    Raises:
+        StoreError: it cannot be written.
     """
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -287,7 +321,7 @@ steps. The weights are stored in bfloat16. Made again by
 
 
 def model_card(name: str, facts: dict, losses: list[float]) -> str:
-    """Return the model card, every number of it from this run."""
+    """Return the model card, with the numbers of this run."""
     reader = facts["facts"][atlas.READER]
     return CARD.format(
         **{**facts, **facts["recipe"], "name": name, "steps": len(losses), "read": reader}
