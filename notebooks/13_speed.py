@@ -35,7 +35,7 @@ profile = "default"
 # %%
 from IPython.display import Markdown
 
-from repro.report import html, layout, speed
+from repro.report import html, larger_models, layout, speed
 
 # %%
 layout.statements(speed.results())
@@ -148,7 +148,7 @@ html.table(speed.planned(), "Planned and taken")
 # small at these lengths, is left out.
 
 # %%
-lengths = speed.lengths()
+lengths = larger_models.lengths()
 Markdown(
     "Taken from our small models: {question:.1f} tokens of a question, {answer:.1f} of an answer,"
     " and a share of {avoided:.2f} of the sampled tokens that needs no forward pass.".format(
@@ -157,10 +157,10 @@ Markdown(
 )
 
 # %%
-html.table(speed.projection(**lengths), "Arithmetic: the paper's grid on one model")
+html.table(larger_models.projection(**lengths), "Arithmetic: the paper's grid on one model")
 
 # %%
-html.table(speed.memory(), "Arithmetic: memory")
+html.table(larger_models.memory(), "Arithmetic: memory")
 
 # %% [markdown]
 # ## Machine, versions and commands

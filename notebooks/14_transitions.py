@@ -33,11 +33,11 @@ profile = "default"
 from IPython.display import Markdown
 
 from repro.claims import claims
-from repro.report import html, layout, transitions
+from repro.report import html, layout, single_answers, transitions
 from repro.study import open_study
 
 s = open_study(model, profile)
-models = [transitions.gather(study) for study in [s, *claims.others(s)]]
+models = [single_answers.gather(study) for study in [s, *claims.others(s)]]
 first = models[0]
 layout.findings(s.model.title, transitions.findings(first))
 

@@ -16,7 +16,7 @@ import pytest
 from repro.book import front_page, overview, pages, substitutions
 from repro.claims import by_model, claims, claims_page
 from repro.claims.sources import of_study
-from repro.report import across_models, choice, mastery, transitions
+from repro.report import across_models, choice, mastery, single_answers, transitions
 from repro.study import open_study, profiles
 from repro.study.requests import missing
 
@@ -162,7 +162,7 @@ def test_tables_1_and_8_show_the_estimate_beside_the_drawn(study):
 
 
 def test_the_transitions_are_by_score(study):
-    answered = transitions.gather(study)
+    answered = single_answers.gather(study)
     assert answered.measure == "score (nats)" and answered.facts["before"].lt(0).all()
     assert set(answered.answers["restored_percent"]) == {0, 20}
     assert "chosen by score" in transitions.about([answered])

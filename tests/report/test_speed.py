@@ -9,14 +9,14 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 
 from repro import paper
 from repro.models import registry
-from repro.report import speed
+from repro.report import larger_models, speed
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.mark.parametrize("name", speed.LARGE)
+@pytest.mark.parametrize("name", larger_models.LARGE)
 def test_architectures_have_the_published_number_of_parameters(name):
-    size = speed.LARGE[name]
+    size = larger_models.LARGE[name]
     assert size.parameters == registry.entry(name).parameters
     config = LlamaConfig(
         vocab_size=size.vocabulary,
@@ -34,7 +34,9 @@ def test_architectures_have_the_published_number_of_parameters(name):
 
 
 def test_the_projection_counts_the_papers_grid():
-    table = speed.projection(question=20, answer=5, avoided=0.25).set_index(["Model", "Stage"])
+    table = larger_models.projection(question=20, answer=5, avoided=0.25).set_index(
+        ["Model", "Stage"]
+    )
     tokens = table["million tokens"].xs("LLaMA-3-8B", level="Model")
     facts = paper.table("distribution").query("model == 'LLaMA-3-8B'")["count"].sum()
     assert tokens["mastery, at most"] * 1e6 == facts * 21 * 10 * 32
@@ -43,7 +45,7 @@ def test_the_projection_counts_the_papers_grid():
     trained = 5 * (5 * (60 + 120 + 240 + 480 + 960 + 1920) + 75_944)
     assert tokens["fine-tuning"] * 1e6 == trained * 25
     products = table["10¹⁸ operations"].xs("LLaMA-3-8B", level="Model")
-    each = products / tokens * 1e12 / speed.LARGE["llama-3-8b"].products
+    each = products / tokens * 1e12 / larger_models.LARGE["llama-3-8b"].products
     assert each["fine-tuning"] == pytest.approx(6) and each["evaluation"] == pytest.approx(2)
 
 

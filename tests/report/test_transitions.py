@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from repro.report import transitions
-from repro.report.transitions import Answered
+from repro.report import single_answers, transitions
+from repro.report.single_answers import Answered
 from repro.study import open_study
 
 LEVELS = np.repeat([0, 1, 2, 3, 4], 80)
@@ -149,7 +149,7 @@ def test_figures_have_a_panel_for_each_model():
 def test_the_committed_answers_are_those_of_the_records():
     """Of micro-s, each training level at 1,920 facts: every share of every data sample."""
     study = open_study("micro-s", "full")
-    found = transitions.gather(study)
+    found = single_answers.gather(study)
     assert found.measure == "R" and len(found.facts) == 2000
     assert found.facts["fact_id"].is_monotonic_increasing
     assert set(found.answers["train_size"]) == {1920}

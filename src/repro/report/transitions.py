@@ -11,7 +11,6 @@ over questions and data samples (`repro.statistics.bootstrap`).
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -21,92 +20,26 @@ from matplotlib.lines import Line2D
 
 from repro.paper import LEVELS
 from repro.report.layout import Finding
+from repro.report.single_answers import (
+    KNOWN,
+    Answered,
+    comparison_with_zero,
+    interval_over_levels,
+    units_of_runs,
+)
 from repro.report.style import COLOURS, MARKERS, STYLE, closed, panels, say_if_empty, share_axis
 from repro.statistics import bootstrap
-from repro.statistics.contrasts import Comparison
 from repro.statistics.verdicts import compare_jointly
-from repro.study import Study
 
-KNOWN = 3  # the lowest level of a fact that counts as known: R is above one half
 BINS, IN_BIN = 5, 20  # of a level's facts in the calibration curve: at most, and facts of each
 FEW = 10  # facts that must be lost, and come right, to ask which ones come back
 ALL = -1  # "level" of all facts together
-UNIT = ["train_level", "sample", "values", "sizes", "strata"]
 CURVE = ["level", "before", "facts", "lost", "low", "high"]
 RECOVERY = ["level", "restored_percent", "wrong", "right", "share", "low", "high"]
 COUNTS = ["restored_percent", "known", "lost", "brought_back", "expected", "others_wrong"]
 COUNTS += ["others_right", "known_broken", "others_broken"]
 BY_MODEL = ["model", "question", "at", "estimate", "low", "high", "low_joint", "high_joint"]
 BY_MODEL += ["verdict"]
-
-
-@dataclass(frozen=True)
-class Answered:
-    """The test facts of a study and the answers of its fine-tuned models.
-
-    `facts` has a row for each test fact: fact_id, topic, level and `before`, what the pre-trained
-    model shows of it, which `measure` names. `answers` has a row for each run and restored share:
-    train_level, train_size, sample, restored_percent and `values`, an array over the facts of 1
-    (right) and 0 (wrong).
-    """
-
-    title: str
-    measure: str
-    facts: pd.DataFrame
-    answers: pd.DataFrame
-    chosen: bool = False  # the facts, by score
-
-    def tuned(self) -> pd.DataFrame:
-        """Return the answers of the runs as they were fine-tuned, with nothing restored."""
-        return self.answers[self.answers["restored_percent"] == 0]
-
-    def pairs(self, percent: float) -> pd.DataFrame:
-        """Return the answers at a restored share, with those without restoration as `before`."""
-        keys = ["train_level", "train_size", "sample"]
-        restored = self.answers[self.answers["restored_percent"] == percent]
-        tuned = self.tuned()[[*keys, "values"]].rename(columns={"values": "before"})
-        return restored.merge(tuned, on=keys, validate="1:1")
-
-    def percents(self) -> list[float]:
-        """Return the restored shares above 0."""
-        return sorted(percent for percent in self.answers["restored_percent"].unique() if percent)
-
-
-def gather(measured: Study) -> Answered:
-    """Return the facts and answers of a study; the facts' scores where they were scored, else R."""
-    facts = measured.pools.facts(None, "test")[["fact_id", "topic", "level", "rate"]]
-    scored = measured.results.scored()
-    facts = facts.merge(scored[["fact_id", "score"]], on="fact_id", how="left")
-    known = bool(facts["score"].notna().all())
-    facts["before"] = facts["score"] if known else facts["rate"]
-    requests = [
-        measured.requests.accuracy(run, "test", percent)
-        for run, percents in _runs(measured)
-        for percent in percents
-    ]
-    columns = ["train_level", "train_size", "sample", "restored_percent", "values"]
-    answers = measured.results.answers(requests)
-    answers = answers[columns] if len(answers) else pd.DataFrame(columns=columns)
-    facts = facts[["fact_id", "topic", "level", "before"]]
-    measure, chosen = "score (nats)" if known else "R", measured.choice is not None
-    return Answered(_title(measured), measure, facts, answers, chosen)
-
-
-def _title(measured: Study) -> str:
-    return f"{measured.model.title}, {measured.profile.name}"
-
-
-def _runs(measured: Study) -> list[tuple]:
-    """Return the runs of each level at its largest restored size, each with its shares."""
-    restored = set(measured.grid.restored_runs())
-    largest: dict[int, int] = {}
-    for run in restored:
-        largest[run.level] = max(run.size, largest.get(run.level, 0))
-    return [
-        (run, measured.profile.percents if run in restored else (0,))
-        for run in measured.grid.runs()
-        if run.size is not None and run.size == largest.get(run.level)
-    ]
 
 
 # --- is it lost? ----------------------------------------------------------------------------------
@@ -127,8 +60,8 @@ def calibration(answered: Answered) -> pd.DataFrame:
             continue
         for members in _bins(facts["before"], number):
             before = answered.facts["before"].to_numpy()[members].mean()
-            units = _units(answered.tuned(), lambda run, at=members: 1 - run["values"][at])
-            rows.append((level, before, len(members), *_interval(units)))
+            units = units_of_runs(answered.tuned(), lambda run, at=members: 1 - run["values"][at])
+            rows.append((level, before, len(members), *interval_over_levels(units)))
     return pd.DataFrame(rows, columns=CURVE)
 
 
@@ -145,11 +78,11 @@ def losses(answered: Answered) -> pd.DataFrame:
         if min(upper.sum(), (~upper).sum()) < bootstrap.ENOUGH or answered.answers.empty:
             continue
         at, sign = facts.index.to_numpy(), np.where(upper, 2.0, -2.0)
-        units = _units(
+        units = units_of_runs(
             answered.tuned(), lambda run, at=at, sign=sign: sign * (1 - run["values"][at]), upper
         )
         text = f"level {level}: the half with the higher {answered.measure} is lost less often"
-        comparisons.append(_comparison(text, units, "below"))
+        comparisons.append(comparison_with_zero(text, units, "below"))
     return compare_jointly(comparisons)
 
 
@@ -188,8 +121,8 @@ def recovery(answered: Answered) -> pd.DataFrame:
             chosen = np.ones(len(level_of), bool) if level == ALL else level_of == level
             wrong, right = _counts(pairs, chosen)
             if wrong and chosen.sum() >= IN_BIN:
-                units = _units(pairs, _ratio(pairs, [chosen]))
-                rows.append((level, percent, wrong, right, *_interval(units)))
+                units = units_of_runs(pairs, _ratio(pairs, [chosen]))
+                rows.append((level, percent, wrong, right, *interval_over_levels(units)))
     return pd.DataFrame(rows, columns=RECOVERY)
 
 
@@ -207,9 +140,9 @@ def returns(answered: Answered) -> pd.DataFrame:
         pairs = answered.pairs(percent)
         if min(_ever_wrong(pairs, known), _ever_wrong(pairs, ~known), _come_right(pairs)) < FEW:
             continue
-        units = _units(pairs, _ratio(pairs, [~known, known]), known)
+        units = units_of_runs(pairs, _ratio(pairs, [~known, known]), known)
         text = f"{percent:g} % restored: lost facts come back more often than others come right"
-        comparisons.append(_comparison(text, units, "above"))
+        comparisons.append(comparison_with_zero(text, units, "above"))
     return compare_jointly(comparisons)
 
 
@@ -290,33 +223,6 @@ def _ratio(pairs: pd.DataFrame, groups: list[np.ndarray]):
 
 
 # --- intervals ------------------------------------------------------------------------------------
-
-
-def _units(runs: pd.DataFrame, values, strata: np.ndarray | None = None) -> pd.DataFrame:
-    """Return what `bootstrap` draws from: a row for each run, `values` being a function of it."""
-    rows = []
-    for _, run in runs.iterrows():
-        each = np.asarray(values(run), float)
-        groups = np.zeros(len(each), int) if strata is None else np.asarray(strata, int)
-        rows.append((run["train_level"], run["sample"], each, np.ones(len(each)), groups))
-    return pd.DataFrame(rows, columns=UNIT)
-
-
-def _interval(units: pd.DataFrame) -> tuple[float, float, float]:
-    """Return the mean over training levels with its 95 % interval, in percent."""
-    groups = [np.stack(rows["values"].tolist()) for _, rows in units.groupby("train_level")]
-    values = [group / len(groups) for group in groups]
-    numbers = bootstrap.interval(values, units["sizes"].iloc[0], units["strata"].iloc[0])
-    return tuple(100 * float(np.clip(number, 0, 1)) for number in numbers)
-
-
-def _comparison(text: str, units: pd.DataFrame, expected: str) -> Comparison:
-    """Return the comparison of the mean over training levels with zero."""
-    levels = sorted(units["train_level"].unique())
-    terms = [(1 / len(levels), {"train_level": level}) for level in levels]
-    means = units.assign(accuracy=[100 * values.mean() for values in units["values"]])
-    means = means.groupby("train_level")["accuracy"].mean().reset_index()
-    return Comparison(text, terms, expected, means.assign(low=np.nan, high=np.nan), units)
 
 
 # --- what is shown --------------------------------------------------------------------------------
