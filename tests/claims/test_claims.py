@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from repro import paper
-from repro.claims import claims, claims_page, phenomena, printed_digits, sources
+from repro.claims import claims, claims_page, digit_checks, phenomena, printed_digits, sources
 from repro.claims.sources import Side
 from repro.errors import ConfigError
 from repro.paper import quotes
@@ -445,8 +445,7 @@ def test_numbers_agree_to_the_printed_digits():
         ("1.50", 1.51, CONTRADICTED),
     ):
         assert (
-            printed_digits.agrees(value, printed_digits.printed_row("", computed))["verdict"]
-            == verdict
+            digit_checks.agrees(value, digit_checks.printed_row("", computed))["verdict"] == verdict
         )
 
 

@@ -13,7 +13,7 @@ import pandas as pd
 
 from repro import paper
 from repro.claims import phenomena
-from repro.claims.printed_digits import DIGIT_CHECKS, agrees, printed_row, table_of
+from repro.claims.digit_checks import DIGIT_CHECKS, agrees, printed_row, table_of
 from repro.claims.sources import LLM, Side
 from repro.paper import SPLIT_TITLES
 from repro.statistics import verdicts

@@ -18,7 +18,7 @@ from scipy import stats
 from repro import paper
 from repro.errors import ConfigError
 from repro.paper import LEVELS
-from repro.report import speed
+from repro.report import larger_models
 from repro.report.html import (
     FULL_SHADE,
     Html,
@@ -55,7 +55,7 @@ def published() -> tuple[pd.DataFrame, pd.DataFrame]:
 
 def parameters(model: str = "llama-3-8b") -> dict[str, int]:
     """Return how many parameters each module of one layer has, by its name in Table 10."""
-    size = speed.LARGE[model]
+    size = larger_models.LARGE[model]
     wide, narrow = size.hidden**2, size.hidden**2 * size.key_value_heads // size.heads
     attention = {"attn.q": wide, "attn.k": narrow, "attn.v": narrow, "attn.o": wide}
     return attention | dict.fromkeys(
@@ -65,7 +65,7 @@ def parameters(model: str = "llama-3-8b") -> dict[str, int]:
 
 def architecture(model: str = "llama-3-8b") -> str:
     """Return the sizes from which `parameters` follows, as text."""
-    size = speed.LARGE[model]
+    size = larger_models.LARGE[model]
     return ", ".join(f"{getattr(size, name):,} {name.replace('_', '-')}" for name in SIZES)
 
 
