@@ -1,8 +1,8 @@
 """Checks of claims by the printed digits of the paper's tables.
 
-The functions return rows of `verdicts.COLUMNS`; `low` and `high` bound what rounding or chance allow.
-The `attrs` of the frame hold `count`, the numbers of cells that are as claimed and of all cells, and
-`outcome`, the verdict if it does not follow from the rows.
+The functions return rows of `verdicts.COLUMNS`; `low` and `high` bound what rounding or chance
+allow. The `attrs` of the frame hold `count`, the numbers of cells that are as claimed and of all
+cells, and `outcome`, the verdict if it does not follow from the rows.
 """
 
 from collections.abc import Callable

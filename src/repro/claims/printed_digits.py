@@ -30,9 +30,6 @@ def with_spread(restore: pd.DataFrame) -> pd.DataFrame:
     return restore.merge(spread, on=keys, how="left").assign(n=RUNS)
 
 
-# --- what the digits say -------------------------------------------------------------------------
-
-
 def repetitions(runs: int) -> pd.DataFrame:
     """Return every testable cell of Table 2 and whether it can be a mean over `runs` runs (§3.3).
 

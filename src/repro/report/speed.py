@@ -307,9 +307,6 @@ def machines(folder: Path | None = None) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-# --- arithmetic for larger models ---------------------------------------------------------------
-
-
 @plt.rc_context(STYLE)
 def loss_figure(frame: pd.DataFrame) -> Figure:
     """Draw two ways to fine-tune on the same batches: one panel per model, processor and format.
