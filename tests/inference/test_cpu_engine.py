@@ -21,9 +21,10 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
-from repro.inference.cpu import architectures, cpu_engine, cpu_kernels
-from repro.inference.cpu.cpu_engine import CpuEngine, TreeCache, fits
+from repro.inference.cpu import architectures, cpu_engine, cpu_functions, cpu_kernels
+from repro.inference.cpu.cpu_engine import CpuEngine, fits
 from repro.inference.cpu.prefix_tree import PrefixTree, merge_prefixes
+from repro.inference.cpu.tree_cache import TreeCache
 
 TEXTS = [[2, 3, 4, 5], [2, 3, 9], [7, 3, 4, 5, 6, 8], [2, 3, 4, 5, 9, 9, 9]]
 
@@ -286,7 +287,7 @@ def test_the_gate_and_its_gradients_are_pytorchs_own(size, kind, theirs):
     our_inputs = [t.clone().requires_grad_() for t in (gate, up)]
     their_inputs = [t.clone().requires_grad_() for t in (gate, up)]
     ours, expected = (
-        cpu_engine._apply(cpu_engine._GatedActivation, *our_inputs, *kind),
+        cpu_functions.apply(cpu_functions.GatedActivation, *our_inputs, *kind),
         theirs(their_inputs[0]) * their_inputs[1],
     )
     close = {"rtol": 1e-5, "atol": 1e-6, "equal_nan": True}
@@ -301,8 +302,8 @@ def test_the_gate_and_its_gradients_are_pytorchs_own(size, kind, theirs):
 def test_a_gate_that_is_not_finite_stays_so():
     gate = torch.tensor([[np.inf, np.nan, -np.inf]])
     with torch.no_grad():
-        gated = cpu_engine._apply(
-            cpu_engine._GatedActivation, gate, torch.ones(1, 3), *architectures.SILU
+        gated = cpu_functions.apply(
+            cpu_functions.GatedActivation, gate, torch.ones(1, 3), *architectures.SILU
         )
     np.testing.assert_array_equal(gated, silu(gate))
 
@@ -318,7 +319,7 @@ def test_attention_and_its_gradients_are_pytorchs_own(size, window, scale):
     ours = [t.clone().requires_grad_() for t in (scale * q, keys, values)]
     theirs = [t.double().requires_grad_() for t in (scale * q, keys, values)]
     how = np.float32(size**-0.5), window
-    attended = cpu_engine._apply(cpu_engine._Attention, *ours, nodes, tree, *how)
+    attended = cpu_functions.apply(cpu_functions.Attention, *ours, nodes, tree, *how)
     sees = torch.zeros(len(nodes), len(nodes), dtype=torch.bool)
     for node in nodes:
         sees[node, tree.path[node, : tree.depth[node] + 1][-window:]] = True
@@ -339,12 +340,14 @@ def test_what_a_node_sees_and_nothing_else_decides_its_attention():
     few = alone.add(np.array([-1, 0, 1, 2, 3]))
     with torch.no_grad():
         how = np.float32(0.3), architectures.UNLIMITED
-        all_of_them = cpu_engine._apply(cpu_engine._Attention, q, keys, values, nodes, tree, *how)
-        some = cpu_engine._apply(
-            cpu_engine._Attention, q[:5], keys[:5], values[:5], few, alone, *how
+        all_of_them = cpu_functions.apply(
+            cpu_functions.Attention, q, keys, values, nodes, tree, *how
         )
-        last = cpu_engine._apply(
-            cpu_engine._Attention, q[4:5], keys, values, nodes[4:5], tree, *how
+        some = cpu_functions.apply(
+            cpu_functions.Attention, q[:5], keys[:5], values[:5], few, alone, *how
+        )
+        last = cpu_functions.apply(
+            cpu_functions.Attention, q[4:5], keys, values, nodes[4:5], tree, *how
         )
     assert torch.equal(all_of_them[:5], some)
     assert torch.equal(all_of_them[4:5], last)

@@ -1,10 +1,10 @@
-"""Batched completion of token prompts: sampled (Appendix F.1) or greedy (§3.3).
+"""Completes prompts of tokens in batches: sampled (Appendix F.1) or greedy (§3.3).
 
-What all prompts of a batch begin with is computed once, and a prompt once for all its samples.
-Samples with the same tokens share a row until they draw different ones. A sample leaves when it has
-ended or its answer has appeared, because what follows can no longer change whether it is a hit.
-Where only hits are wanted, it leaves too when the tokens that are left can no longer spell a name.
-None of this changes what is drawn.
+A prefix that all prompts of a batch share is computed once, and a prompt once for all its samples.
+Samples with the same tokens share a row until they draw different tokens. A sample leaves the batch
+when it has ended, or when its answer has appeared, because later tokens cannot change that it is a
+hit. Where only hits are wanted, it also leaves when the tokens that are left can no longer spell a
+name. None of this changes the tokens that are drawn.
 """
 
 from collections import Counter
@@ -31,8 +31,8 @@ from repro.models.devices import processes
 from repro.models.tokens import stop_ids
 from repro.paper import folded
 
-CHECK_EVERY = 4  # steps between searches for the answer in the decoded text, after the first few
-CPU_ENGINE_ROWS = 8192  # samples at a time beyond which a small model gains nothing
+CHECK_EVERY = 4  # steps between two searches for the answer in the text, after the first steps
+CPU_ENGINE_ROWS = 8192  # most samples at a time: more do not make a small model faster
 
 
 @dataclass
@@ -46,7 +46,7 @@ class Prompt:
 
 @dataclass
 class Completion:
-    """What followed a prompt: token ids up to the stop, text, and whether a name appeared."""
+    """A completion: its token ids up to the end, its text, and whether a name is in it."""
 
     ids: list[int] = field(default_factory=list)
     text: str = ""
@@ -55,17 +55,18 @@ class Completion:
 
 @dataclass(frozen=True)
 class Decoding:
-    """How prompts are completed.
+    """The settings of completion.
 
-    - max_new_tokens: the longest completion, in tokens;
-    - draws: samples per prompt;
-    - temperature: of the full softmax; None decodes greedily;
-    - seed: of the random numbers;
-    - rows: sequences computed at a time; None: as many as fit into `kv_cache.BUDGET` bytes. It
-      bounds the memory, not the result;
-    - in_place: False keeps to transformers' own cache, the general path;
-    - hits_only: only `hit` of each completion is wanted. A completion then ends where the tokens
-      that are left can no longer spell a name.
+    Attributes:
+        max_new_tokens: the longest completion, in tokens.
+        draws: samples per prompt.
+        temperature: of the softmax over the whole vocabulary; None decodes greedily.
+        seed: of the random numbers.
+        rows: sequences computed at a time; None: as many as fit into `kv_cache.BUDGET` bytes. It
+            limits the memory, and does not change the result.
+        in_place: False uses transformers' own cache, which all its models have.
+        hits_only: only `hit` of each completion is wanted. A completion then ends where the tokens
+            that are left can no longer spell a name.
     """
 
     max_new_tokens: int
@@ -78,7 +79,7 @@ class Decoding:
 
 
 class Engine(Protocol):
-    """What computes the logits of a batch's prompts and of their continuations.
+    """Computes the logits of the prompts of a batch and of their continuations.
 
     `work` counts prompt_tokens, prompt_computed and computed (rows of the steps).
     """
@@ -108,17 +109,17 @@ def complete(
 ) -> list[list[Completion]]:
     """Complete every prompt `decoding.draws` times.
 
-    Under several processes (`accelerate launch`) each completes a part of the batches, and all
-    return everything.
+    Several processes (`accelerate launch`) complete a part of the batches each, and all of them
+    return all completions.
 
     Args:
-        network: any causal language model, in evaluation mode; or one that `CpuEngine` computes.
+        network: any causal language model, in evaluation mode; or a `CpuEngine`.
         tokenizer: its tokenizer.
-        prompts: P prompts; a sampled prompt's label names its random numbers.
+        prompts: P prompts; the label of a sampled prompt determines its random numbers.
         decoding: the settings.
-        work: counts what this process computed: prompt_tokens, prompt_computed, tokens
-            (that the samples consist of), computed (rows of the steps), unreachable (samples that
-            left because no name could be reached).
+        work: counts the work of this process: prompt_tokens, prompt_computed, tokens (of all
+            samples), computed (rows of the steps), unreachable (samples that left because they
+            could not spell a name any more).
         progress: called with the number of prompts finished in each batch.
 
     Returns:
@@ -130,23 +131,34 @@ def complete(
     if not prompts:
         return []
     engine = network if isinstance(network, CpuEngine) else None
-    sharing, threads = processes(), thread_count(engine)
-    rows = decoding.rows or room(network, prompts, decoding) // threads
+    threads = thread_count(engine)
     texts = CompletionTexts(tokenizer, engine.network if engine else network, decoding.hits_only)
     keep_pages()
-    parts = sharing.num_processes * threads
-    batches = _batches(prompts, max(1, rows // decoding.draws), parts, bool(engine))
+    batches = _batches_of_process(network, prompts, decoding, threads)
     job = partial(_complete_batch, network, texts, prompts, decoding)
-    jobs = batches[sharing.process_index :: sharing.num_processes]
     completed = []
     with engine.prepared_weights() if engine else nullcontext():
-        for finished, counted in map_in_threads(threads, job, jobs):
+        for finished, batch_work in map_in_threads(threads, job, batches):
             completed += finished
             if work is not None:
-                work.update(counted)
+                work.update(batch_work)
             if progress:
                 progress(len(finished))
     return [samples for _, samples in sorted(gather_object(completed), key=lambda pair: pair[0])]
+
+
+def _batches_of_process(
+    network: PreTrainedModel | CpuEngine,
+    prompts: Sequence[Prompt],
+    decoding: Decoding,
+    threads: int,
+) -> list[list[int]]:
+    """Return the batches that this process completes, each as indices of prompts."""
+    sharing = processes()
+    rows = decoding.rows or room(network, prompts, decoding) // threads
+    parts, is_engine = sharing.num_processes * threads, isinstance(network, CpuEngine)
+    batches = _batches(prompts, max(1, rows // decoding.draws), parts, is_engine)
+    return batches[sharing.process_index :: sharing.num_processes]
 
 
 @torch.inference_mode()
@@ -161,7 +173,7 @@ def _complete_batch(network, texts, prompts, decoding: Decoding, batch: list[int
 
 
 def _engine(network: PreTrainedModel | CpuEngine, decoding: Decoding, longest: int) -> Engine:
-    """Return what computes a batch of prompts of at most `longest` tokens."""
+    """Return the engine that computes a batch of prompts of at most `longest` tokens."""
     if isinstance(network, CpuEngine):
         return TreeNodes(network, decoding.draws)
     if caches(network, longest + decoding.max_new_tokens):
@@ -180,7 +192,7 @@ def room(
 
 
 def _pick(prompts: Sequence[Prompt], decoding: Decoding) -> Pick:
-    """Return what chooses the next tokens; each sample's label names its random numbers."""
+    """Return the function that picks the next tokens; a sample's label gives its random numbers."""
     if decoding.temperature is None:
         return greedy
     labels = [f"{prompt.label}|{j}" for prompt in prompts for j in range(decoding.draws)]
@@ -190,10 +202,10 @@ def _pick(prompts: Sequence[Prompt], decoding: Decoding) -> Pick:
 def _batches(
     prompts: Sequence[Prompt], most: int, sharing: int = 1, alike: bool = False
 ) -> list[list[int]]:
-    """Return batches of at most `most` prompts, of one size, as many for each process.
+    """Return batches of at most `most` prompts, of equal size, the same number for each process.
 
-    The longest prompts come first: the batch that needs the most memory fails at once, not after
-    hours. Or, where nothing is padded, prompts that begin `alike` come together.
+    The longest prompts come first, so that the batch that needs the most memory fails at once and
+    not after hours. If nothing is padded (`alike`), prompts with a common prefix come together.
     """
     order = sorted(range(len(prompts)), key=lambda i: (-len(prompts[i].ids), i))
     if alike:
@@ -204,10 +216,10 @@ def _batches(
 
 
 class _Samples:
-    """The samples of a batch while they grow, token by token."""
+    """The samples of a batch, which grow token by token."""
 
     def __init__(self, engine: Engine, texts: "CompletionTexts", prompts, decoding: Decoding):
-        """Take what computes the prompts, in the order of the engine."""
+        """Take the engine, the texts, the prompts in the order of the engine, and the settings."""
         self.engine, self.texts, self.prompts = engine, texts, prompts
         self.draws, self.limit = decoding.draws, decoding.max_new_tokens
         most = [texts.reach.most(prompt.names) if texts.reach else 0 for prompt in prompts]
@@ -217,8 +229,8 @@ class _Samples:
     def grow(self, pick: Pick) -> list[Completion]:
         """Return the completions, prompt by prompt.
 
-        Each step: every open sample draws a token; those that have ended or that are decided are
-        closed; the others are continued, equal ones as one row.
+        In each step every open sample draws a token. Samples that have ended, or that are decided,
+        are closed. The others are continued; equal ones share a row.
         """
         logits = self.engine.prefill()
         open_samples = np.arange(len(self.ids))
@@ -257,7 +269,7 @@ class _Samples:
         return decided
 
     def _completions(self, samples: np.ndarray, length: int) -> list[Completion]:
-        """Return what some samples say after `length` tokens, and whether it holds a name."""
+        """Return the completions of some samples after `length` tokens."""
         ids = self.ids[samples, :length]
         lengths = (ids >= 0).sum(1)
         rows = map(tuple, ids.tolist())
@@ -268,14 +280,14 @@ class _Samples:
 
 
 class CompletionTexts:
-    """Turns ids into completions, each distinct one once: most of them occur many times."""
+    """Turns ids into completions. Most occur many times, so each distinct one is decoded once."""
 
     def __init__(
         self, tokenizer: PreTrainedTokenizerBase, network: PreTrainedModel, hits_only: bool = False
     ):
-        """Take a tokenizer, and the network for the ids that end a completion (`stop`).
+        """Take a tokenizer, and a network, which has the ids that end a completion (`stop`).
 
-        Where only hits are wanted, `reach` tells what a completion can come to contain.
+        If only hits are wanted, `reach` tells which names a completion can still come to contain.
         """
         self.tokenizer, self.stop = tokenizer, np.array(sorted(stop_ids(network, tokenizer)))
         self.reach = reach_of(tokenizer) if hits_only else None
@@ -305,7 +317,7 @@ class CompletionTexts:
 def contains(text: str, names: Sequence[str]) -> bool:
     """Tell whether any of the names is a substring of the text, ignoring case (F.1).
 
-    The spellings of apostrophes, spaces and dashes are taken alike in both.
+    Different spellings of apostrophes, spaces and dashes count as the same.
     """
     text = folded(text)
     return any(folded(name) in text for name in names)

@@ -18,12 +18,20 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
-from torch.autograd import Function
 from torch.nn.functional import linear
 from transformers import PreTrainedModel
 
 from repro.inference.cpu import architectures, cpu_kernels
+from repro.inference.cpu.cpu_functions import (
+    Attention,
+    BFloat16Linear,
+    GatedActivation,
+    RMSNorm,
+    RotaryEmbedding,
+    apply,
+)
 from repro.inference.cpu.prefix_tree import PrefixTree, longest_text, merge_prefixes
+from repro.inference.cpu.tree_cache import TreeCache
 from repro.inference.kv_cache import BUDGET
 from repro.models import architecture, devices
 
@@ -32,130 +40,6 @@ STATES = 10  # states of the hidden size that a layer has in memory at a time
 # ones: 2e-5 for Qwen2.5-Coder-0.5B in float32, whose states are large.
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.1}
 MLP_ROWS = 512  # nodes that pass the MLP, the widest part, together: their states stay in a cache
-
-
-# --- what is not a matrix product, forward and backward -------------------------------------------
-
-
-def _array(tensor: torch.Tensor) -> np.ndarray:
-    """Return a tensor's memory as the kernels take it: bfloat16 as its bits."""
-    tensor = tensor.detach()
-    return (tensor.view(torch.uint16) if tensor.dtype is torch.bfloat16 else tensor).numpy()
-
-
-class _NoContext:
-    """Takes what `forward` saves for `backward`, where there is no `backward`."""
-
-    def save_for_backward(self, *tensors):
-        """Keep nothing."""
-
-
-def _apply(function: type[Function], *inputs) -> torch.Tensor:
-    """Apply a differentiable function; without gradients call `forward` itself.
-
-    `Function.apply` takes longer than some of these functions do.
-    """
-    if torch.is_grad_enabled():
-        return function.apply(*inputs)
-    return function.forward(_NoContext(), *inputs)
-
-
-class _RMSNorm(Function):
-    @staticmethod
-    def forward(ctx, x, weight, offset, epsilon, dtype):
-        ctx.save_for_backward(x, weight)
-        ctx.constants, out = (offset, epsilon), torch.empty_like(x, dtype=dtype)
-        cpu_kernels.rms_norm(_array(x), _array(weight), offset, epsilon, _array(out))
-        return out
-
-    @staticmethod
-    def backward(ctx, grad):
-        x, weight = ctx.saved_tensors
-        to_x = torch.empty_like(x, dtype=torch.float32)
-        to_weight = torch.zeros_like(weight, dtype=torch.float32)
-        inputs = _array(x), _array(weight), *ctx.constants, _array(grad.contiguous())
-        cpu_kernels.rms_norm_backward(*inputs, to_x.numpy(), to_weight.numpy())
-        return to_x, to_weight, None, None, None
-
-
-class _GatedActivation(Function):
-    @staticmethod
-    def forward(ctx, gate, up, a, b):
-        ctx.save_for_backward(gate, up)
-        ctx.constants, out = (a, b), torch.empty_like(gate)
-        cpu_kernels.gated_activation(_array(gate), _array(up), a, b, _array(out))
-        return out
-
-    @staticmethod
-    def backward(ctx, grad):
-        gradients = [torch.empty_like(tensor) for tensor in ctx.saved_tensors]
-        inputs = *map(_array, ctx.saved_tensors), *ctx.constants, _array(grad.contiguous())
-        cpu_kernels.gated_activation_backward(*inputs, *map(_array, gradients))
-        return *gradients, None, None
-
-
-class _RotaryEmbedding(Function):
-    @staticmethod
-    def forward(ctx, x, depth, cos, sin, dtype):
-        ctx.positions, ctx.dtype = (depth, cos, sin), x.dtype
-        out = torch.empty_like(x, dtype=dtype)
-        cpu_kernels.rotate(_array(x), depth, cos, sin, np.float32(1), _array(out))
-        return out
-
-    @staticmethod
-    def backward(ctx, grad):
-        out = torch.empty_like(grad, dtype=ctx.dtype)
-        inputs = _array(grad.contiguous()), *ctx.positions, np.float32(-1)
-        cpu_kernels.rotate(*inputs, _array(out))
-        return out, None, None, None, None
-
-
-class _Attention(Function):
-    @staticmethod
-    def forward(ctx, q, keys, values, nodes, tree, scale, window):
-        ctx.save_for_backward(q, keys, values)
-        ctx.constants, out = (nodes, tree.path, tree.depth, scale, window), torch.empty_like(q)
-        states = _array(q), _array(keys), _array(values)
-        cpu_kernels.attention(*states, *ctx.constants, _array(out))
-        return out
-
-    @staticmethod
-    def backward(ctx, grad):
-        states = [_array(tensor) for tensor in ctx.saved_tensors]
-        gradients = [torch.zeros_like(tensor, dtype=torch.float32) for tensor in ctx.saved_tensors]
-        inputs = *states, *ctx.constants, _array(grad.contiguous())
-        cpu_kernels.attention_backward(*inputs, *map(_array, gradients))
-        return *gradients, None, None, None, None
-
-
-# --- products in bfloat16 -----------------------------------------------------------------------
-
-
-class _BFloat16Linear(Function):
-    """x · weightᵀ + bias for states in bfloat16.
-
-    The product is with `multiplied`, the weight in bfloat16, or in float32 with the values of
-    bfloat16. It is rounded once, after the bias is added.
-    """
-
-    @staticmethod
-    def forward(ctx, x, weight, bias, multiplied):
-        ctx.save_for_backward(x, multiplied)
-        ctx.biased = bias is not None
-        if bias is not None:
-            bias = bias.to(x.dtype).to(multiplied.dtype)
-        return linear(x.to(multiplied.dtype), multiplied, bias).to(x.dtype)
-
-    @staticmethod
-    def backward(ctx, grad):
-        x, multiplied = ctx.saved_tensors
-        to_x = (grad.to(multiplied.dtype) @ multiplied).to(grad.dtype)
-        to_weight = grad.T.to(multiplied.dtype) @ x.to(multiplied.dtype)
-        to_bias = grad.float().sum(0) if ctx.biased else None
-        return to_x, to_weight, to_bias, None
-
-
-# --- the network --------------------------------------------------------------------------------
 
 
 class CpuEngine:
@@ -180,17 +64,15 @@ class CpuEngine:
         self._prepared: dict[torch.nn.Parameter, torch.Tensor] = {}  # weights as multiplied
         self._rotary_tables: dict[str, list[np.ndarray]] = {}
         if native is None and self.dtype is torch.bfloat16:
-            native = devices.inference_dtype(network.device, self._shapes()) is torch.bfloat16
+            native = (
+                devices.inference_dtype(network.device, _weight_shapes(self.architecture.layers[0]))
+                is torch.bfloat16
+            )
         self.native = bool(native)
         # A small model gains from many rows at a time, and has a process for each core.
         self.small = network.num_parameters() <= devices.SMALL_MODEL
         self.query_heads = network.config.num_attention_heads
         self.key_heads = network.config.num_key_value_heads
-
-    def _shapes(self) -> set[tuple[int, ...]]:
-        layer = self.architecture.layers[0]
-        maps = layer.q, layer.k, layer.v, layer.o, layer.gate, layer.up, layer.down
-        return {tuple(module.weight.shape) for module in maps}
 
     @contextmanager
     def prepared_weights(self) -> Iterator[None]:
@@ -245,7 +127,7 @@ class CpuEngine:
         nodes: np.ndarray,
         tree: PrefixTree,
         wanted: torch.Tensor | None = None,
-        cache: "TreeCache | None" = None,
+        cache: TreeCache | None = None,
     ) -> torch.Tensor:
         """Return the logits after some nodes.
 
@@ -263,8 +145,8 @@ class CpuEngine:
         """
         last = len(self.architecture.layers) - 1
         for place, layer in enumerate(self.architecture.layers):
-            kept = wanted if place == last else None
-            states = self._layer(place, layer, states, nodes, tree, kept, cache)
+            outputs = wanted if place == last else None
+            states = self._layer(place, layer, states, nodes, tree, outputs, cache)
         states = self._norm(self.architecture.norm, states)
         if cache is None:
             return self._linear(states, self.network.lm_head)
@@ -281,7 +163,7 @@ class CpuEngine:
             states, x, nodes = states[wanted], x[wanted], nodes[wanted.numpy()]
         q = self._rotated(x, layer, "q", nodes, tree)
         inputs = q, keys, values, nodes, tree, layer.scale, layer.window
-        attended = _apply(_Attention, *inputs).flatten(1)
+        attended = apply(Attention, *inputs).flatten(1)
         states = self._add_output(states, attended, layer.o, layer.attention_output_norm)
         parts = [self._mlp(layer, part) for part in states.split(MLP_ROWS)]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
@@ -289,12 +171,12 @@ class CpuEngine:
     def _mlp(self, layer, states):
         x = self._norm(layer.mlp_norm, states)
         gate, up = self._linear(x, layer.gate), self._linear(x, layer.up)
-        activated = _apply(_GatedActivation, gate, up, *self.architecture.activation)
+        activated = apply(GatedActivation, gate, up, *self.architecture.activation)
         return self._add_output(states, activated, layer.down, layer.mlp_output_norm)
 
     def _norm(self, norm: architectures.Norm, states, dtype: torch.dtype | None = None):
         inputs = states, norm.module.weight, norm.offset, norm.epsilon
-        return _apply(_RMSNorm, *inputs, dtype or self.dtype)
+        return apply(RMSNorm, *inputs, dtype or self.dtype)
 
     def _rotated(self, x, layer, name: str, nodes: np.ndarray, tree: PrefixTree):
         """Return queries or keys (`name` q or k) with rotary embedding, (nodes, heads, size)."""
@@ -308,7 +190,7 @@ class CpuEngine:
             x = self._norm(norm, x.view(len(x) * heads, -1), torch.float32)
         table = self._rotary_table(layer.attention_type, tree.path.shape[1])
         x, depth = x.view(len(nodes), heads, -1), tree.depth[nodes]
-        return _apply(_RotaryEmbedding, x, depth, *table, self.dtype)
+        return apply(RotaryEmbedding, x, depth, *table, self.dtype)
 
     def _rotary_table(self, attention_type: str, length: int) -> list[np.ndarray]:
         table = self._rotary_tables.get(attention_type)
@@ -317,7 +199,7 @@ class CpuEngine:
             self._rotary_tables[attention_type] = table
         return table
 
-    def _logits(self, x, weight: torch.nn.Parameter, cache: "TreeCache"):
+    def _logits(self, x, weight: torch.nn.Parameter, cache: TreeCache):
         multiplied = self._multiplied(weight)
         out = cache.logits(len(x), len(weight), multiplied.dtype)
         torch.mm(x.to(multiplied.dtype), multiplied.T, out=out)
@@ -331,7 +213,7 @@ class CpuEngine:
         if self.dtype is torch.float32:
             return linear(x, module.weight, module.bias)
         multiplied = self._multiplied(module.weight)
-        return _apply(_BFloat16Linear, x, module.weight, module.bias, multiplied)
+        return apply(BFloat16Linear, x, module.weight, module.bias, multiplied)
 
     def _add_output(self, states, x, module: torch.nn.Linear, norm: architectures.Norm | None):
         """Return the residual `states` with a linear map of x added, normalised where there is a
@@ -352,30 +234,10 @@ class CpuEngine:
         return rounded if self.native else rounded.float()
 
 
-class TreeCache:
-    """Keys and values of a tree's nodes, layer by layer (KV cache), and a buffer for logits."""
-
-    def __init__(self, layers: int, capacity: int):
-        """Take the most nodes there will be; memory is touched only where a node is put."""
-        self.layers: list[list[torch.Tensor] | None] = [None] * layers
-        self.capacity, self.buffer = capacity, torch.empty(0, 0)
-
-    def logits(self, rows: int, vocabulary: int, dtype: torch.dtype) -> torch.Tensor:
-        """Return memory for logits of a dtype, (rows, vocabulary).
-
-        It is the same at each step: the system need not find and zero new pages.
-        """
-        if rows > len(self.buffer):
-            self.buffer = torch.empty(rows, vocabulary, dtype=dtype)
-        return self.buffer[:rows]
-
-    def put(self, layer: int, nodes: np.ndarray, *new: torch.Tensor) -> list[torch.Tensor]:
-        """Keep keys and values of new nodes; return those of all, (capacity, heads, size) each."""
-        if self.layers[layer] is None:
-            self.layers[layer] = [part.new_empty(self.capacity, *part.shape[1:]) for part in new]
-        for kept, part in zip(self.layers[layer], new, strict=True):
-            kept[nodes[0] : nodes[-1] + 1] = part
-        return self.layers[layer]
+def _weight_shapes(layer: architectures.Layer) -> set[tuple[int, ...]]:
+    """Return the shapes of the linear maps of a layer."""
+    maps = layer.q, layer.k, layer.v, layer.o, layer.gate, layer.up, layer.down
+    return {tuple(module.weight.shape) for module in maps}
 
 
 @torch.no_grad()

@@ -6,8 +6,9 @@ import numpy as np
 import torch
 
 from repro.inference import kv_cache
-from repro.inference.cpu.cpu_engine import CpuEngine, TreeCache
+from repro.inference.cpu.cpu_engine import CpuEngine
 from repro.inference.cpu.prefix_tree import PrefixTree, merge_prefixes
+from repro.inference.cpu.tree_cache import TreeCache
 from repro.inference.sampling import check_logits
 
 
