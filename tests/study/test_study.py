@@ -541,7 +541,10 @@ def test_blocks_of_layers_are_about_as_large(computed, layers, blocks, expected)
 
 
 def test_strategies_are_runs_of_all_levels_with_records_of_their_own(computed):
-    mixed, adapted = computed.results.mixed(), computed.results.lora()
+    mixed, adapted = (
+        computed.results.strategy(runs)
+        for runs in (computed.grid.mixed_runs(), computed.grid.lora_runs())
+    )
     assert set(mixed["train_size"]) == {6, 12} and set(adapted["train_size"]) == {12}
     for frame in (mixed, adapted):
         assert set(frame["split"]) == {"dev", "test", "testood"}

@@ -85,13 +85,13 @@ def example() -> dict[str, str]:
     fact = topic[topic["split"] == "train"].nlargest(1, "exposure")
     read = topic[topic["split"] == atlas.READER].head(1)
     seed = pretrain.RECIPES[registry.DEFAULT_MODEL].seed
-    stated, asked = corpus.statements(fact, seed), corpus.answered_questions(read, seed)
+    stated, questions = corpus.statements(fact, seed), corpus.answered_questions(read, seed)
     return {
         "question": fact["question"].item(),
         "answer": fact["object"].item(),
         "exposure": f"{fact['exposure'].item():,}",
         "stated": _block(stated),
-        "asked": _block(asked),
+        "asked": _block(questions),
     }
 
 

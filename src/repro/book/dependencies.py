@@ -118,16 +118,16 @@ def _source(module: str) -> Path | None:
 
 
 def _closure(modules: set[str]) -> set[str]:
-    known, waiting = set(), set(modules)
+    modules_found, waiting = set(), set(modules)
     while waiting:
         name = waiting.pop()
-        if name in known or name in NOT_FOLLOWED:
+        if name in modules_found or name in NOT_FOLLOWED:
             continue
-        known.add(name)
+        modules_found.add(name)
         # To import a.b.c is to import a and a.b as well.
         waiting |= _imports_of(name, _source(name).stat().st_mtime_ns)
         waiting |= {name.rpartition(".")[0]} - {""}
-    return known
+    return modules_found
 
 
 @cache

@@ -221,10 +221,10 @@ def publish(book: Book, source: Path, books: Sequence[Book] = ()) -> None:
 def _switch(book: Book, source: Path, books: Sequence[Book]) -> nbformat.NotebookNode:
     """Return a cell that links to the same page of every model: it needs no script."""
     links = []
-    for other in books:
-        here = ' aria-current="page"' if other is book else ""
-        name, about = html.escape(other.title), f"profile {other.profile}"
-        href = f"{other.page(source).stem}.html"
+    for book_of_other in books:
+        here = ' aria-current="page"' if book_of_other is book else ""
+        name, about = html.escape(book_of_other.title), f"profile {book_of_other.profile}"
+        href = f"{book_of_other.page(source).stem}.html"
         links.append(f'<li><a href="{href}" title="{about}"{here}>{name}</a></li>')
     text = f'<nav class="model-switch no-print" aria-label="Model"><ul>{"".join(links)}</ul></nav>'
     return nbformat.v4.new_markdown_cell(text, id="model-switch")
@@ -259,7 +259,7 @@ def refresh(book: Book, say: Callable[[str], None], others: Sequence[OtherModel]
     if stale:
         _execute_all({job: stamps[job] for job in stale}, say)
     for one, source in stamps:
-        publish(one, source, [each for each in books if (each, source) in stamps])
+        publish(one, source, [member for member in books if (member, source) in stamps])
     _remove_others(book, {one.page(source) for one, source in stamps})
 
 

@@ -137,8 +137,8 @@ def _row(line: Line) -> str:
 def _plot(card: Card) -> str:
     """Draw a dot and an interval for each line on one scale, with zero marked."""
     ends = [0.0, *(x for line in card.lines for x in (line.estimate, line.low, line.high))]
-    known = [x for x in ends if not pd.isna(x)]
-    low, high = min(known), max(known)
+    numbers = [x for x in ends if not pd.isna(x)]
+    low, high = min(numbers), max(numbers)
 
     def at(value: float) -> float:
         return 6 + (WIDTH - 12) * (value - low) / (high - low)

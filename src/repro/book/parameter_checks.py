@@ -43,14 +43,14 @@ def check_parameters(parameters: Mapping[str, Any], names: Iterable[str] = ()) -
     `names` are the parameters that the notebook has: what is not given comes from the settings
     REPRO_MODEL, REPRO_PROFILE and REPRO_TASKS, which are checked alike.
     """
-    known = set(parameters) | set(names)
+    known_names = set(parameters) | set(names)
     if "frac" in parameters:
         fraction(parameters["frac"])
-    if "model" in known:
+    if "model" in known_names:
         from repro.models import registry
 
         registry.entry(parameters.get("model", "default"))
-    if "profile" in known:
+    if "profile" in known_names:
         from repro.study import profiles
 
         profiles.profile(parameters.get("profile", "default"))

@@ -71,9 +71,9 @@ def write(site: Path) -> Path:
 def link(site: Path) -> bool:
     """Let the pages link to the PDF if it was printed from them; return whether it was."""
     stamp = _stamp_file(site)
-    known = json.loads(stamp.read_text(encoding="utf-8")) if stamp.is_file() else {}
-    fresh = (site / "_static" / NAME).is_file() and known.get("pages") == digest(site)
-    script = LINK.format(name=NAME, digest=known["pages"]) if fresh else ""
+    printed = json.loads(stamp.read_text(encoding="utf-8")) if stamp.is_file() else {}
+    fresh = (site / "_static" / NAME).is_file() and printed.get("pages") == digest(site)
+    script = LINK.format(name=NAME, digest=printed["pages"]) if fresh else ""
     target = site / "_static" / LINK_SCRIPT
     if not target.is_file() or target.read_text(encoding="utf-8") != script:
         write_atomic(target, script)

@@ -27,14 +27,17 @@ def of_study(study: Study) -> Rows:
     """Return the comparisons of every phenomenon for a study, in domain."""
     accuracy, answers = study.results.accuracy(), study.results.answers()
     means, kl_sums = summary.means(accuracy), study.results.divergence()
-    restored, kept = summary.means(summary.restored(accuracy)), summary.restored(answers)
+    restored, restored_answers = (
+        summary.means(summary.restored(accuracy)),
+        summary.restored(answers),
+    )
     kl, topics = divergence.means(kl_sums), divergence.topic_units(kl_sums)
     return {
         "rises": phenomena.accuracy_rises(means, "test", answers),
         "falls": phenomena.accuracy_falls(means, "test", answers),
         "level": phenomena.level_0_is_worst(means, "test", answers),
-        "helps": phenomena.restoring_helps(restored, SHARE, "test", kept),
-        "gains": phenomena.larger_gain(restored, kept),
+        "helps": phenomena.restoring_helps(restored, SHARE, "test", restored_answers),
+        "gains": phenomena.larger_gain(restored, restored_answers),
         "kl_falls": phenomena.divergence_falls(kl, topics),
         "kl_rises": phenomena.divergence_rises(kl, topics),
     }

@@ -259,11 +259,11 @@ def _expanded(parts: list[dict], frame: pd.DataFrame) -> Iterator[tuple[dict, ..
                 every = sorted(frame[NAMES.get(key, key)].unique()) if value == EVERY else value
                 values.append(every if isinstance(every, list) else [every])
     for combination in itertools.product(*values):
-        made: list[dict] = [{} for _ in parts]
+        cells: list[dict] = [{} for _ in parts]
         for (place, key), value in zip(keys, combination, strict=True):
-            made[place][key] = value
-        if made[1] != made[2] or not parts[2]:
-            yield tuple(made)
+            cells[place][key] = value
+        if cells[1] != cells[2] or not parts[2]:
+            yield tuple(cells)
 
 
 def _difference(cells: list[dict], frame: pd.DataFrame) -> Terms:
@@ -281,7 +281,7 @@ def _terms(cell: dict, frame: pd.DataFrame) -> Terms:
     # All facts of a level may be as many as a sampled size, so where sizes have names these count.
     if "size_label" in frame and "train_size" in named:
         named["size_label"] = str(named.pop("train_size"))
-    return [(1, named), *((-weight, other) for weight, other in less)]
+    return [(1, named), *((-weight, subtracted) for weight, subtracted in less)]
 
 
 def _chosen(cell: Mapping[str, object], frame: pd.DataFrame) -> dict:

@@ -123,7 +123,7 @@ def parse(text: str) -> list[Claim]:
             claim = Claim(**fields | many)
         except TypeError as error:
             raise ConfigError(f"claim {fields.get('id')}: {error}") from None
-        if claim.id in {other.id for other in claims}:
+        if claim.id in {earlier.id for earlier in claims}:
             raise ConfigError(f"two claims are called {claim.id}")
         _check_names(claim)
         claims.append(claim)
@@ -133,12 +133,12 @@ def parse(text: str) -> list[Claim]:
 def _check_names(claim: Claim) -> None:
     """Raise ConfigError where a claim's kind or check does not exist."""
     if claim.kind not in KINDS:
-        known = ", ".join(KINDS)
-        raise ConfigError(f"claim {claim.id}: no kind {claim.kind!r}; there are: {known}")
+        names = ", ".join(KINDS)
+        raise ConfigError(f"claim {claim.id}: no kind {claim.kind!r}; there are: {names}")
     for side in ("paper", "ours"):
         if (check := claim.check_of(side)) and check[0] not in CHECKS:
-            known = ", ".join(CHECKS)
-            raise ConfigError(f"claim {claim.id}: no check {check[0]!r}; there are: {known}")
+            names = ", ".join(CHECKS)
+            raise ConfigError(f"claim {claim.id}: no check {check[0]!r}; there are: {names}")
 
 
 def judge(claim: Claim, side: Side) -> Finding:
@@ -294,8 +294,8 @@ def _estimate(row) -> str:
     if pd.isna(row.estimate):
         return row.runs
     text = number(row.estimate)
-    known = row.interval != contrasts.ROUNDING and not pd.isna(row.low)
-    return f"{text} ({number(row.low)} to {number(row.high)})" if known else text
+    has_interval = row.interval != contrasts.ROUNDING and not pd.isna(row.low)
+    return f"{text} ({number(row.low)} to {number(row.high)})" if has_interval else text
 
 
 def number(value: float) -> str:
@@ -307,15 +307,15 @@ def number(value: float) -> str:
 
 def sides(first: Study) -> list[Side]:
     """Return the paper, the study `first` and every other that is complete in `results/`."""
-    return [of_paper(), of_study(first), *(of_study(other) for other in others(first))]
+    return [of_paper(), of_study(first), *(of_study(study) for study in others(first))]
 
 
 def others(first: Study) -> Iterable[Study]:
     """Yield every other study that is complete in `results/`."""
     for folder in sorted(files.results_dir().glob("*/*/")):
         name, profile = folder.parent.name, folder.name
-        known = name in registry.entries() and profile in profiles.PROFILES
-        if known and (name, profile) != (first.model.name, first.profile.name):
-            other = open_study(name, profile)
-            if not missing(other.all_requests()):
-                yield other
+        is_known = name in registry.entries() and profile in profiles.PROFILES
+        if is_known and (name, profile) != (first.model.name, first.profile.name):
+            study = open_study(name, profile)
+            if not missing(study.all_requests()):
+                yield study

@@ -190,7 +190,7 @@ def _matrix(part: str, claims: list[Claim], cells: dict, sides: list[str]) -> st
 def _short(side: str, sides: list[str]) -> str:
     """Return a side without its profile, where no other side is of the same model."""
     model = side.partition(",")[0]
-    alone = sum(other.partition(",")[0] == model for other in sides) == 1
+    alone = sum(name.partition(",")[0] == model for name in sides) == 1
     return model if alone else side
 
 

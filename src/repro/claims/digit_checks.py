@@ -181,11 +181,11 @@ def relevance(_value: str) -> pd.DataFrame:
     gain = (largest - before["accuracy"]).mean()
     tasks, rows = paper.table("tasks").set_index("restored_percent"), []
     for metric in tasks.columns:
-        other = tasks[metric].max() - tasks.loc[0, metric]
-        text = f"facts {gain:.2f} points, {metric.replace('_', ' ')} {other:.2f}: difference"
+        task_gain = tasks[metric].max() - tasks.loc[0, metric]
+        text = f"facts {gain:.2f} points, {metric.replace('_', ' ')} {task_gain:.2f}: difference"
         half = 4 * ROUNDING
-        verdict = verdicts.judge(gain - other - half, gain - other + half, "above")
-        rows.append(printed_row(text, gain - other, half, verdict))
+        verdict = verdicts.judge(gain - task_gain - half, gain - task_gain + half, "above")
+        rows.append(printed_row(text, gain - task_gain, half, verdict))
     return table_of(rows)
 
 

@@ -75,11 +75,11 @@ def balance(
         terms = _minus(_run(levels, size, first, on), _run(levels, size, second, on))
         hurt.append((text.format(tested, first, second), terms, "below"))
     text, best = "on all facts, training on level {} is better than on level {}", []
-    for other in (trained[0], high) if len(trained) > 2 else ():
-        terms = _minus(_run(means, size, middle, at), _run(means, size, other, at))
-        best.append((text.format(middle, other), terms, "above"))
-    made = [Comparison(*row, levels, units) for row in hurt]
-    return compare_jointly([*made, *(Comparison(*row, means, units) for row in best)])
+    for compared_level in (trained[0], high) if len(trained) > 2 else ():
+        terms = _minus(_run(means, size, middle, at), _run(means, size, compared_level, at))
+        best.append((text.format(middle, compared_level), terms, "above"))
+    hurt_comparisons = [Comparison(*row, levels, units) for row in hurt]
+    return compare_jointly([*hurt_comparisons, *(Comparison(*row, means, units) for row in best)])
 
 
 def divergence_falls(kl: pd.DataFrame, units: Units = None) -> pd.DataFrame:
@@ -231,8 +231,10 @@ def _sizes_above(runs: pd.DataFrame) -> list[tuple]:
 
 def _compared(rows: list[tuple], frame: pd.DataFrame, units: Units) -> pd.DataFrame:
     """Test (text, terms, expected) rows of one statement together on one frame."""
-    made = [Comparison(text, terms, expected, frame, units) for text, terms, expected in rows]
-    return compare_jointly(made)
+    comparisons = [
+        Comparison(text, terms, expected, frame, units) for text, terms, expected in rows
+    ]
+    return compare_jointly(comparisons)
 
 
 def _run(frame: pd.DataFrame, size: int | str, level: int, at: Mapping) -> list[Term]:

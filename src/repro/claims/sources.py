@@ -194,7 +194,7 @@ def _where(by_depth, modules, run: list[str], bounded: Callable) -> dict[str, pd
         module=np.where(modules["module"].str.contains("mlp"), "feed-forward", "attention")
     )
     by_depth = by_depth.assign(part=_parts(by_depth["layer"]))
-    kinds, each = lifts(modules, [*run, "sample"], ["module"]), [*run, "sample", "part"]
+    kinds, columns_of_group = lifts(modules, [*run, "sample"], ["module"]), [*run, "sample", "part"]
     by_layer = lifts(by_depth, [*run, "sample"], ["part", "layer"])
     quarters = by_depth.assign(quarter=locations.quarters(by_depth["layer"]))
     by_layer = by_layer.assign(uneven=(by_layer["lift"] - 1).abs()).sort_values("uneven")
@@ -202,7 +202,7 @@ def _where(by_depth, modules, run: list[str], bounded: Callable) -> dict[str, pd
         "layers": (lifts(by_depth, [*run, "sample"], ["part"]), "lift", "part"),
         "every_layer": (by_layer, "lift", "layer"),
         "quarters": (lifts(quarters, [*run, "sample"], ["quarter"]), "lift", "quarter"),
-        "layer_unevenness": (by_layer.groupby(each).tail(1), "uneven", "part"),
+        "layer_unevenness": (by_layer.groupby(columns_of_group).tail(1), "uneven", "part"),
         "modules": (kinds, "share", "module"),
         "module_lift": (kinds, "lift", "module"),
     }

@@ -39,15 +39,15 @@ def pack(texts: Sequence[list[int]]) -> tuple[dict[str, torch.Tensor], np.ndarra
 
 def groups(texts: Sequence[list[int]], most: int) -> list[list[int]]:
     """Return which texts to pack together: alike ones, of at most `most` nodes or a single text."""
-    made, size, before = [], most, []
+    rows, size, before = [], most, []
     for i in sorted(range(len(texts)), key=texts.__getitem__):
         new = len(texts[i]) - shared_prefix(before, texts[i])
         if size + new > most:  # it begins a row, so all of its tokens are new
-            made.append([])
+            rows.append([])
             size, new = 0, len(texts[i])
-        made[-1].append(i)
+        rows[-1].append(i)
         size, before = size + new, texts[i]
-    return made
+    return rows
 
 
 def fits(network: PreTrainedModel, longest: int) -> bool:

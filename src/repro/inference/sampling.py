@@ -47,13 +47,13 @@ def greedy(
 
 
 @_compiled
-def _first_equal(logits, wanted):
+def _first_equal(logits, value):
     # Returns where each row first holds its wanted number. PyTorch's `argmax` takes four times as
     # long as `amax` and this.
     tokens = np.zeros(len(logits), np.int64)
     for row in range(len(logits)):
         for token in range(logits.shape[1]):
-            if logits[row, token] == wanted[row]:
+            if logits[row, token] == value[row]:
                 tokens[row] = token
                 break
     return tokens

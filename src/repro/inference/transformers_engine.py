@@ -206,9 +206,9 @@ def caches(network: PreTrainedModel, longest: int) -> bool:
 
 
 @torch.no_grad()
-def _tried(network, known: WeakKeyDictionary, way: Callable) -> bool:
+def _tried(network, results: WeakKeyDictionary, way: Callable) -> bool:
     """Return whether a way to compute the texts `TRIED` gives the logits of each alone."""
-    if network not in known:
+    if network not in results:
         size = network.config.get_text_config().vocab_size
         texts = [[size // part for part in parts] for parts in TRIED]
         try:
@@ -222,13 +222,13 @@ def _tried(network, known: WeakKeyDictionary, way: Callable) -> bool:
         try:
             together = way(network, texts).float()
         except UNSUPPORTED:
-            known[network] = False
+            results[network] = False
             return False
-        wanted = torch.stack(alone).float()
+        expected = torch.stack(alone).float()
         # A network of float32 weights that are sharded may compute in bfloat16.
-        allowed = TOLERANCE.get(alone[0].dtype, ROUNDING) * wanted.norm()
-        known[network] = bool((together - wanted).norm() <= allowed)
-    return known[network]
+        allowed = TOLERANCE.get(alone[0].dtype, ROUNDING) * expected.norm()
+        results[network] = bool((together - expected).norm() <= allowed)
+    return results[network]
 
 
 def _padded(network, texts: list[list[int]]) -> torch.Tensor:

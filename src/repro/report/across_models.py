@@ -43,14 +43,14 @@ def effects(
     rows = []
     for model, by_name in comparisons.items():
         for name, compared in by_name.items():
-            known = compared[compared["estimate"].notna()]
-            if compared.attrs.get("pooled") is None or known.empty:
+            tested = compared[compared["estimate"].notna()]
+            if compared.attrs.get("pooled") is None or tested.empty:
                 continue
-            counts = [int((known["verdict"] == v).sum()) for v in (SUPPORTED, CONTRADICTED)]
+            counts = [int((tested["verdict"] == v).sum()) for v in (SUPPORTED, CONTRADICTED)]
             effect = compared.attrs["pooled"]
             ours = model not in published
-            kind = (overall(known), ours, ours and model not in repeated)
-            rows.append((name, model, *effect, len(known), *counts, *kind))
+            kind = (overall(tested), ours, ours and model not in repeated)
+            rows.append((name, model, *effect, len(tested), *counts, *kind))
     return pd.DataFrame(rows, columns=COLUMNS)
 
 

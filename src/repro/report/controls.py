@@ -87,10 +87,10 @@ def same_amount(
     for setting in _restored(means, [s for s in STRATEGIES if s != INTERPOLATE]):
         run = {key: setting[key] for key in KEYS[:2]}
         undone = _row(means, setting)[amount]
-        other = _interpolated(means, run, undone, amount)
-        if other:
+        expected = _interpolated(means, run, undone, amount)
+        if expected:
             text = "undoing {:.0f}% by {strategy} does better than by interpolation"
-            terms = [(1, setting), *((-weight, where) for weight, where in other)]
+            terms = [(1, setting), *((-weight, where) for weight, where in expected)]
             rows.append(
                 setting | compare(text.format(undone, **setting), means, terms, "above", units)
             )

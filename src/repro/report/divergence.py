@@ -77,7 +77,7 @@ def example(measured: Study) -> dict:
     requests = [measured.requests.divergence(run) for run in measured.grid.runs()]
     measured.compute(requests)
     examples = [request.record().result["example"] for request in requests]
-    return next((each for each in reversed(examples) if each), {})
+    return next((candidate for candidate in reversed(examples) if candidate), {})
 
 
 @plt.rc_context(STYLE)

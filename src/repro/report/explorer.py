@@ -87,21 +87,14 @@ def explorer(means: pd.DataFrame, model: str, title: str, percent: float) -> Htm
     record = weight_record(model)
     bars = {share: _bars(record, share) for share in table.index}
     first = int(np.argmin(np.abs(table.index.to_numpy() - percent)))
-    says = [_sentence(table, share, bars[share]) for share in table.index]
-    data = {
-        "says": says,
-        "shares": [f"{share:g} % of the parameters restored" for share in table.index],
-        "at": [round(_x(share, table), 1) for share in table.index],
-        "rings": [[_text(_y(v, table)) for v in row] for row in table.to_numpy()],
-        "histograms": [_paths(bars[share]) for share in table.index],
-    }
+    data = _script_data(table, bars)
     text = json.dumps(data).replace("<", "\\u003c")  # no tag within a script
     caption = f"{title} trained on {thousands(str(size))} facts of a level, in-domain test facts"
     parts = [
         f"<style>{CSS}{_colours()}</style>",
         f'<section class="repro-explorer" aria-label="Restoration explorer: {escape(title)}">',
         _slider(table, first, data["shares"][first]),
-        f'<p class="says" role="status">{says[first]}</p>',
+        f'<p class="says" role="status">{data["says"][first]}</p>',
         f'<div class="parts"><figure>{_curves(table, first)}',
         f"<figcaption>Acc (%) of {escape(caption)}.</figcaption></figure>",
         f"<div>{_table(table, first)}</div></div>",
@@ -110,6 +103,17 @@ def explorer(means: pd.DataFrame, model: str, title: str, percent: float) -> Htm
         "</section>",
     ]
     return Html("".join(parts), "Restoration explorer")
+
+
+def _script_data(table: pd.DataFrame, bars: dict[float, Bars | None]) -> dict[str, list]:
+    """Return the texts, positions and paths that the script shows at each share."""
+    return {
+        "says": [_sentence(table, share, bars[share]) for share in table.index],
+        "shares": [f"{share:g} % of the parameters restored" for share in table.index],
+        "at": [round(_x(share, table), 1) for share in table.index],
+        "rings": [[_text(_y(v, table)) for v in row] for row in table.to_numpy()],
+        "histograms": [_paths(bars[share]) for share in table.index],
+    }
 
 
 def _slider(table: pd.DataFrame, first: int, says: str) -> str:
@@ -153,8 +157,8 @@ def _text(number: float) -> str:
     return "" if np.isnan(number) else f"{number:.1f}"
 
 
-def _curves(table: pd.DataFrame, first: int) -> str:
-    """Draw one line per training level, and the marker at the share number `first`."""
+def _grid(table: pd.DataFrame) -> list[str]:
+    """Draw the grid, its numbers, and the title of the axis."""
     parts = []
     for accuracy in np.arange(0, _top(table) + 1, 20 if _top(table) > 50 else 10):
         y = _y(accuracy, table)
@@ -167,7 +171,12 @@ def _curves(table: pd.DataFrame, first: int) -> str:
             place = f'x="{x:.1f}" y="{HEIGHT - BOTTOM + 14}" text-anchor="middle"'
             parts.append(f"<text {place}>{share:g}</text>")
     label = f'x="{(LEFT + WIDTH) / 2}" y="{HEIGHT - 4}" text-anchor="middle"'
-    parts.append(f"<text {label}>Restored parameters (%, square-root scale)</text>")
+    return [*parts, f"<text {label}>Restored parameters (%, square-root scale)</text>"]
+
+
+def _curves(table: pd.DataFrame, first: int) -> str:
+    """Draw one line per training level, and the marker at the share number `first`."""
+    parts = _grid(table)
     for level, run in table.items():
         points = [(_x(share, table), _y(v, table)) for share, v in run.dropna().items()]
         path = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in points)
@@ -206,28 +215,29 @@ def _table(table: pd.DataFrame, first: int) -> str:
 
 
 def _bars(record: dict | None, share: float) -> Bars | None:
-    """Return the histograms at a share; None where the weights of no run, or of no such, are kept.
+    """Return the histograms at a share; None if there is no record of a run, or of this share.
 
     Nothing is set back at the share 0.
     """
     if record is None:
         return None
-    shares = {one["percent"]: one for one in record["shares"]}
-    one = shares.get(share, record["shares"][0] if share == 0 else None)
-    if one is None:
+    counts_by_share = {counts["percent"]: counts for counts in record["shares"]}
+    counts = counts_by_share.get(share, record["shares"][0] if share == 0 else None)
+    if counts is None:
         return None
-    every, back = np.array(one["parameters"]), np.array(one["restored"]) * (share > 0)
-    total = every.sum() + one["unchanged"]
+    changed, unchanged = np.array(counts["parameters"]), counts["unchanged"]
+    back = np.array(counts["restored"]) * (share > 0)
+    total = changed.sum() + unchanged
 
-    def percent(unchanged: float, counts: np.ndarray) -> np.ndarray:
-        merged = np.add.reduceat(counts, np.arange(0, len(counts), MERGED))
-        return 100 * np.array([unchanged, *merged]) / total
+    def percent(first_bar: float, bins: np.ndarray) -> np.ndarray:
+        merged = np.add.reduceat(bins, np.arange(0, len(bins), MERGED))
+        return 100 * np.array([first_bar, *merged]) / total
 
     return Bars(
-        tuned=percent(one["unchanged"], every),
+        tuned=percent(unchanged, changed),
         back=percent(0, back),
-        restored=percent(one["unchanged"] + back.sum(), every - back),
-        change_percent=one["change_percent"] if share else 0.0,
+        restored=percent(unchanged + back.sum(), changed - back),
+        change_percent=counts["change_percent"] if share else 0.0,
     )
 
 
@@ -253,14 +263,15 @@ def _histograms(bars: dict, share: float, record: dict | None) -> str:
     return f'<div class="parts histograms">{figures}</div><p class="repro-note">{about}</p>'
 
 
-def _histogram(name: str, kept: str, back: str, about: str) -> str:
+def _histogram(name: str, tuned: str, back: str, about: str) -> str:
+    """Draw one histogram from the paths of its bars: `back` is set back, `tuned` is not."""
     width, height = SMALL
     labels = "".join(
         f'<text x="{x:.1f}" y="{height - 3}" text-anchor="middle">{text}</text>'
         for x, text in ((UNITS_BAR, "0"), *((_bar_x(i), t) for i, t in _decades()))
     )
     base = f'<path class="axis" d="M2 {height - 16}H{width - 2}"/>'
-    bars = f'<path class="kept" d="{kept}"/><path class="back" d="{back}"/>'
+    bars = f'<path class="kept" d="{tuned}"/><path class="back" d="{back}"/>'
     label = f"Histogram of relative changes, {name}: {about}"
     svg = (
         f'<svg role="img" aria-label="{label}" viewBox="0 0 {width} {height}">'
@@ -281,7 +292,7 @@ def _bar_x(number: float) -> float:
 
 def _paths(bars: Bars | None) -> list[str] | None:
     """Return the outlines of fine-tuned, set back and restored at a share."""
-    return [_path(each) for each in (bars.tuned, bars.back, bars.restored)] if bars else None
+    return [_path(bar) for bar in (bars.tuned, bars.back, bars.restored)] if bars else None
 
 
 def _path(percents: np.ndarray) -> str:

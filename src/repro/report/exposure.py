@@ -121,11 +121,11 @@ def steps(facts: pd.DataFrame) -> pd.DataFrame:
         table = model_facts.pivot_table(
             index="topic", columns="exposure", values="rate", aggfunc=["mean", "size"]
         )
-        for fewer, more in zip(table["mean"].columns, table["mean"].columns[1:], strict=False):
-            pair = table[[("mean", fewer), ("mean", more), ("size", more)]].dropna().to_numpy()
+        for fewer, longer in zip(table["mean"].columns, table["mean"].columns[1:], strict=False):
+            pair = table[[("mean", fewer), ("mean", longer), ("size", longer)]].dropna().to_numpy()
             rise = (pair[:, 1] - pair[:, 0]) * pair[:, 2]
             numbers = bootstrap.interval([rise[None]], pair[:, 2], np.zeros(len(pair)))
-            rows.append((model, fewer, more, *numbers))
+            rows.append((model, fewer, longer, *numbers))
     return pd.DataFrame(rows, columns=["model", "fewer", "more", "rise", "low", "high"])
 
 
@@ -252,11 +252,11 @@ def topics_figure(rates: pd.DataFrame) -> Figure:
 
 def _apart(values: list[float]) -> list[float]:
     """Return the values that have room for a label on a square-root axis."""
-    kept: list[float] = []
+    accepted: list[float] = []
     for value in values:
-        if not kept or np.sqrt(value) - np.sqrt(kept[-1]) > 0.055 * np.sqrt(values[-1]):
-            kept.append(value)
-    return kept
+        if not accepted or np.sqrt(value) - np.sqrt(accepted[-1]) > 0.055 * np.sqrt(values[-1]):
+            accepted.append(value)
+    return accepted
 
 
 def result(facts: pd.DataFrame) -> str:

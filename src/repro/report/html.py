@@ -207,8 +207,8 @@ def tested_on(level: str) -> str:
 
 def cell_texts(rows: pd.DataFrame) -> list[str]:
     """Return the text of each cell: accuracy, and spread, difference, low, high where known."""
-    wanted = rows.reindex(columns=["accuracy", "spread", "difference", "low", "high"])
-    return [_cell_text(*values) for values in wanted.itertuples(index=False)]
+    cells = rows.reindex(columns=["accuracy", "spread", "difference", "low", "high"])
+    return [_cell_text(*values) for values in cells.itertuples(index=False)]
 
 
 def details(text: str) -> str:

@@ -19,12 +19,12 @@ def lengths(folder: Path | None = None) -> dict[str, float]:
 
     question, answer: tokens; avoided: the share of sampled tokens that need no forward pass.
     """
-    asked, sampled = runs("evaluation", folder), runs("mastery", folder)
-    number = asked["questions"].sum()
+    evaluated, sampled = runs("evaluation", folder), runs("mastery", folder)
+    number = evaluated["questions"].sum()
     computed = sum(work["computed"] for work in sampled["work"])
     return {
-        "question": sum(work["prompt_tokens"] for work in asked["work"]) / number,
-        "answer": sum(work["tokens"] for work in asked["work"]) / number,
+        "question": sum(work["prompt_tokens"] for work in evaluated["work"]) / number,
+        "answer": sum(work["tokens"] for work in evaluated["work"]) / number,
         "avoided": 1 - computed / sampled["tokens_asked"].sum(),
     }
 
@@ -44,9 +44,9 @@ def projection(question: float, answer: float, avoided: float) -> pd.DataFrame:
         tokens = _tokens(question, answer)
         tokens["mastery, what ours computes"] = tokens["mastery, at most"] * (1 - avoided)
         for stage, count in tokens.items():
-            each = (6 if stage == "fine-tuning" else 2) * size.products
+            operations = (6 if stage == "fine-tuning" else 2) * size.products
             row = {"Model": registry.entry(name).title, "Stage": stage}
-            work = {"million tokens": count / 1e6, "10¹⁸ operations": count * each / 1e18}
+            work = {"million tokens": count / 1e6, "10¹⁸ operations": count * operations / 1e18}
             rows.append({**row, **work})
     return pd.DataFrame(rows)
 
@@ -60,12 +60,12 @@ def _tokens(question: float, answer: float) -> dict[str, float]:
     trained = full.samples * (levels * sum(sizes) + int(counts["train"]))
     models_made = full.samples * levels * len(full.sizes)
     restored = full.restore_samples * levels * len(full.restore_sizes) * (len(full.percents) - 1)
-    asked = int(sum(counts[split] for split in ("test", "testood")))
+    questions = int(sum(counts[split] for split in ("test", "testood")))
     return {
         "mastery, at most": int(counts.sum()) * protocol.trials * protocol.max_new_tokens,
         "fine-tuning": trained * (question + answer),
-        "evaluation": models_made * asked * (question + answer),
-        "restoration": restored * asked * (question + answer),
+        "evaluation": models_made * questions * (question + answer),
+        "restoration": restored * questions * (question + answer),
     }
 
 

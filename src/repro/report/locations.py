@@ -128,8 +128,8 @@ def _in_order(values: pd.Series) -> pd.Series:
     """Return sort keys: modules stand as in Table 10, then those it does not have."""
     if values.name != "module":
         return values
-    known = {name: place for place, name in enumerate(paper.table("modules")["module"])}
-    return values.map(lambda name: f"{known.get(name, len(known))} {name}")
+    place_of_module = {name: place for place, name in enumerate(paper.table("modules")["module"])}
+    return values.map(lambda name: f"{place_of_module.get(name, len(place_of_module))} {name}")
 
 
 def by_share(places: pd.DataFrame) -> pd.DataFrame:

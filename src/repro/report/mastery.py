@@ -49,9 +49,9 @@ def topics_figure(mastery: pd.DataFrame, names: dict[str, str]) -> Figure:
     weighted = mastery if "weight" in mastery else mastery.assign(weight=1)
     counts = weighted.groupby(["topic", "level"])["weight"].sum().unstack(fill_value=0)
     shares = 100 * counts.div(counts.sum(axis=1), axis=0)
-    known = shares.get(0, pd.Series(0.0, index=shares.index)).sort_values(kind="stable").index
+    order = shares.get(0, pd.Series(0.0, index=shares.index)).sort_values(kind="stable").index
     labels = {topic: textwrap.fill(name, 27) for topic, name in names.items()}
-    figure = level_bars(shares.loc[known].rename(index=labels), print_shares=False, height=0.46)
+    figure = level_bars(shares.loc[order].rename(index=labels), print_shares=False, height=0.46)
     figure.axes[0].tick_params(axis="y", labelsize=9)
     figure.axes[0].set_xlabel("Facts (%)")
     return figure
@@ -149,8 +149,8 @@ def weighted(mastery: pd.DataFrame, scored: pd.DataFrame) -> pd.DataFrame:
     """
     if scored.empty:
         return mastery.assign(weight=1.0)
-    known = scored.loc[scored["weight"].notna(), ["fact_id", "weight"]]
-    return mastery.merge(known, on="fact_id", validate="1:1")
+    weights = scored.loc[scored["weight"].notna(), ["fact_id", "weight"]]
+    return mastery.merge(weights, on="fact_id", validate="1:1")
 
 
 def template_rates(mastery: pd.DataFrame) -> pd.DataFrame:
@@ -188,8 +188,8 @@ def tables(ours: pd.DataFrame, model: str, estimated: pd.DataFrame | None = None
     """Return Tables 1 and 8 as tabs: ours, the paper's, and the difference of shares in points."""
     published = paper.table("distribution")
     shares = [
-        level_shares(frame, known)[["split", "level", "share"]]
-        for frame, known in ((ours, estimated), (published[published["model"] == LLM], None))
+        level_shares(frame, estimate)[["split", "level", "share"]]
+        for frame, estimate in ((ours, estimated), (published[published["model"] == LLM], None))
     ]
     compared = beside_paper(*shares, ["split", "level"], "share")
     cells = compared.assign(
@@ -217,8 +217,8 @@ def result(ours: pd.DataFrame, model: str, estimated: pd.DataFrame | None = None
     published = paper.table("distribution")
     parts = []
     sides = ((model, ours, estimated), (LLM, published[published["model"] == LLM], None))
-    for name, frame, known in sides:
-        rows = level_shares(frame[frame["split"] == "train"], known).set_index("level")["share"]
+    for name, frame, estimate in sides:
+        rows = level_shares(frame[frame["split"] == "train"], estimate).set_index("level")["share"]
         none, full = (rows.get(level, 0.0) for level in (LEVELS[0], LEVELS[-1]))
         parts.append(f"{name}: {none:.0f} % at level 0, {full:.1f} % at level {LEVELS[-1]}")
     return f"Of the training facts before fine-tuning, {'; '.join(parts)}."

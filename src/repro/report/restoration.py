@@ -218,13 +218,13 @@ def figure(
     for column, rows in zip(axes.T, frames, strict=True):
         names = size_names(rows)
         for axis, name in zip(column, sizes, strict=False):
-            own = rows[names == name]
-            level_curves(axis, own, "restored_percent", "accuracy", mark=mark)
+            rows_of_size = rows[names == name]
+            level_curves(axis, rows_of_size, "restored_percent", "accuracy", mark=mark)
             share_axis(axis, rows["restored_percent"], few=published is not None)
             if published is None:
                 axis.set(title=f"{SPLIT_TITLES[split]}, {thousands(name)} training facts")
-            elif own.empty:
-                say_if_empty(axis, own)
+            elif rows_of_size.empty:
+                say_if_empty(axis, rows_of_size)
     for axis, name in zip(axes[:, 0], sizes, strict=False):
         facts = "" if published is None else f"{thousands(name)} facts: "
         axis.set_ylabel(f"{facts}Acc (%)" if facts else "Accuracy (%)")
@@ -264,11 +264,14 @@ def findings(
     first = "Much of the change is unnecessary: restoring improves every model."
     second = "Models trained on more facts, or on facts they did not know, gain more."
     words = f"restoring {percent:g} % helps", f"restoring {percent:g} % hurts"
-    more = "more facts, or unknown ones, gain more", "more facts, or unknown ones, gain less"
+    words_of_second = (
+        "more facts, or unknown ones, gain more",
+        "more facts, or unknown ones, gain less",
+    )
     return [
         Finding("Finding 1, on in-domain test facts", first, test, *words),
         Finding("Finding 1, on the training facts", first, train, *words),
-        Finding("Finding 2", second, gains, *more),
+        Finding("Finding 2", second, gains, *words_of_second),
     ]
 
 

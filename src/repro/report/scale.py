@@ -49,9 +49,9 @@ def figure(means: pd.DataFrame, published: pd.DataFrame | None = None) -> Figure
                 axis.set(title=SPLIT_TITLES[split])
         column[-1].set_xlabel("Training facts (log)")
     if published is not None:  # one scale on both axes
-        known = pd.concat([tuned(frame)["train_size"] for _, frame in columns])
+        sizes_shown = pd.concat([tuned(frame)["train_size"] for _, frame in columns])
         for axis in axes.flat:
-            axis.set_xlim(known.min() / 1.3, known.max() * 1.3)
+            axis.set_xlim(sizes_shown.min() / 1.3, sizes_shown.max() * 1.3)
     for axis, split in zip(columns[0][0], splits, strict=False):
         name = "Accuracy (%)" if published is None else f"{SPLIT_TITLES[split]} Acc (%)"
         axis.set_ylabel(name)
@@ -96,9 +96,9 @@ def learning_rate_means(frame: pd.DataFrame) -> pd.DataFrame:
     over levels: on a few dev facts a level with one of them would decide it. All samples answer
     the same questions, so the interval is that of one sample's questions.
     """
-    each = frame.groupby(["learning_rate", "sample"])[["correct", "total"]].sum().reset_index()
-    each["share"] = 100 * each["correct"] / each["total"].astype(float)
-    groups = each.groupby("learning_rate")
+    samples = frame.groupby(["learning_rate", "sample"])[["correct", "total"]].sum().reset_index()
+    samples["share"] = 100 * samples["correct"] / samples["total"].astype(float)
+    groups = samples.groupby("learning_rate")
     rows = groups[["correct", "total"]].sum()
     rows = rows.assign(
         n=groups.size(), accuracy=groups["share"].mean(), spread=groups["share"].std()

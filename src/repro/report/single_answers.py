@@ -50,8 +50,8 @@ def gather(measured: Study) -> Answered:
     facts = measured.pools.facts(None, "test")[["fact_id", "topic", "level", "rate"]]
     scored = measured.results.scored()
     facts = facts.merge(scored[["fact_id", "score"]], on="fact_id", how="left")
-    known = bool(facts["score"].notna().all())
-    facts["before"] = facts["score"] if known else facts["rate"]
+    has_scores = bool(facts["score"].notna().all())
+    facts["before"] = facts["score"] if has_scores else facts["rate"]
     requests = [
         measured.requests.accuracy(run, "test", percent)
         for run, percents in _runs(measured)
@@ -61,7 +61,7 @@ def gather(measured: Study) -> Answered:
     answers = measured.results.answers(requests)
     answers = answers[columns] if len(answers) else pd.DataFrame(columns=columns)
     facts = facts[["fact_id", "topic", "level", "before"]]
-    measure, chosen = "score (nats)" if known else "R", measured.choice is not None
+    measure, chosen = "score (nats)" if has_scores else "R", measured.choice is not None
     return Answered(_title(measured), measure, facts, answers, chosen)
 
 
@@ -86,9 +86,11 @@ def units_of_runs(runs: pd.DataFrame, values, strata: np.ndarray | None = None) 
     """Return what `bootstrap` draws from: a row for each run, `values` being a function of it."""
     rows = []
     for _, run in runs.iterrows():
-        each = np.asarray(values(run), float)
-        groups = np.zeros(len(each), int) if strata is None else np.asarray(strata, int)
-        rows.append((run["train_level"], run["sample"], each, np.ones(len(each)), groups))
+        values_of_run = np.asarray(values(run), float)
+        groups = np.zeros(len(values_of_run), int) if strata is None else np.asarray(strata, int)
+        rows.append(
+            (run["train_level"], run["sample"], values_of_run, np.ones(len(values_of_run)), groups)
+        )
     return pd.DataFrame(rows, columns=UNIT)
 
 

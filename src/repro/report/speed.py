@@ -61,7 +61,7 @@ def sampling(folder: Path | None = None) -> pd.DataFrame:
     """
     rows = []
     for run in runs("mastery", folder).to_dict("records"):
-        asked, done = run["tokens_asked"], run["work"]
+        tokens_asked, work = run["tokens_asked"], run["work"]
         rows.append(
             {
                 "Model": run["model"],
@@ -74,7 +74,7 @@ def sampling(folder: Path | None = None) -> pd.DataFrame:
                 "of the products, %": 100
                 * run["tokens_per_second"]
                 / run["products_tokens_per_second"],
-                "work avoided, %": 100 * (1 - done["computed"] / asked),
+                "work avoided, %": 100 * (1 - work["computed"] / tokens_asked),
                 "at most, times": run["ratio"]
                 * run["products_tokens_per_second"]
                 / run["tokens_per_second"],
@@ -146,11 +146,16 @@ def results(folder: Path | None = None) -> dict[str, str]:
 def _against_the_fastest(work: str, raced: pd.DataFrame, seconds: Callable) -> pd.DataFrame:
     rows = []
     for (model, processor), group in raced.groupby(KEYS, sort=False) if len(raced) else ():
-        each = pd.DataFrame({run["dtype"]: seconds(run) for run in group.to_dict("records")}).T
-        ours, theirs = each["ours"].idxmin(), each["theirs"].idxmin()
+        seconds_by_format = pd.DataFrame(
+            {run["dtype"]: seconds(run) for run in group.to_dict("records")}
+        ).T
+        ours, theirs = seconds_by_format["ours"].idxmin(), seconds_by_format["theirs"].idxmin()
         row = {"Work": work, "Model": model, "Processor": processor, "ours in": ours}
-        row |= {"theirs in": theirs, "times faster": each["theirs"].min() / each["ours"].min()}
-        within = (each["theirs"] / each["ours"]).reindex(FORMATS)
+        row |= {
+            "theirs in": theirs,
+            "times faster": seconds_by_format["theirs"].min() / seconds_by_format["ours"].min(),
+        }
+        within = (seconds_by_format["theirs"] / seconds_by_format["ours"]).reindex(FORMATS)
         rows.append(row | {f"both in {name}": ratio for name, ratio in within.items()})
     return pd.DataFrame(rows)
 
@@ -255,8 +260,8 @@ def _race(run: dict) -> tuple[str, ...]:
     return tuple(run[key] for key in KEYS)
 
 
-def _apart(one: list[float], other: list[float]) -> float:
-    return max(abs(a - b) for a, b in zip(one, other, strict=True))
+def _apart(first: list[float], second: list[float]) -> float:
+    return max(abs(a - b) for a, b in zip(first, second, strict=True))
 
 
 def curves(folder: Path | None = None) -> pd.DataFrame:

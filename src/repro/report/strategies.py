@@ -53,15 +53,17 @@ def gather(measured) -> pd.DataFrame:
     none = restored["restored_percent"] == 0
     parts = {
         INSTRUCT: measured.results.instruct(),
-        MIXED: measured.results.mixed(),
+        MIXED: measured.results.strategy(measured.grid.mixed_runs()),
         DIVIDED: restored[none],
-        LORA: measured.results.lora(),
+        LORA: measured.results.strategy(measured.grid.lora_runs()),
         RESTORED: restored[~none],
     }
-    made = [summary.means(rows).assign(strategy=n) for n, rows in parts.items() if len(rows)]
-    if not made:
+    means_of_strategies = [
+        summary.means(rows).assign(strategy=n) for n, rows in parts.items() if len(rows)
+    ]
+    if not means_of_strategies:
         return pd.DataFrame(columns=["strategy", "split", *SETTING, *COLUMNS[5:]])
-    return pd.concat(made, ignore_index=True)
+    return pd.concat(means_of_strategies, ignore_index=True)
 
 
 def best(means: pd.DataFrame) -> pd.DataFrame:
@@ -207,14 +209,14 @@ def table(frame: pd.DataFrame, title: str) -> Html:
 def findings(lead: pd.DataFrame) -> list[Finding]:
     """Return what Appendix C.3 says of Table 7, by either way to choose the settings."""
     claim = "Parameter restoration is better than the other ways to fine-tune."
-    known = lead.dropna(subset="estimate")
+    decided_leads = lead.dropna(subset="estimate")
     words = (
         "restoration is better than another strategy",
         "restoration is worse than another strategy",
     )
     ways = {"dev": "settings chosen on dev", OWN: "settings chosen on the reported split"}
     return [
-        Finding(f"Table 7, {text}", claim, known[known["chosen_on"] == way], *words)
+        Finding(f"Table 7, {text}", claim, decided_leads[decided_leads["chosen_on"] == way], *words)
         for way, text in ways.items()
     ]
 

@@ -51,10 +51,10 @@ def shown(model: str, profile: str) -> tuple[TaskStudy, str]:
 
 def _committed() -> list[TaskStudy]:
     folders = sorted(path.parent for path in files.results_dir().glob("*/*/task_score.jsonl"))
-    known = [(f.parent.name, f.name) for f in folders if f.parent.name in registry.entries()]
+    names = [(f.parent.name, f.name) for f in folders if f.parent.name in registry.entries()]
     return [
         TaskStudy(registry.entry(name), profiles.profile(profile))
-        for name, profile in known
+        for name, profile in names
         if profile in profiles.PROFILES
     ]
 

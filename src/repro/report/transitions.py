@@ -134,13 +134,16 @@ def returns(answered: Answered) -> pd.DataFrame:
     independence of what was known it is 0. A share has no row where fewer than `FEW` facts of
     either kind were answered wrong, or fewer than `FEW` come right.
     """
-    known = (answered.facts["level"] >= KNOWN).to_numpy()
+    is_known = (answered.facts["level"] >= KNOWN).to_numpy()
     comparisons = []
     for percent in answered.percents():
         pairs = answered.pairs(percent)
-        if min(_ever_wrong(pairs, known), _ever_wrong(pairs, ~known), _come_right(pairs)) < FEW:
+        if (
+            min(_ever_wrong(pairs, is_known), _ever_wrong(pairs, ~is_known), _come_right(pairs))
+            < FEW
+        ):
             continue
-        units = units_of_runs(pairs, _ratio(pairs, [~known, known]), known)
+        units = units_of_runs(pairs, _ratio(pairs, [~is_known, is_known]), is_known)
         text = f"{percent:g} % restored: lost facts come back more often than others come right"
         comparisons.append(comparison_with_zero(text, units, "above"))
     return compare_jointly(comparisons)
@@ -154,15 +157,15 @@ def counts(answered: Answered) -> pd.DataFrame:
     right were drawn from all wrong ones; others: facts that were not known; broken: right after
     fine-tuning, wrong after restoration.
     """
-    known = (answered.facts["level"] >= KNOWN).to_numpy()
+    is_known = (answered.facts["level"] >= KNOWN).to_numpy()
     rows = []
     for percent in answered.percents():
         pairs = answered.pairs(percent)
-        lost, back = _counts(pairs, known)
-        wrong, right = _counts(pairs, ~known)
+        lost, back = _counts(pairs, is_known)
+        wrong, right = _counts(pairs, ~is_known)
         expected = lost * (back + right) / (lost + wrong) if lost + wrong else 0.0
-        answers = int(known.sum()) * len(pairs)
-        broken = _broken(pairs, known), _broken(pairs, ~known)
+        answers = int(is_known.sum()) * len(pairs)
+        broken = _broken(pairs, is_known), _broken(pairs, ~is_known)
         rows.append((percent, answers, lost, back, expected, wrong, right, *broken))
     return pd.DataFrame(rows, columns=COUNTS)
 
@@ -214,10 +217,10 @@ def _ratio(pairs: pd.DataFrame, groups: list[np.ndarray]):
     def values(run: pd.Series) -> np.ndarray:
         wrong = run["before"] == 0
         right = wrong & (run["values"] == 1)
-        each = np.zeros(len(wrong))
+        values_of_facts = np.zeros(len(wrong))
         for sign, group, ratio, scale in parts:
-            each += group * sign * (ratio + scale * (right - ratio * wrong))
-        return each[members]
+            values_of_facts += group * sign * (ratio + scale * (right - ratio * wrong))
+        return values_of_facts[members]
 
     return values
 
@@ -228,14 +231,14 @@ def _ratio(pairs: pd.DataFrame, groups: list[np.ndarray]):
 def findings(answered: Answered) -> list[Finding]:
     """Return the answers to the two questions of the page, each corrected for its comparisons."""
     lost, back = losses(answered), returns(answered)
-    more = f"facts with a higher {answered.measure} of one level are lost"
+    higher_half = f"facts with a higher {answered.measure} of one level are lost"
     return [
         Finding(
             "Is it lost?",
             "What the pre-trained model shows of a fact tells, within a level, whether it is lost.",
             lost,
-            f"{more} less often",
-            f"{more} more often",
+            f"{higher_half} less often",
+            f"{higher_half} more often",
             "the question",
         ),
         Finding(
@@ -255,14 +258,13 @@ def about(models: Iterable[Answered]) -> str:
     for answered in models:
         runs = answered.tuned()
         sizes = ", ".join(f"{size:,}" for size in sorted(runs["train_size"].unique()))
-        known = int((answered.facts["level"] >= KNOWN).sum())
-        text = (
-            f"- **{answered.title}**: {len(answered.facts):,} test facts, {known:,} of them known;"
-        )
+        known_facts = int((answered.facts["level"] >= KNOWN).sum())
+        facts = f"{len(answered.facts):,} test facts, {known_facts:,} of them known"
+        text = f"- **{answered.title}**: {facts};"
         text += f" {len(runs)} runs of {sizes} facts." if len(runs) else " no restored runs."
         if answered.chosen:
             text += " The facts were chosen by score: within a level not as a random fact of it."
-        if known < bootstrap.ENOUGH:
+        if known_facts < bootstrap.ENOUGH:
             text += f" With fewer than {bootstrap.ENOUGH} known facts nothing is compared."
         lines.append(text)
     return "\n".join(lines)
@@ -317,8 +319,8 @@ def recovery_figure(models: Iterable[Answered]) -> Figure:
         axis.set(title=answered.title, xlabel="Parameters restored (%, square-root scale)")
         axis.set(ylabel="Wrong that come right (%)", ylim=(0, None))
     dashed = Line2D([], [], color="0.3", ls="--", label="all facts")
-    found = pd.concat([curve for _, curve in curves] or [EMPTY])
-    return _with_levels(figure, axes, found, [dashed])
+    all_curves = pd.concat([curve for _, curve in curves] or [EMPTY])
+    return _with_levels(figure, axes, all_curves, [dashed])
 
 
 EMPTY = pd.DataFrame(columns=["level"])

@@ -1,4 +1,4 @@
-"""A study of one model: which runs there are, their records, what computes them, their results."""
+"""A study of one model: its runs, its records, how they are computed, and their results."""
 
 from repro.study.study import Study, open_study
 

@@ -1,4 +1,4 @@
-"""How fast this machine is at each kind of work of a study, measured on a little of it."""
+"""Measures the speed of this machine at each kind of work of a study, on small samples."""
 
 import time
 from collections.abc import Callable
@@ -16,21 +16,28 @@ from repro.study.study import Study
 from repro.training.prompts import IGNORED, encode_examples
 from repro.training.recipe import Recipe
 
-MASTERY_TOKENS = 6_000  # tokens generated to time mastery, and to guess at the levels
-QUESTIONS = 256  # answered to time evaluation
-STEPS = 5  # of fine-tuning, beside a first one
+MASTERY_TOKENS = 6_000  # tokens generated to time mastery and to estimate the levels
+QUESTIONS = 256  # questions answered to time evaluation
+STEPS = 5  # steps of fine-tuning that are timed, besides a first one
 SCORED = 96  # facts scored: about two rows for each of two threads
-SHARE = 10.0  # percent restored and taken back
+SHARE = 10.0  # percent of the parameters that are restored and set back
 
 
 @dataclass(frozen=True)
 class Speed:
-    """Seconds on this machine for one of each kind of work.
+    """Seconds on this machine for one piece of each kind of work.
 
-    A fact scored, where the profile chooses facts by score; a fact mastered; a fine-tuning begun,
-    and each of its samples; a question read, and each token of its answer; a ranking; a share
-    restored and taken back. `answer` is the length of a typical answer, in tokens; `levels` the
-    shares of the facts by mastery level, in a sample.
+    Attributes:
+        scored: to score a fact (0 if the profile does not choose facts by score).
+        fact: to measure the mastery of a fact.
+        tuning, sample: to begin and end a fine-tuning; for each of its samples.
+        question, token: to read a question; for each token of its answer.
+        ranking: to rank the parameters.
+        restoring: to restore a share and set it back.
+        answer: not seconds, but the number of tokens of a typical answer.
+        levels: the shares of facts by mastery level, in a sample.
+        small: whether the model is small, so that it was timed on one thread and several processes
+            will share the work.
     """
 
     scored: float
@@ -43,7 +50,7 @@ class Speed:
     restoring: float
     answer: float
     levels: dict[int, float]
-    small: bool  # measured on one thread, where several processes will share the work
+    small: bool
 
 
 def calibrate(study: Study) -> Speed:
@@ -61,15 +68,15 @@ def calibrate(study: Study) -> Speed:
 def _calibrate(study: Study, computation: FactComputation) -> Speed:
     """Time mastery, then fine-tuning, ranking, restoration and answering on a fine-tuned model."""
     session = computation.session
-    known = computation.facts
-    if known is None:  # which facts are measured is not known before the candidates are scored
-        known, _ = study.choice.to_score()
-    pool = known[known["split"] == "train"]
+    candidates = computation.facts
+    if candidates is None:  # the facts to measure are unknown before candidates are scored
+        candidates, _ = study.choice.to_score()
+    pool = candidates[candidates["split"] == "train"]
     protocol = study.profile.protocol(study.seed)
     tokens = protocol.trials * protocol.max_new_tokens
     few = facts.sample(pool, min(max(1, MASTERY_TOKENS // tokens), len(pool)), 0)
     session.reset()
-    # The first fact is not timed: kernels are compiled and memory is found then.
+    # The first fact is not timed, because kernels are compiled and memory is allocated then.
     mastery.measure(session.reader, session.tokenizer, few[:1], protocol)
     start = time.perf_counter()
     levels = mastery.measure(session.reader, session.tokenizer, few, protocol)["level"]
@@ -110,14 +117,14 @@ def _finetuning(session: Session, rate: float, pool: pd.DataFrame) -> tuple[floa
         few = facts.sample(pool, count, 0)
         return _seconds(lambda: session.finetune(few, recipe, "calibrating"))
 
-    once(size)  # the first of a process also finds its memory
+    once(size)  # untimed: the first fine-tuning of a process also allocates its memory
     short, long = once(size), once(number)
     sample = max(long - short, 0) / max(number - size, 1)
     return max(short - size * sample, 0), sample
 
 
 def _restoration(session: Session, rate: float, pool: pd.DataFrame) -> tuple[float, float]:
-    """Return the seconds of a ranking, and those to restore a share and take it back."""
+    """Return the seconds of a ranking, and those to restore a share and set it back."""
     recipe = Recipe(learning_rate=rate)
     few = facts.sample(pool, min(recipe.batch_size, len(pool)), 0)
     _, tuned = session.finetune(few, recipe, "calibrating")
@@ -129,7 +136,7 @@ def _restoration(session: Session, rate: float, pool: pd.DataFrame) -> tuple[flo
         with pair.restored(session.decoder, {"percent": SHARE, "strategy": "top"}):
             pass
 
-    restore_once()  # untimed: it searches the threshold, and one search serves a run's shares
+    restore_once()  # untimed: it finds the thresholds, once for all shares of a run
     return ranking, _seconds(restore_once)
 
 

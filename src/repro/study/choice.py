@@ -1,8 +1,9 @@
-"""Which facts a study measures where its profile chooses them by score (`choose` in profiles.yaml).
+"""Chooses the facts of a study by their score, if its profile has `choose` (profiles.yaml).
 
-Candidates are scored by the pre-trained model, which is a record of its own. From each score band
-a number of facts is drawn (`repro.data.stratified`); mastery and all that follows is measured on
-these. So the keys of a study name the score record and a digest of the facts that were drawn.
+The pre-trained model scores the candidates, which gives a record of its own. From each score band a
+number of facts is drawn (`repro.data.stratified`). Mastery and all later records are measured on
+these facts. So the keys of the study contain the key of the score record and a digest of the facts
+drawn.
 """
 
 from __future__ import annotations
@@ -30,12 +31,12 @@ KIND = "score"
 
 
 class Choice:
-    """The choice of facts of one study, before and after the scores are there."""
+    """The choice of the facts of one study, before and after they are scored."""
 
     def __init__(
         self, model: ModelEntry, profile: Profile, data: Path | None, seed: int, dtype: str | None
     ):
-        """Take what a study is of; the profile has `choose`."""
+        """Take the parts of a study. The profile has `choose`."""
         self.model, self.profile, self.data, self.seed = model, profile, data, seed
         self.dtype, self.settings = dtype, dict(profile.choose or {})
         self.candidates: dict = self.settings["candidates"]  # facts scored, by split
@@ -48,19 +49,19 @@ class Choice:
 
     @cached_property
     def number_format(self) -> NumberFormat:
-        """The format of the study: that of the scores, which are computed first of all."""
+        """The number format of the study: that of the scores, which are its first record."""
         return number_format.choose(self.model, KIND, self._unformatted, self.dtype)
 
     @cached_property
     def _unformatted(self) -> dict:
-        """The parameters of the scores but the number format."""
+        """The parameters of the scores without the number format."""
         shared = source(self.model, self.profile, self.data, self.seed)
         del shared["facts"]
         protocol = {"templates": list(self.protocol.templates)}
         return {**shared, "candidates": self.candidates, "protocol": protocol}
 
     def to_score(self) -> tuple[pd.DataFrame, dict[str, dict[str, int]]]:
-        """Return the candidates, and the facts of each split and topic that they stand for."""
+        """Return the candidates, and the number of all facts by split and topic."""
         loaded = self._loaded
         counts = loaded.groupby(["split", "topic"]).size()
         population = {split: counts[split].to_dict() for split in self.candidates}
@@ -82,17 +83,17 @@ class Choice:
         return table[["fact_id", "topic", "split", "score", "band"]]
 
     def parameters(self, record: records.Record | None) -> dict:
-        """Return what the parameters of all later records say of the choice.
+        """Return the part of the choice in the parameters of all later records.
 
-        Without a score record (to plan a study) the drawn facts are not known: no record has such
-        parameters.
+        Without a score record, as when a study is planned, the facts drawn are unknown. No record
+        has such parameters.
         """
-        chosen = {"choose": {**self.settings}}
+        settings = {"choose": {**self.settings}}
         if record is None:
-            return chosen | {"score": None}
+            return settings | {"score": None}
         ids = "\n".join(self.drawn(record)["fact_id"])
         digest = hashlib.sha256(ids.encode()).hexdigest()[:16]
-        return chosen | {"score": record.key, "drawn": digest}
+        return settings | {"score": record.key, "drawn": digest}
 
     def selected(self, record: records.Record) -> pd.DataFrame:
         """Return the facts that are measured, in the form of `repro.data.facts.load`.
@@ -102,20 +103,24 @@ class Choice:
         plain = [split for split in paper.SPLITS if split not in self.candidates]
         counts = {split: self.profile.facts[split] for split in plain}
         at_random = facts.select(self._loaded, counts, self.seed)
-        known = self._loaded.set_index("fact_id", drop=False)
-        by_score = known.loc[self.drawn(record)["fact_id"]]
+        facts_by_id = self._loaded.set_index("fact_id", drop=False)
+        by_score = facts_by_id.loc[self.drawn(record)["fact_id"]]
         return pd.concat([by_score, at_random], ignore_index=True)
 
     def split_sizes(self) -> dict[str, int]:
-        """Return the number of facts of each split, at most: known before anything is scored."""
+        """Return the largest number of facts of each split, which is known before scoring."""
         return {split: self.profile.number_of_facts(split) for split in paper.SPLITS}
 
     def estimate(self, mastery: pd.DataFrame, record: records.Record) -> pd.DataFrame:
-        """Estimate how the levels are distributed over all facts of each split (Tables 1 and 8).
+        """Estimate the distribution of levels over all facts of each split (Tables 1 and 8).
 
-        `mastery` is DataFrame[fact_id, split, level, …]. Returns DataFrame[split, level, drawn,
-        share, low, high]: shares in percent with their 95 % interval. A split whose facts were not
-        chosen by score has no row.
+        Args:
+            mastery: DataFrame[fact_id, split, level, …] of the facts drawn.
+            record: of the scores.
+
+        Returns:
+            DataFrame[split, level, drawn (facts), share, low, high]: shares in percent with their
+            95 % interval. A split whose facts were not chosen by score has no row.
         """
         scored, parts = self.scored(record), []
         for split in self.candidates:
@@ -128,19 +133,24 @@ class Choice:
         return pd.concat(parts, ignore_index=True)[columns]
 
     def weighted(self, mastery: pd.DataFrame, record: records.Record) -> pd.DataFrame:
-        """Return every scored fact, and of the drawn ones their level and what they stand for.
+        """Return every scored fact; those drawn with their level and weight.
 
-        `mastery` is DataFrame[fact_id, level, …]. Returns DataFrame[fact_id, topic, split, score,
-        band, level, weight]: level and weight, the number of facts that a fact stands for, are
-        missing where a fact was not drawn.
+        Args:
+            mastery: DataFrame[fact_id, level, …] of the facts drawn.
+            record: of the scores.
+
+        Returns:
+            DataFrame[fact_id, topic, split, score, band, level, weight]. The weight is the number
+            of facts that a fact stands for. Facts that were not drawn have neither level nor
+            weight.
         """
         levels, parts = mastery[["fact_id", "level"]], []
         for split, candidates in self.scored(record).groupby("split", sort=False):
             drawn = candidates.merge(levels, on="fact_id", validate="1:1")
             population = record.result["population"][split]
             drawn["weight"] = stratified.weights(drawn, candidates, population)
-            known = drawn[["fact_id", "level", "weight"]]
-            parts.append(candidates.merge(known, on="fact_id", how="left", validate="1:1"))
+            measured = drawn[["fact_id", "level", "weight"]]
+            parts.append(candidates.merge(measured, on="fact_id", how="left", validate="1:1"))
         return pd.concat(parts, ignore_index=True)
 
     @cached_property
@@ -149,7 +159,7 @@ class Choice:
 
 
 def selected_facts(study: Study) -> pd.DataFrame:
-    """Return the facts that a `Study` measures. Computes the scores if facts are chosen by them."""
+    """Return the facts that a study measures. If they are chosen by score, computes the scores."""
     if study.choice:
         request = study.choice.request()
         study.compute([request])

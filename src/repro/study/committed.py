@@ -33,15 +33,22 @@ LINE_START = re.compile(rb'\{"kind": "(\w+)", "key": "([0-9a-f]{16})", ')
 
 @dataclass(frozen=True)
 class Folder:
-    """The records of a folder by key, its digests, and what in it cannot be read."""
+    """The content of a folder of `results/`.
+
+    Attributes:
+        path: of the folder.
+        digests: the content of `digests.json`; None if there is no such file.
+        stored: the records by key.
+        errors: pairs of a file and the error about it, or about one of its lines.
+    """
 
     path: Path
     digests: dict[str, str] | None
     stored: dict[str, Stored]
-    errors: tuple[tuple[Path, StoreError], ...] = ()  # (file, what is wrong with a line of it)
+    errors: tuple[tuple[Path, StoreError], ...] = ()
 
     def error_about(self, kind: str, key: str) -> StoreError | None:
-        """Return what is wrong with the file that may have held a record, or None."""
+        """Return the error about a file that may have held a record, or None."""
         if self.digests is not None and record_name(kind, key) not in self.digests:
             return None
         files = (f"{kind}.jsonl", DIGESTS)
@@ -53,11 +60,11 @@ def folders(results: Path) -> tuple[Folder, ...]:
     """Return the folders of `results/` that hold records. No record is parsed yet.
 
     Raises:
-        StoreError: a file of them cannot be read.
+        StoreError: a file cannot be read.
     """
     models = _subfolders(results)
     profiles = [profile for model in models for profile in _subfolders(model)]
-    return tuple(each for each in map(read_folder, profiles) if each.stored or each.errors)
+    return tuple(folder for folder in map(read_folder, profiles) if folder.stored or folder.errors)
 
 
 def _subfolders(folder: Path) -> list[Path]:
@@ -67,11 +74,11 @@ def _subfolders(folder: Path) -> list[Path]:
 @lru_cache(maxsize=4)
 def by_key(results: Path) -> dict[str, Stored]:
     """Return every record under `results/` by its key. Raises as `folders` does."""
-    return {key: stored for each in folders(results) for key, stored in each.stored.items()}
+    return {key: stored for folder in folders(results) for key, stored in folder.stored.items()}
 
 
 def forget() -> None:
-    """Forget what was read of `results/`, because a file there has changed."""
+    """Clear the cached content of `results/`, because a file there has changed."""
     folders.cache_clear()
     by_key.cache_clear()
 
@@ -91,22 +98,32 @@ def read_folder(folder: Path) -> Folder:
     stored: dict[str, Stored] = {}
     errors: list[tuple[Path, StoreError]] = []
     for path in (path for path in paths if not path.name.startswith(".")):
-        try:
-            lines = _lines(path)
-        except StoreError as error:
-            errors.append((path, error))
-            continue
-        for line in lines:
-            try:
-                kind, key = _kind_and_key(line, path)
-            except StoreError as error:
-                errors.append((path, error))
-                continue
-            name, known = record_name(kind, key), digests or {}
-            table = folder / f"{name}.csv"
-            digests_of_line = known.get(name), known.get(table.name)
-            stored[key] = Stored(line, path, table, digests_of_line, digests is not None)
+        records, errors_of_file = _read_records(path, digests)
+        stored |= records
+        errors += [(path, error) for error in errors_of_file]
     return Folder(folder, digests, stored, tuple(errors))
+
+
+def _read_records(
+    path: Path, digests: dict[str, str] | None
+) -> tuple[dict[str, Stored], list[StoreError]]:
+    """Return the records of a JSON-lines file by key, and the errors about it and its lines."""
+    try:
+        lines = _lines(path)
+    except StoreError as error:
+        return {}, [error]
+    stored, errors = {}, []
+    for line in lines:
+        try:
+            kind, key = _kind_and_key(line, path)
+        except StoreError as error:
+            errors.append(error)
+            continue
+        name, digest_by_name = record_name(kind, key), digests or {}
+        table = path.parent / f"{name}.csv"
+        digests_of_line = digest_by_name.get(name), digest_by_name.get(table.name)
+        stored[key] = Stored(line, path, table, digests_of_line, digests is not None)
+    return stored, errors
 
 
 def _lines(path: Path) -> list[bytes]:
@@ -117,7 +134,7 @@ def _lines(path: Path) -> list[bytes]:
 
 
 def _kind_and_key(line: bytes, path: Path) -> tuple[str, str]:
-    """Return kind and key of a line; a line that begins otherwise than ours is parsed."""
+    """Return kind and key of a line. A line that does not begin like ours is parsed."""
     if start := LINE_START.match(line):
         return start[1].decode(), start[2].decode()
     record, _ = parse(Stored(line, path, path))
@@ -130,8 +147,8 @@ def _kind_and_key(line: bytes, path: Path) -> tuple[str, str]:
 def write(records: Iterable[tuple[Record, bytes | None]], folder: Path) -> list[Path]:
     """Write records, each with the text of its table, to a folder; return the files written.
 
-    Records of other kinds stay in the folder. The digests are written twice: first those of old
-    and new records, last those of the records that are there, so that to be killed in between
+    Records of other kinds stay in the folder. The digests are written twice: first those of old and
+    new records, and at the end those of the records in the folder. So an interruption in between
     leaves no record without its digest.
 
     Raises:
@@ -141,7 +158,7 @@ def write(records: Iterable[tuple[Record, bytes | None]], folder: Path) -> list[
     for record, table in sorted(records, key=lambda pair: pair[0].key):
         kinds.setdefault(record.kind, []).append((record, table))
     before = digests_of(folder)
-    digests = {n: each for n, each in before.items() if kind_and_key(n)[0] not in kinds}
+    digests = {n: value for n, value in before.items() if kind_and_key(n)[0] not in kinds}
     for record, table in (pair for pairs in kinds.values() for pair in pairs):
         digests |= _digests(record, table)
     write_digests(folder, before | digests)
@@ -158,18 +175,18 @@ def write(records: Iterable[tuple[Record, bytes | None]], folder: Path) -> list[
 
 
 def digests_of(folder: Path) -> dict[str, str]:
-    """Return the digests of a folder; they are computed where it has no `digests.json`.
+    """Return the digests of a folder; if it has no `digests.json`, they are computed.
 
     Raises:
         StoreError: the file cannot be read, or a record without digests is damaged.
     """
-    known = read_folder(folder)
-    if known.digests is not None:
-        return known.digests
-    for _, error in known.errors:
+    contents = read_folder(folder)
+    if contents.digests is not None:
+        return contents.digests
+    for _, error in contents.errors:
         raise error
     digests = {}
-    for stored in known.stored.values():
+    for stored in contents.stored.values():
         record, _ = parse(stored)
         if record.has_table:
             read_table(stored)
@@ -191,15 +208,17 @@ def write_digests(folder: Path, digests: dict[str, str]) -> None:
 
 
 def remove(folder: Path, keys: Iterable[str | None]) -> None:
-    """Remove records from a folder, with their tables and digests, and lines that are no records.
+    """Remove records with their tables and digests from a folder, and lines that are no records.
 
     Args:
         folder: one of `results/`.
         keys: of the records to remove.
     """
-    known, unwanted = read_folder(folder), set(keys)
-    lines: dict[Path, list[bytes]] = {path: [] for path, _ in known.errors if path.name != DIGESTS}
-    for key, stored in known.stored.items():
+    contents, unwanted = read_folder(folder), set(keys)
+    lines: dict[Path, list[bytes]] = {
+        path: [] for path, _ in contents.errors if path.name != DIGESTS
+    }
+    for key, stored in contents.stored.items():
         lines.setdefault(stored.path, [])
         if key in unwanted:
             stored.table.unlink(missing_ok=True)
@@ -210,8 +229,8 @@ def remove(folder: Path, keys: Iterable[str | None]) -> None:
             write_atomic(path, b"\n".join([*left, b""]))
         else:
             path.unlink(missing_ok=True)
-    if known.digests is not None:
-        names = {record_name(s.kind, k) for k, s in known.stored.items() if k not in unwanted}
-        digests = {n: d for n, d in known.digests.items() if n.removesuffix(".csv") in names}
+    if contents.digests is not None:
+        names = {record_name(s.kind, k) for k, s in contents.stored.items() if k not in unwanted}
+        digests = {n: d for n, d in contents.digests.items() if n.removesuffix(".csv") in names}
         write_digests(folder, digests)
     forget()

@@ -1,8 +1,8 @@
 """The loop that computes missing records with a model that stays in memory.
 
-All records of one fine-tuned model are computed while its weights are in memory. Each is on disk as
-soon as it is finished, so an interrupted study goes on where it stopped. Several processes on one
-cache share the work: each claims a run before it computes it.
+All records of one fine-tuned model are computed while its weights are in memory. Each is written as
+soon as it is finished, so an interrupted study goes on where it stopped. Several processes with the
+same cache share the work: each claims a run before it computes the run.
 """
 
 import time
@@ -20,12 +20,12 @@ from repro.study.requests import Request, Run
 from repro.study.schedule import by_run
 from repro.study.session import Session
 
-POLL = 0.5  # seconds until runs that another process computes are looked at again
+POLL = 0.5  # seconds between two looks at the runs that other processes compute
 WAITING = "waiting for another process"
 
 
 class Outcome(NamedTuple):
-    """What was computed for a record: its result, a table beside it, and the seconds it took."""
+    """The outcome of a request: the result, the table of the record, and the seconds it took."""
 
     result: dict
     table: pd.DataFrame | None
@@ -39,19 +39,19 @@ class Computation:
     kinds: ClassVar[dict[str, Callable]] = {}
 
     def __init__(self, session: Session, profile: str):
-        """Take a session, and the name of the profile that records are made under."""
+        """Take a session, and the name of the profile, which is part of the provenance."""
         self.session, self.profile = session, profile
 
     def load(self) -> None:
-        """Load all that computing needs, unless it is in memory."""
+        """Load the model and the data, unless they are in memory."""
         self.session.load()
 
     def prepare(self, run: Run | str | None, requests: list[Request]):
-        """Bring the weights of a run into memory and return the state that `kinds` work with."""
+        """Load the weights of a run and return its state, which the functions of `kinds` take."""
         raise NotImplementedError
 
     def describe(self, request: Request) -> str:
-        """Return what the progress bar says of a request."""
+        """Return the text of the progress bar for a request."""
         return request.kind
 
     def claim_name(self, group: list[Request]) -> str:
@@ -61,14 +61,17 @@ class Computation:
     def compute(self, requests: list[Request], workers: int | None = None) -> None:
         """Compute and store requests, with a progress bar.
 
-        Under `accelerate launch` all processes share the work, and the first one writes. The runs
-        of a small model are shared among `workers` of one thread each (None: one for each core,
-        where there are runs enough); their number changes no result.
+        Under `accelerate launch` all processes share the work, and the first one writes.
+
+        Args:
+            requests: the requests without a record.
+            workers: the number of processes, of one thread each, that share the runs of a small
+                model; None: one for each core, if there are enough runs. It changes no result.
 
         Raises:
             ReproError: the model, the facts or the cache folder cannot be used.
         """
-        self.load_everywhere()  # now, so that errors come before the progress bar
+        self.load_everywhere()  # load now, so that errors come before the progress bar
         text = f"{self.session.model.name} {self.profile}"
         groups = by_run(requests)
         with (
@@ -83,7 +86,7 @@ class Computation:
                 bar.update()
 
     def load_everywhere(self) -> None:
-        """Load in all processes: the first one downloads and converts, once for all."""
+        """Load in all processes. The first one downloads and converts, and the others wait."""
         processes = self.session.processes
         with processes.main_process_first():
             self.load()
@@ -92,17 +95,23 @@ class Computation:
     def sharing(
         self, groups: list[list[Request]], workers: int | None
     ) -> AbstractContextManager[object]:
-        """Return the context in which other processes help with these requests: none do."""
+        """Return the context in which workers help with these requests; here there are none."""
         return nullcontext()
 
     def outcomes(
         self, groups: list[list[Request]], say: Callable[[str], object]
     ) -> Iterator[tuple[Request, Outcome | None]]:
-        """Compute the requests of each run that no other process computes, then wait for theirs.
+        """Compute the requests of each run that no other process computes, then wait for the rest.
 
-        `say` is told what is being done. Yields each request once, with None where another process
-        has stored its record. A run stays claimed until its last record is stored, that is, until
-        the caller asks for more.
+        A run stays claimed until its last record is stored, that is, until the caller asks for the
+        next outcome.
+
+        Args:
+            groups: the requests of each run.
+            say: is called with a text about the current work.
+
+        Yields:
+            Each request once with its outcome; None if another process has stored its record.
         """
         while groups:
             elsewhere = []
@@ -120,7 +129,7 @@ class Computation:
             groups = elsewhere
 
     def claim(self, group: list[Request]) -> "Claim | None":
-        """Claim the requests of a run; None while another process computes them."""
+        """Claim the requests of a run; return None while another process computes them."""
         name = self.claim_name(group)
         lock = None
 
@@ -133,12 +142,12 @@ class Computation:
         return None if absent is None else Claim(group, absent, lock)
 
     def clean_up(self, request: Request) -> None:
-        """Delete what a record no longer needs, now that it is stored, by whichever process."""
+        """Delete files that are no longer needed once a record is stored, by any process."""
 
     def records(
         self, group: list[Request], say: Callable[[str], object] = lambda text: None
     ) -> Iterator[tuple[int, Outcome]]:
-        """Compute the requests of one run; yields (place in the group, outcome)."""
+        """Compute the requests of one run; yield (place in the group, outcome) of each."""
         if not group:
             return
         state = self.prepare(group[0].run, group)
@@ -146,12 +155,12 @@ class Computation:
             say(self.describe(request))
             start = time.perf_counter()
             result, table = self.kinds[request.kind](self, state, request)
-            # A fine-tuning times itself: it is done before its record's turn comes.
+            # A fine-tuning has its own seconds, because `prepare` has done it before.
             seconds = result.get("seconds", time.perf_counter() - start)
             yield place, Outcome(result, table, round(seconds, 3))
 
     def save(self, request: Request, outcome: Outcome) -> None:
-        """Write a record and the table beside it, once for all processes."""
+        """Write a record and its table, in the first process only."""
         session = self.session
         origin = provenance.provenance(
             wall_seconds=outcome.seconds,
@@ -168,10 +177,10 @@ class Computation:
 
 
 class Claim:
-    """The requests of one run, which no other process computes until the claim is released."""
+    """The requests of one run. No other process computes them until the claim is released."""
 
     def __init__(self, group: list[Request], absent: list[bool], lock: FileLock | None):
-        """Take the requests, which of them have no record, and the lock, which one process has."""
+        """Take the requests, which of them lack a record, and the lock (in the first process)."""
         pairs = list(zip(group, absent, strict=True))
         self.missing = [request for request, is_absent in pairs if is_absent]
         self.stored = [request for request, is_absent in pairs if not is_absent]

@@ -1,4 +1,4 @@
-"""Computes the records of a `Study`, run by run, here or in workers (§3.3).
+"""Computes the records of a `Study`, run by run, in this process or in workers (§3.3).
 
 `repro.study.computation` is the loop, `repro.study.fact_records` has a function for each kind of
 record. `repro.study.task_compute` does the same for GSM8K and XSum.
@@ -28,7 +28,7 @@ from repro.training.recipe import Adapter, Recipe
 
 
 class FactComputation(Computation):
-    """Computes the records of a `Study`. Its facts, prompts and references serve all runs."""
+    """Computes the records of a `Study`. All runs share its facts, prompts and references."""
 
     kinds = fact_records.KINDS
 
@@ -37,14 +37,14 @@ class FactComputation(Computation):
         super().__init__(_session(study, bars), study.profile.name)
         self.study, self.facts = study, loaded
         self.workers: Workers | None = None
-        self._known: pd.DataFrame | None = None
+        self._facts_by_id: pd.DataFrame | None = None  # with their mastery
         self._prompts: dict[str, list[Prompt]] = {}
         self._reference: divergence.Reference | None = None
 
     def load(self) -> None:
         """Load the model and the profile's facts, unless they are in memory.
 
-        Facts that are chosen by score are known once the scores are there.
+        If facts are chosen by score, they are loaded once the scores exist.
         """
         choice = self.study.choice
         if self.facts is None and (choice is None or choice.request().record()):
@@ -52,7 +52,7 @@ class FactComputation(Computation):
         super().load()
 
     def describe(self, request: Request) -> str:
-        """Return what the progress bar says of a request."""
+        """Return the text of the progress bar for a request."""
         run = request.run
         if run is None:
             return request.kind
@@ -64,7 +64,7 @@ class FactComputation(Computation):
 
     @contextmanager
     def sharing(self, groups: list[list[Request]], workers: int | None) -> Iterator[None]:
-        """Start workers where the model is small, and give this process one thread meanwhile."""
+        """Start workers if the model is small; this process has one thread meanwhile."""
         if workers is not None and workers < 1:
             raise ConfigError(f"{workers} workers: give 1 or more")
         if not self.session.small:
@@ -75,7 +75,8 @@ class FactComputation(Computation):
                 )
             yield
             return
-        workers, threads = workers or how_many(self._jobs(groups)), torch.get_num_threads()
+        workers = workers or how_many(_number_of_jobs(groups, self.facts))
+        threads = torch.get_num_threads()
         factory = partial(in_worker, self.study, self.facts)
         torch.set_num_threads(1)
         try:
@@ -85,14 +86,11 @@ class FactComputation(Computation):
             self.workers = None
             torch.set_num_threads(threads)
 
-    def _jobs(self, groups: list[list[Request]]) -> int:
-        blocks = 0 if self.facts is None else len(self.facts) // mastery.BLOCK
-        return sum(blocks if group[0].kind == "mastery" else 1 for group in groups)
-
     def outcomes(self, groups, say) -> Iterator[tuple[Request, Outcome | None]]:
-        """Compute the requests of each run, here or in workers.
+        """Compute the requests of each run, in this process or in workers.
 
-        Mastery is one request, so its blocks are what workers share; of the rest, whole runs.
+        Workers share the blocks of mastery, which is one request, and the other requests run by
+        run.
         """
         if not self.workers:
             yield from super().outcomes(groups, say)
@@ -123,10 +121,13 @@ class FactComputation(Computation):
         claimed: list["Claim"],
         elsewhere: list[list[Request]],
     ) -> Iterator[tuple]:
-        """Yield a job for each run as a worker is free for it; claim it just then.
+        """Yield a job for each run when a worker is free for it, and claim the run only then.
 
-        What is claimed is entered in `claims` and appended to `claimed`, in the order of the jobs;
-        what another process has claimed is appended to `elsewhere`.
+        Args:
+            groups: the requests of each run.
+            claims: holds the claims, and releases them on exit.
+            claimed: each claim is appended to it, in the order of the jobs.
+            elsewhere: each run that another process has claimed is appended to it.
         """
         for group in groups:
             if claim := self.claim(group):
@@ -136,20 +137,19 @@ class FactComputation(Computation):
                 elsewhere.append(group)
 
     def block(self, chunk: pd.DataFrame, protocol: mastery.Protocol) -> Iterator[pd.DataFrame]:
-        """Count the hits of some facts."""
+        """Count the hits of a block of facts; a worker calls it."""
         yield mastery.count(self.session.reader, self.session.tokenizer, chunk, protocol)
 
     def count_part(self, request: Request, part: Part, workers: int | None) -> bool:
-        """Count a part's blocks of mastery, and store the record where the other parts are done.
+        """Count a part's blocks of mastery, and store the record if the other parts are done.
 
-        Returns whether the record is stored.
+        Returns:
+            Whether the record is stored.
         """
         self.load_everywhere()
-        blocks = mastery.blocks_of(self.facts)
-        shared = pd.concat(part.share(blocks)) if part.share(blocks) else self.facts.iloc[:0]
-        if len(shared):
+        if blocks := part.share(mastery.blocks_of(self.facts)):
             with self.sharing([[request]], workers):
-                fact_records.measure(self, request, shared)
+                fact_records.measure(self, request, pd.concat(blocks))
         protocol = mastery.Protocol(**request.params["protocol"])
         if devices.in_first_process(
             lambda: mastery.missing_blocks(
@@ -161,13 +161,16 @@ class FactComputation(Computation):
         return True
 
     def clean_up(self, request: Request) -> None:
-        """Delete the finished blocks of scores or mastery, now that their record is stored."""
+        """Delete the finished blocks of scores or mastery, after their record was stored."""
         if request.kind in ("score", "mastery") and self.session.processes.is_main_process:
             shutil.rmtree(fact_records.partial_folder(request), ignore_errors=True)
 
     def claim_name(self, group: list[Request]) -> str:
-        """Return the name of the lock: by the fine-tuning, or by mastery for what follows it."""
-        if group[0].kind == "score":  # mastery is of the facts that the scores will choose
+        """Return the name of the lock of a run's requests.
+
+        It is the key of the fine-tuning. For the pre-trained model it is made from that of mastery.
+        """
+        if group[0].kind == "score":  # the key of mastery is unknown before the scores exist
             return group[0].key
         run, first = group[0].run, self.study.requests.mastery().key
         if run is not None:
@@ -181,43 +184,33 @@ class FactComputation(Computation):
         state = fact_records.RunState(run, requests)
         self.session.reset()
         if any(request.kind == "divergence" for request in requests):
-            self.reference()  # now, while the decoder holds the pre-trained weights
+            self.reference()  # while the decoder holds the pre-trained weights
         if run is not None:
             params = self.study.requests.finetune(run).params
-            self._check_sharding(params)
+            _check_sharding(params)
             recipe, adapter = Recipe(**params["recipe"]), None
             if lora := params.get("lora"):
                 adapter = Adapter(**lora | {"modules": tuple(lora["modules"])})
-            chosen = self.facts_of(run, "train")
-            state.training, tuned = self.session.finetune(chosen, recipe, "fine-tuning", adapter)
+            facts = self.facts_of(run, "train")
+            state.training, tuned = self.session.finetune(facts, recipe, "fine-tuning", adapter)
             state.tuned = self.session.compare(tuned, self.study.profile.percents)
         return state
 
-    def _check_sharding(self, params: dict) -> None:
-        """Raise ConfigError if this launch does not divide a fine-tuning as its record will say."""
-        how, told = params.get("sharding"), launch.sharding()
-        if how and not told:
-            raise ConfigError(
-                f"the fine-tunings of this study are divided among {how['processes']} processes:"
-                " launch it in the same way, with accelerate launch --use_fsdp --fsdp_version 2"
-                f" --num_processes {how['processes']}"
-            )
-
     def compute(self, requests: list[Request], workers: int | None = None) -> None:
-        """Compute and store requests, as `Computation.compute`; then delete fine-tuned weights."""
+        """Compute and store requests as `Computation.compute`, then delete fine-tuned weights."""
         super().compute(requests, workers)
         self.session.finish()
 
     def facts_of(self, run: Run | None, split: str) -> pd.DataFrame:
         """Return the facts of a split, or those a run is trained on, with mastery and texts."""
-        if self._known is None:
+        if self._facts_by_id is None:
             measured = self.study.pools.mastery.drop(columns=["topic", "split"])
             merged = self.facts.merge(measured, on="fact_id", validate="1:1")
-            self._known = merged.set_index("fact_id")
-        return self._known.loc[self.study.pools.facts(run, split)["fact_id"]].reset_index()
+            self._facts_by_id = merged.set_index("fact_id")
+        return self._facts_by_id.loc[self.study.pools.facts(run, split)["fact_id"]].reset_index()
 
     def prompts(self, state: fact_records.RunState, split: str) -> list[Prompt]:
-        """Return the questions of a split; those of `train` are the run's own."""
+        """Return the questions of a split; for `train` those of the run's facts."""
         prompts_by_split = state.prompts if split == "train" else self._prompts
         if split not in prompts_by_split:
             facts = self.facts_of(state.run, split)
@@ -225,7 +218,7 @@ class FactComputation(Computation):
         return prompts_by_split[split]
 
     def reference(self) -> divergence.Reference:
-        """Return the pre-trained side of §4.1; first called with the pre-trained weights."""
+        """Return the pre-trained side of §4.1. The first call needs the pre-trained weights."""
         if self._reference is None:
             test, session = self.facts_of(None, "test"), self.session
             compared = test[test["level"] == self.study.compared_level()]
@@ -233,17 +226,37 @@ class FactComputation(Computation):
         return self._reference
 
 
+def _number_of_jobs(groups: list[list[Request]], facts: pd.DataFrame | None) -> int:
+    """Return how many jobs workers can share: blocks of mastery, and runs."""
+    blocks = 0 if facts is None else len(facts) // mastery.BLOCK
+    return sum(blocks if group[0].kind == "mastery" else 1 for group in groups)
+
+
+def _check_sharding(params: dict) -> None:
+    """Raise ConfigError if a fine-tuning must be divided and this launch does not divide it.
+
+    `params` are the parameters of its record.
+    """
+    divided = params.get("sharding")
+    if divided and not launch.sharding():
+        raise ConfigError(
+            f"the fine-tunings of this study are divided among {divided['processes']} processes:"
+            " launch it in the same way, with accelerate launch --use_fsdp --fsdp_version 2"
+            f" --num_processes {divided['processes']}"
+        )
+
+
 def _session(study, bars: bool) -> Session:
-    """Return what holds the study's model: whole, or divided where the launch says so."""
+    """Return the session of a study: its model is whole, or divided if the launch divides it."""
     if how := launch.sharding():
-        from repro.study.sharded_session import ShardedSession  # loads FSDP, which few need
+        from repro.study.sharded_session import ShardedSession  # imports FSDP, which is slow
 
         return ShardedSession(study.model, how, study.number_format.name, bars)
     return Session(study.model, study.number_format.name, bars)
 
 
 def in_worker(study, loaded: pd.DataFrame) -> FactComputation:
-    """Return what a worker process computes with, its model in memory."""
+    """Return the computation of a worker process, with its model in memory."""
     computation = FactComputation(study, loaded, bars=False)
     computation.load()
     return computation

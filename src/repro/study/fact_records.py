@@ -1,7 +1,7 @@
-"""What each kind of record of a `Study` is: one function for each (§3.3).
+"""Computes each kind of record of a `Study`: one function for each kind (§3.3).
 
-A function takes what computes, the state of the run, and the request. It returns the result of the
-record and the table beside it, or None.
+A function takes the computation, the state of the run, and the request. It returns the result of
+the record and its table, which is None for most kinds.
 """
 
 from __future__ import annotations
@@ -27,14 +27,23 @@ if TYPE_CHECKING:  # it imports this module
 
 @dataclass
 class RunState:
-    """What is known of the run in memory while its requests are computed."""
+    """The state of the run in memory while its requests are computed.
+
+    Attributes:
+        run: the run; None: the pre-trained model.
+        requests: the requests of the run that are computed.
+        training: what `sft.finetune` returned.
+        tuned: the fine-tuned weights beside the pre-trained ones.
+        prompts: the questions of the split `train`.
+        results: results by key that were computed together with another one.
+    """
 
     run: Run | None
     requests: list[Request]
-    training: dict = field(default_factory=dict)  # what `sft.finetune` returned
+    training: dict = field(default_factory=dict)
     tuned: TunedModel | None = None
-    prompts: dict[str, list[Prompt]] = field(default_factory=dict)  # by split; those of `train`
-    results: dict[str, dict] = field(default_factory=dict)  # by key: answered, not yet asked for
+    prompts: dict[str, list[Prompt]] = field(default_factory=dict)
+    results: dict[str, dict] = field(default_factory=dict)
 
 
 def _score(work: FactComputation, _: RunState, request: Request) -> tuple[dict, pd.DataFrame]:
@@ -56,7 +65,7 @@ def _mastery(work: FactComputation, _: RunState, request: Request) -> tuple[dict
 
 
 def measure(work: FactComputation, request: Request, chosen: pd.DataFrame) -> pd.DataFrame:
-    """Measure some facts, block by block, in workers where there are any."""
+    """Measure the mastery of facts, block by block, in workers if there are any."""
     protocol = mastery.Protocol(**request.params["protocol"])
     options = {"partial_folder": partial_folder(request), "keep": True}
     if work.workers:
@@ -86,21 +95,19 @@ def _finetune(work: FactComputation, state: RunState, _: Request) -> tuple[dict,
 def _accuracy(work: FactComputation, state: RunState, request: Request) -> tuple[dict, None]:
     """Answer the questions of a split.
 
-    All splits asked of one set of weights are answered together, which fills the batches; the time
-    is booked on the first of them.
+    All splits that are asked of the same weights are answered together, which fills the batches.
+    The first of them gets all the seconds.
     """
     if request.key not in state.results:
-        same = [
-            other
-            for other in state.requests
-            if other.kind == "accuracy" and other.params["restore"] == request.params["restore"]
-        ]
-        state.results |= _answer(work, state, same)
+        accuracy_requests = [r for r in state.requests if r.kind == "accuracy"]
+        restoration = request.params["restore"]
+        same_weights = [r for r in accuracy_requests if r.params["restore"] == restoration]
+        state.results |= _answer(work, state, same_weights)
     return state.results.pop(request.key), None
 
 
 def _answer(work: FactComputation, state: RunState, requests: list[Request]) -> dict[str, dict]:
-    """Return the results of requests of one set of weights, by key."""
+    """Return the results of requests for the same weights, by key."""
     prompts_of_requests = [work.prompts(state, request.params["split"]) for request in requests]
     limit = max(request.params["max_new_tokens"] for request in requests)
     with _restored(work, state, requests[0].params["restore"]) as undone:
@@ -131,7 +138,7 @@ def _restored(
 
 
 def _undone(state: RunState, undone: restore.Change) -> dict:
-    """Return how many parameters were restored, and what part of the whole change that is (%)."""
+    """Return the number of restored parameters, and their share of the whole change (%)."""
     if not undone.k:
         return {"restored": 0}
     whole = state.tuned.change

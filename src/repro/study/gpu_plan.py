@@ -1,7 +1,8 @@
-"""What a study of the paper's models takes on GPUs: bytes, hours and disk by stage, by arithmetic.
+"""Estimates what a study of the paper's models takes on GPUs: bytes, hours and disk by stage.
 
-Nothing is loaded or timed: bytes follow from the sizes of the model and from what each stage holds,
-hours from work and from an assumed pace, which `ASSUMED` states. None of it was measured on a GPU.
+Nothing is loaded or timed. Bytes follow from the sizes of the model and the content of the memory
+in each stage, hours from the amount of work and an assumed speed (`ASSUMED`). Nothing here was
+measured on a GPU.
 """
 
 from __future__ import annotations
@@ -21,15 +22,14 @@ from repro.study.grid import Grid
 from repro.study.profiles import Profile
 
 GIB = 1 << 30
-GPUS_OF_MACHINE = 8  # at most, that share the memory of one host
-LIBRARIES = 2 * GIB  # of a GPU, for CUDA's context, NCCL's buffers and what the allocator wastes
-BATCH_BYTES = 2 * GIB  # of keys, values and logits of a batch that is answered (kv_cache.BUDGET)
-EXAMPLE_TOKENS = 32  # at most, of a question with its answer
+GPUS_OF_MACHINE = 8  # the most GPUs that share the memory of one host
+LIBRARIES = 2 * GIB  # of a GPU, for CUDA's context, NCCL's buffers and waste of the allocator
+BATCH_BYTES = 2 * GIB  # of keys, values and logits of a batch of answers (kv_cache.BUDGET)
+EXAMPLE_TOKENS = 32  # the most tokens of a question with its answer
 LONGEST = 64  # tokens of a padded example
-LAYER_ACTIVATIONS = 34  # bytes per token and unit of width that one layer keeps for its gradient
+LAYER_ACTIVATIONS = 34  # bytes per token and unit of width that one layer stores for its gradient
 
-# The pace that the hours assume: of an H100 with 80 GB, at shares of its peak that well-made
-# programs reach.
+# The assumed speed: that of an H100 with 80 GB, at shares of its peak that good programs reach.
 ASSUMED = {
     "operations": 4.0e14,  # a second in bfloat16: 40 % of 989e12
     "memory": 2.3e12,  # bytes a second from the memory of the GPU: 70 % of 3.35e12
@@ -39,8 +39,8 @@ ASSUMED = {
     "disk": 2.0e9,  # bytes a second from disk
     "rows": 256,  # texts that are continued at a time
 }
-ADAMW_TRAFFIC = 28  # bytes of a parameter and step: weight, gradient, two moments; read, written
-HOST_COPY = 12  # bytes of a parameter and step that pass between GPU and host where it is offloaded
+ADAMW_TRAFFIC = 28  # bytes per parameter and step: weight, gradient, two moments; read, written
+HOST_COPY = 12  # bytes per parameter and step that are copied between GPU and host if offloaded
 
 
 @dataclass(frozen=True)
@@ -59,9 +59,9 @@ class Machine:
 
 @dataclass(frozen=True)
 class Stage:
-    """What one stage of a study takes: bytes on each GPU, on each host and on disk, and hours.
+    """One stage of a study: bytes on each GPU, on each host and on disk, and hours.
 
-    `remedy` says what would make it fit; it is empty where the stage fits.
+    `remedy` says what the stage needs to fit; it is empty if it fits.
     """
 
     name: str
@@ -76,7 +76,7 @@ def parse_memory(text: str) -> int:
     """Return the bytes of a size such as `80G` (80 · 2³⁰), `1.5T` or `512M`.
 
     Raises:
-        ConfigError: it is not written so.
+        ConfigError: the text has another form.
     """
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([MGT])i?B?", text.strip(), re.IGNORECASE)
     if not match or not float(match[1]):
@@ -85,17 +85,17 @@ def parse_memory(text: str) -> int:
 
 
 def architecture(model: ModelEntry) -> Architecture:
-    """Return the sizes of a model; raise ConfigError where they are not known."""
+    """Return the sizes of a model; raise ConfigError if they are not known."""
     if model.name not in ARCHITECTURES:
-        known = ", ".join(ARCHITECTURES)
-        raise ConfigError(f"the sizes of {model.name} on GPUs are not known: give one of {known}")
+        names = ", ".join(ARCHITECTURES)
+        raise ConfigError(f"the sizes of {model.name} on GPUs are not known: give one of {names}")
     return ARCHITECTURES[model.name]
 
 
 def stages(model: ModelEntry, profile: Profile, machine: Machine) -> list[Stage]:
-    """Return what each stage of a study takes on a machine.
+    """Return the stages of a study on a machine.
 
-    The facts are the paper's, and their levels those that it measured of LLaMA-3-8B.
+    The facts are those of the paper, with the levels that it measured for LLaMA-3-8B.
 
     Raises:
         ConfigError: the sizes of the model are not known, or the machine has no GPU.
@@ -106,7 +106,7 @@ def stages(model: ModelEntry, profile: Profile, machine: Machine) -> list[Stage]
     answering = _answering(size)
     one = {"gpu_bytes": answering, "host_bytes": GIB, "remedy": _more_memory(answering, machine)}
     tokens = work.mastery_tokens
-    asked = work.answers * EXAMPLE_TOKENS
+    answer_tokens = work.answers * EXAMPLE_TOKENS
     walks = work.restorations * 6 * size.parameters  # base and tuned read, and one network written
     return [
         Stage("mastery", **one, disk_bytes=2 * size.parameters,
@@ -115,7 +115,7 @@ def stages(model: ModelEntry, profile: Profile, machine: Machine) -> list[Stage]
         Stage("ranking", 0, GIB, 2 * size.parameters,
               work.rankings * 4 * size.parameters / ASSUMED["disk"] / 3600),
         Stage("evaluation", **one, disk_bytes=2 * size.parameters,
-              hours=_decoding_hours(size, machine, asked)),
+              hours=_decoding_hours(size, machine, answer_tokens)),
         Stage("restoration", **one, disk_bytes=4 * size.parameters,
               hours=walks / ASSUMED["disk"] / 3600),
     ]  # fmt: skip
@@ -141,7 +141,7 @@ def table(model: ModelEntry, profile: Profile, machine: Machine) -> pd.DataFrame
 
 
 def _holders(stage: Stage, machine: Machine) -> int:
-    """Return over how many GPUs the bytes of a stage are summed: training is shared by all."""
+    """Return how many GPUs share the memory of a stage: all GPUs share training."""
     return machine.gpus if stage.name.startswith("fine-tuning") else 1
 
 
@@ -151,8 +151,8 @@ def check(model: ModelEntry, machine: Machine, offload: bool) -> None:
     `offload`: the launch keeps the state of a fine-tuning in the memory of the hosts.
     """
     for stage in stages(model, profiles.profile("smoke"), machine):  # the bytes of any profile
-        told = offload or not stage.name.endswith("offloaded")
-        remedy = stage.remedy or ("" if told else "--fsdp_offload_params true")
+        is_chosen = offload or not stage.name.endswith("offloaded")
+        remedy = stage.remedy or ("" if is_chosen else "--fsdp_offload_params true")
         if remedy:
             raise ConfigError(
                 f"{stage.name} of {model.title} does not fit on {machine.gpus} GPUs of"
@@ -161,7 +161,7 @@ def check(model: ModelEntry, machine: Machine, offload: bool) -> None:
 
 
 def summary(model: ModelEntry, profile: Profile, machine: Machine) -> str:
-    """Return the table and what it rests on, as `repro plan --gpus` prints it."""
+    """Return the table and its assumptions, as `repro plan --gpus` prints them."""
     host = f", {machine.host_memory / GIB:.0f} GiB in each host" if machine.host_memory else ""
     where = f"{machine.gpus} GPUs of {machine.gpu_memory / GIB:.0f} GiB{host}"
     frame = table(model, profile, machine)
@@ -192,16 +192,16 @@ def _more_memory(needed: int, machine: Machine) -> str:
 
 
 def _gathered(size: Architecture) -> int:
-    """Return the most bytes of a GPU for what is gathered: weights, gradients, and their sum.
+    """Return the most bytes of a GPU for gathered weights and gradients.
 
-    Of a layer: its weights and those of the next one in bfloat16, its gradient in bfloat16, and
-    that in float32 to be added up. Of the output matrix the same, without a next one.
+    For a layer these are its weights and those of the next layer in bfloat16, and its gradient in
+    bfloat16 and in float32. For the output matrix they are the same without a next one.
     """
     return max(10 * size.layer, 8 * size.vocabulary * size.hidden)
 
 
 def _activations(size: Architecture, gpus: int) -> int:
-    """Return the bytes of the activations of a GPU's part of a batch of 8, kept for gradients."""
+    """Return the bytes of the stored activations of a GPU's part of a batch of 8."""
     tokens = math.ceil(8 / gpus) * LONGEST
     return tokens * (size.layers * LAYER_ACTIVATIONS * size.hidden + 6 * size.vocabulary)
 
@@ -209,14 +209,14 @@ def _activations(size: Architecture, gpus: int) -> int:
 def finetuning_bytes(size: Architecture, gpus: int, offload: bool) -> int:
     """Return the bytes of each GPU in fine-tuning: float32 weights, gradients, two moments.
 
-    Offloaded, these are in the memory of the host.
+    If they are offloaded, they are in the memory of the host instead.
     """
     state = 0 if offload else math.ceil(16 * size.parameters / gpus)
     return state + _gathered(size) + _activations(size, gpus) + LIBRARIES
 
 
 def _finetuning(size: Architecture, machine: Machine, work: _Work) -> Stage:
-    """Return the fine-tuning, offloaded where it fits in no other way."""
+    """Return the stage of fine-tuning, offloaded if it does not fit otherwise."""
     inside = finetuning_bytes(size, machine.gpus, False)
     offload = inside > machine.gpu_memory
     host = math.ceil(16 * size.parameters * machine.gpus_of_host / machine.gpus) if offload else 0
@@ -229,14 +229,14 @@ def _finetuning(size: Architecture, machine: Machine, work: _Work) -> Stage:
     if remedy and (number := _enough_gpus(size, machine)):
         remedy.append(f"or {number} GPUs")
     name = "fine-tuning, offloaded" if offload else "fine-tuning"
-    # The fine-tuned weights, and two checkpoints: the last one is kept until the next is whole.
+    # The fine-tuned weights, and two checkpoints: the last one stays until the next is complete.
     disk = (2 + 2 * 12) * size.parameters
     hours = work.steps * _step_seconds(size, machine, offload) / 3600
     return Stage(name, needed, host + GIB, disk, hours, ", ".join(remedy))
 
 
 def _enough_gpus(size: Architecture, machine: Machine) -> int | None:
-    """Return the least number of such GPUs on which fine-tuning fits without offloading."""
+    """Return the smallest number of GPUs on which fine-tuning fits without offloading, or None."""
     numbers = range(machine.gpus + 1, 1025)
     fits = (n for n in numbers if finetuning_bytes(size, n, False) <= machine.gpu_memory)
     return next(fits, None)
@@ -246,7 +246,7 @@ def _enough_gpus(size: Architecture, machine: Machine) -> int | None:
 
 
 def _step_seconds(size: Architecture, machine: Machine, offload: bool) -> float:
-    """Return the seconds of a step on 8 examples, as if nothing of it overlapped."""
+    """Return the seconds of a step on 8 examples, if none of its parts overlap."""
     operations = 6 * size.products * 8 * EXAMPLE_TOKENS / machine.gpus / ASSUMED["operations"]
     # Every GPU reads all weights for the forward and for the backward pass, and writes gradients.
     weights = 6 * size.parameters / ASSUMED["memory"]
@@ -261,7 +261,7 @@ def _step_seconds(size: Architecture, machine: Machine, offload: bool) -> float:
 
 
 def _decoding_hours(size: Architecture, machine: Machine, tokens: int) -> float:
-    """Return the hours to generate tokens, every GPU for itself; all weights are read each step."""
+    """Return the hours to generate tokens. GPUs work independently; a step reads all weights."""
     rows = ASSUMED["rows"]
     step = 2 * size.parameters / ASSUMED["memory"]
     step += 2 * size.products * rows / ASSUMED["operations"]
@@ -269,7 +269,7 @@ def _decoding_hours(size: Architecture, machine: Machine, tokens: int) -> float:
 
 
 class _Work:
-    """How much of each kind of work a study of a profile is, on the paper's facts."""
+    """The amount of each kind of work in a study of a profile, with the paper's facts."""
 
     def __init__(self, model: ModelEntry, profile: Profile):
         """Count the runs of the profile's grid."""
@@ -288,15 +288,15 @@ class _Work:
 
     @property
     def mastery_tokens(self) -> int:
-        """The tokens that mastery generates, at most."""
+        """The most tokens that mastery generates."""
         protocol = self.profile.protocol(0)
         return sum(self.facts.values()) * protocol.trials * protocol.max_new_tokens
 
     @property
     def _all_runs(self) -> list:
         grid = self.grid
-        several = [*grid.rate_runs(), *grid.mixed_runs(), *grid.lora_runs(), *grid.runs()]
-        return list(dict.fromkeys(several))
+        runs = [*grid.rate_runs(), *grid.mixed_runs(), *grid.lora_runs(), *grid.runs()]
+        return list(dict.fromkeys(runs))
 
     @property
     def steps(self) -> int:
@@ -325,10 +325,10 @@ class _Work:
         """The questions that fine-tuned and restored models answer."""
         facts, profile, grid = self.facts, self.profile, self.grid
         tests = facts["test"] + facts["testood"]
-        asked = len(self._all_runs) * (tests + facts["dev"])
+        questions = len(self._all_runs) * (tests + facts["dev"])
         for run in grid.restored_runs():
             four = tests + facts["dev"] + grid.size(run)
-            asked += (len(profile.percents) - 1) * four
+            questions += (len(profile.percents) - 1) * four
         controls = len(profile.controls) * len(profile.control_percents)
-        asked += len(grid.control_runs()) * controls * facts["test"]
-        return asked + len(grid.layer_runs()) * profile.layer_blocks * tests
+        questions += len(grid.control_runs()) * controls * facts["test"]
+        return questions + len(grid.layer_runs()) * profile.layer_blocks * tests

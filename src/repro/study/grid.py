@@ -1,4 +1,4 @@
-"""Which runs a study consists of, given a profile and how many facts each level has (§3.3)."""
+"""The runs of a study, from its profile and the number of facts of each level (§3.3)."""
 
 from collections.abc import Iterable
 from dataclasses import replace
@@ -8,11 +8,11 @@ from repro.errors import ConfigError
 from repro.study.profiles import Profile
 from repro.study.requests import MIXED, Request, Requests, Run
 
-LORA_RATE = 10  # times the learning rate of all parameters: adapters want larger steps
+LORA_RATE = 10  # learning rate of adapters over that of all parameters: they need larger steps
 
 
 class Grid:
-    """The runs that can exist: a level with fewer facts than a size has none of that size."""
+    """The runs of a study. A level with fewer facts than a size has no run of that size."""
 
     def __init__(self, profile: Profile, learning_rate: float, pool_sizes: dict[int, int]):
         """Take the profile, the model's learning rate, and the training facts by level."""
@@ -51,7 +51,7 @@ class Grid:
     def mixed_runs(self) -> list[Run]:
         """Return the runs on facts of all levels that Table 7 compares.
 
-        There is none on all facts: for micro-m two such runs were a sixth of all training.
+        There is no run on all facts: for micro-m two such runs took a sixth of all training.
         """
         sizes = [size for size in self.profile.sizes if size != "all"]
         return self._of_all_levels(sizes, self.profile.mixed_samples)
@@ -76,7 +76,7 @@ class Grid:
         return self._selected(self.profile.restore_sizes, self.profile.restore_samples)
 
     def control_runs(self) -> list[Run]:
-        """Return the runs of which shares chosen by other rules are restored too."""
+        """Return the runs whose parameters are also restored by other rules, as controls."""
         runs = self._selected(self.profile.control_sizes, self.profile.control_samples)
         return [run for run in runs if run.level in self.profile.control_levels]
 
@@ -85,7 +85,7 @@ class Grid:
         return self._selected(self.profile.layer_sizes, self.profile.layer_samples)
 
     def requests(self, requests: Requests) -> list[Request]:
-        """Return every request of the profile after mastery, once, those of one run together."""
+        """Return all requests of the profile but mastery, without duplicates, run by run."""
         all_requests = [requests.accuracy(None, split) for split in ("dev", "test", "testood")]
         all_requests += requests.instruct()
         strategies = {*self.mixed_runs(), *self.lora_runs()}

@@ -1,7 +1,7 @@
-"""Which records of a study, or of `results/`, are damaged; and how they are computed again.
+"""Finds damaged records of a study, or of `results/`, and computes them again.
 
-A record is damaged if its file cannot be read, it does not have its digest, or what it says cannot
-be: see `repro.study.record_files` and `repro.study.record_checks`.
+A record is damaged if its file cannot be read, if it does not have its digest, or if its content is
+impossible: see `repro.study.record_files` and `repro.study.record_checks`.
 """
 
 from collections.abc import Iterable
@@ -27,7 +27,7 @@ from repro.study.study import Study, open_study
 
 @dataclass(frozen=True)
 class Damage:
-    """A record that is refused, and why. Without a key it is not known which record it was."""
+    """A damaged record and the error about it. Without a key the record is unknown."""
 
     kind: str
     key: str | None
@@ -42,8 +42,8 @@ class Damage:
 def check_study(study: Study) -> list[Damage]:
     """Return the damaged records among those that a study needs; missing ones are no damage.
 
-    If mastery is damaged or missing it is not known which facts the rest depends on, and only
-    mastery is checked.
+    If mastery is damaged or missing, only mastery is checked, because the facts that the other
+    records depend on are unknown.
     """
     first = study.requests.mastery()
     damage = _check_requests(study, [first])
@@ -51,9 +51,9 @@ def check_study(study: Study) -> list[Damage]:
 
 
 def check_tasks() -> list[Damage]:
-    """Return the damaged records of GSM8K and XSum, whatever model they are of.
+    """Return the damaged records of GSM8K and XSum, of all models.
 
-    Which examples they were measured on is known from the records alone, so none is looked up.
+    The records contain the digest of their examples, so the examples themselves are not read.
     """
     damage = []
     for kind in ("task_finetune", "task_score"):
@@ -93,9 +93,9 @@ def _check_request(study: Study, request: Request) -> None:
 
 
 def check_folder(path: Path) -> list[Damage]:
-    """Return the damaged records of a folder of `results/`, and those of its digests it lacks."""
+    """Return the damaged records of a folder of `results/`, and those missing from its files."""
     folder = committed.read_folder(path)
-    damage = [Damage(where.stem, None, error) for where, error in folder.errors]
+    damage = [Damage(file.stem, None, error) for file, error in folder.errors]
     for key, stored in folder.stored.items():
         damage += _check_stored(stored.kind, key, stored)
     names = {record_name(stored.kind, key) for key, stored in folder.stored.items()}
@@ -110,8 +110,8 @@ def check_folder(path: Path) -> list[Damage]:
 def check_results() -> dict[tuple[str, str], list[Damage]]:
     """Return the damaged records of each folder of `results/` by (model, profile).
 
-    A folder without damage is absent. Where the model and the profile are known, the numbers of
-    answers are compared with the facts that their study asks.
+    A folder without damage is not in the result. If the model and the profile are known, the
+    numbers of answers are compared with the numbers of facts in their study.
 
     Raises:
         StoreError: a folder cannot be read.
@@ -130,15 +130,16 @@ def check_results() -> dict[tuple[str, str], list[Damage]]:
 def repair(study: Study, damage: list[Damage], workers: int | None = None) -> int:
     """Delete damaged records of a study, compute them again, and return how many were computed.
 
-    What was in `results/` is written there again, beside the records that are whole. A record
+    Records that were in `results/` are written there again, beside the undamaged ones. A record
     that the study does not need, such as one of GSM8K, is only deleted.
 
     Raises:
-        GitFileError: a file is not what was committed, and Git can put it right.
+        GitFileError: a file differs from what was committed, and Git can restore it.
         ReproError: a record cannot be computed.
     """
     repaired = 0
-    for _ in ("mastery", "what depends on it"):  # which can only be checked when mastery is whole
+    # Twice: records that depend on mastery can be checked only when mastery is undamaged.
+    for _ in ("mastery", "the records that depend on it"):
         repaired += _compute_again(study, damage, workers)
         if not (damage := check_study(study)):
             return repaired
@@ -146,33 +147,35 @@ def repair(study: Study, damage: list[Damage], workers: int | None = None) -> in
 
 
 def _compute_again(study: Study, damage: list[Damage], workers: int | None) -> int:
-    for each in damage:
-        if isinstance(each.error, GitFileError):
-            raise each.error
+    """Delete damaged records, compute those that the study needs, and return their number."""
+    for damaged_record in damage:
+        if isinstance(damaged_record.error, GitFileError):
+            raise damaged_record.error
     folders = _delete(damage)
     first = study.requests.mastery()
-    if first.name in folders:  # what depends on mastery is not known until it is measured again
-        again = [first]
+    if first.name in folders:  # the records that depend on mastery are unknown until it is measured
+        requests = [first]
     else:
-        again = [request for request in study.all_requests() if request.name in folders]
-    study.compute(again, workers)
-    for folder in {folders[request.name] for request in again} - {None}:
-        _export_again([request for request in again if folders[request.name] == folder], folder)
-    return len(again)
+        requests = [request for request in study.all_requests() if request.name in folders]
+    study.compute(requests, workers)
+    for folder in {folders[request.name] for request in requests} - {None}:
+        _export_again([r for r in requests if folders[r.name] == folder], folder)
+    return len(requests)
 
 
 def _delete(damage: list[Damage]) -> dict[str, Path | None]:
-    """Delete damaged records; return for each the folder of `results/` it was in, or None."""
-    folders = {each.name: _folder(each) for each in damage}
+    """Delete damaged records; return the folder of `results/` that held each (None: the cache)."""
+    folders = {record.name: _folder(record) for record in damage}
     for folder in set(folders.values()) - {None}:
-        committed.remove(folder, [each.key for each in damage if folders[each.name] == folder])
-    for each in (each for each in damage if each.key):
-        if not folders[each.name] or _in_cache_damaged(each.kind, each.key):
-            records.delete(each.kind, each.key)
+        committed.remove(folder, [r.key for r in damage if folders[r.name] == folder])
+    for record in damage:
+        in_cache = folders[record.name] is None
+        if record.key and (in_cache or _is_damaged_in_cache(record.kind, record.key)):
+            records.delete(record.kind, record.key)
     return folders
 
 
-def _in_cache_damaged(kind: str, key: str) -> bool:
+def _is_damaged_in_cache(kind: str, key: str) -> bool:
     try:
         stored = records.find(kind, key)
     except StoreError:
@@ -181,6 +184,7 @@ def _in_cache_damaged(kind: str, key: str) -> bool:
 
 
 def _folder(damage: Damage) -> Path | None:
+    """Return the folder of `results/` that holds a damaged record, or None."""
     for folder in committed.folders(results_dir()):
         if damage.key in folder.stored or folder.error_about(damage.kind, damage.key):
             return folder.path
@@ -188,7 +192,8 @@ def _folder(damage: Damage) -> Path | None:
 
 
 def _export_again(requests: list[Request], folder: Path) -> None:
+    """Write the records of requests to a folder, beside its other records of the same kinds."""
     kinds = {request.kind for request in requests}
-    there = [parse(stored)[0] for stored in committed.read_folder(folder).stored.values()]
-    again = [request.record() for request in requests]
-    records.export([*(r for r in there if r.kind in kinds), *again], folder)
+    present = [parse(stored)[0] for stored in committed.read_folder(folder).stored.values()]
+    computed = [request.record() for request in requests]
+    records.export([*(record for record in present if record.kind in kinds), *computed], folder)

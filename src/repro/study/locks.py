@@ -1,7 +1,7 @@
 """Locks on pieces of work, so that processes that share a cache never do the same work twice.
 
-A lock is the operating system's: it ends with the process that holds it, however that process ends.
-So nobody waits for the dead, and nothing has to be cleaned up after them.
+The locks are those of the operating system. A lock ends with the process that holds it, however the
+process ends. So no process waits for one that was killed, and no old lock must be removed.
 """
 
 from contextlib import suppress
@@ -33,11 +33,11 @@ def acquire(name: str) -> FileLock | None:
 
 
 def release(lock: FileLock) -> None:
-    """Give a lock back and remove its file.
+    """Release a lock and remove its file.
 
-    The file goes while the lock is still held: whoever opened it before gets a lock without a name,
-    which `FileLock` notices and gives up.
+    The file is removed while the lock is still held. A process that opened the file before gets a
+    lock on a file without a name, which `FileLock` notices and releases.
     """
-    with suppress(OSError):  # on Windows an open file stays, and does no harm
+    with suppress(OSError):  # on Windows an open file cannot be removed, and stays
         Path(lock.lock_file).unlink()
     lock.release()

@@ -1,7 +1,8 @@
-"""The number format of a study: float32 or bfloat16, in all of its records or in none.
+"""The number format of a study, float32 or bfloat16, which all its records share.
 
-A model's answers differ a little between the formats, so a study never mixes them: its first
-record decides. What has no record yet takes the format that is faster on this machine.
+The answers of a model differ a little between the formats, so a study never mixes them: the format
+of its first record is that of the study. A study without records gets the format that is faster on
+this machine.
 """
 
 from typing import NamedTuple
@@ -14,24 +15,26 @@ from repro.study import records
 
 
 class NumberFormat(NamedTuple):
-    """What the parameters of a study's records say of its format, and the format itself.
+    """The number format of a study.
 
-    The first records that were made did not name it, and those of models so small that float32 is
-    always faster do not.
+    Attributes:
+        parameters: its part in the parameters of records. It is empty in old records, and in those
+            of models so small that float32 is always faster.
+        name: of the format.
     """
 
     parameters: dict
     name: str
 
 
-NAMED = tuple({"dtype": name} for name in devices.FORMATS)  # as records name their format
+NAMED = tuple({"dtype": name} for name in devices.FORMATS)  # parameters that name a format
 
 
 def check(fixed: str | None) -> None:
     """Raise ConfigError unless a format is one of `devices.FORMATS`, or None."""
     if fixed not in (None, *devices.FORMATS):
-        known = " or ".join(devices.FORMATS)
-        raise ConfigError(f"unknown number format {fixed!r}: give {known}")
+        names = " or ".join(devices.FORMATS)
+        raise ConfigError(f"unknown number format {fixed!r}: give {names}")
 
 
 def choose(model: ModelEntry, kind: str, params: dict, fixed: str | None) -> NumberFormat:
@@ -39,9 +42,9 @@ def choose(model: ModelEntry, kind: str, params: dict, fixed: str | None) -> Num
 
     Args:
         model: the model that is studied.
-        kind: of the record that is computed first of all.
-        params: all parameters of that record but the format.
-        fixed: the format that the user asks for; None: that of the first record, else the fastest.
+        kind: of the first record of the study.
+        params: all parameters of that record without the format.
+        fixed: the format that the user chose; None: that of the first record, else the fastest.
     """
     return devices.in_first_process(lambda: _choose(model, kind, params, fixed))
 
@@ -56,7 +59,7 @@ def _choose(model: ModelEntry, kind: str, params: dict, fixed: str | None) -> Nu
 
 
 def recorded(kind: str, params: dict, fixed: str | None) -> NumberFormat | None:
-    """Return the format of the first record that was made, or begun, with these parameters."""
+    """Return the format of the first record with these parameters, finished or begun, or None."""
     return devices.in_first_process(lambda: _recorded(kind, params, fixed))
 
 
@@ -68,12 +71,12 @@ def _recorded(kind: str, params: dict, fixed: str | None) -> NumberFormat | None
             begun.append((date, name, named))
     if not begun:
         return None
-    _, name, named = min(begun, key=lambda each: each[0])
+    _, name, named = min(begun, key=lambda record: record[0])
     return NumberFormat(named, name)
 
 
 def _begun(kind: str, params: dict) -> tuple[str, str]:
-    """Return when and in which format a record was made or begun; empty where it was not."""
+    """Return (date, format) of a record, which may be only begun; empty texts if there is none."""
     try:
         record = records.load(kind, params)
     except StoreError:  # damaged: `repro check` names it, and computes it again in this format
@@ -82,13 +85,14 @@ def _begun(kind: str, params: dict) -> tuple[str, str]:
         named = record.provenance.get("dtype", "float32")
         return record.provenance.get("date", ""), params.get("dtype", named)
     partial = files.cache_dir() / "partial" / provenance.key(kind, params)
-    # Later than any record: what was begun decides only where nothing was finished.
+    # "begun" sorts after every date: a begun record decides only if no record is finished.
     return ("begun", params.get("dtype", "")) if partial.exists() else ("", "")
 
 
 def _fastest(model: ModelEntry) -> str:
-    # Shapes of a model that is not here yet are guessed from its size: not worth keeping.
-    here = weights.available(model)
+    """Return the name of the format that this machine multiplies faster for a model."""
+    # The shapes of a model without weights on this machine are estimated, so times are not stored.
+    is_here = weights.available(model)
     shapes = [(rows, columns) for rows, columns in architecture.weight_shapes(model)]
-    dtype = devices.inference_dtype(shapes=shapes, keep=here)
+    dtype = devices.inference_dtype(shapes=shapes, keep=is_here)
     return str(dtype).removeprefix("torch.")

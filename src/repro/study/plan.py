@@ -1,4 +1,4 @@
-"""What a study would cost, before it starts: records, tokens, time, memory, disk."""
+"""Estimates the cost of a study before it starts: records, tokens, time, memory, disk."""
 
 from __future__ import annotations
 
@@ -25,28 +25,28 @@ if TYPE_CHECKING:  # it loads PyTorch, and a plan without anything missing needs
 
 RECORD_BYTES = 3_000  # of a typical record on disk
 LIBRARIES = 700 << 20  # bytes of a process that has PyTorch and transformers loaded
-LARGE = 10**9  # parameters from which a model may be too large for the machine
+LARGE = 10**9  # parameters from which it is checked that a model fits the machine
 
 
 def plan(study: Study, speed: Speed | None = None) -> pd.DataFrame:
-    """List what a study needs and what of it is missing, by kind of record.
+    """Return the numbers of all and of missing records of a study, with their cost, by kind.
 
-    Before mastery is measured, the facts are taken to have the levels of the sample that
-    `calibrate` measured; without it every level is taken to hold facts enough for every size, so
-    that the list is an upper bound.
+    Before mastery is measured, levels are assumed to be distributed as in the sample that
+    `calibrate` measured. Without this sample every level is assumed to have enough facts for every
+    size, so the numbers are an upper bound.
 
     Args:
         study: a model under a profile.
         speed: from `repro.study.calibration.calibrate`; None leaves the time at 0.
 
     Returns:
-        DataFrame[kind, records, missing, tokens (generated or trained on, at most),
-        seconds, bytes]; the last three count what is missing only.
+        DataFrame[kind, records, missing, tokens (the most that are generated or trained on),
+        seconds, bytes]; the last three are of missing records only.
     """
     cost = _Cost(study, speed)
     requests = cost.study.all_requests()
     keys_without_record = {request.key for request in missing(requests)}
-    # A run with any record missing is fine-tuned again, also where its own record exists.
+    # A run with a missing record is fine-tuned again, even if the record of its training exists.
     again = {r.run for r in requests if r.key in keys_without_record and r.run is not None}
     rows = []
     for request in requests:
@@ -62,10 +62,10 @@ def plan(study: Study, speed: Speed | None = None) -> pd.DataFrame:
 
 
 class _Cost:
-    """What the records of one study cost."""
+    """The cost of the records of one study."""
 
     def __init__(self, study: Study, speed: Speed | None):
-        """Take a study and a speed; mastery that is not measured is assumed."""
+        """Take a study and a speed. If mastery is not measured, levels are assumed."""
         self.study, self.speed = study, speed
         if not _is_measured(study):
             shares = speed.levels if speed else dict.fromkeys(paper.LEVELS, 1.0)
@@ -82,11 +82,11 @@ class _Cost:
         return chosen["split"].value_counts().reindex(paper.SPLITS, fill_value=0).to_dict()
 
     def row(self, request: Request, missing: bool, computed: bool) -> dict:
-        """Return the row of one record: what it costs, if it is computed at all."""
+        """Return the row of one record. It costs nothing if it is not computed."""
         work = self._work(request) if computed else {}
         tokens = work.pop("tokens", 0)
         times = asdict(self.speed) if self.speed else {}
-        if "answer" in work:  # as long as the request says, or as a typical answer
+        if "answer" in work:  # of the longest or of a typical length, whichever is less
             work["token"] = work["question"] * min(work.pop("answer"), times.get("answer", 0))
         seconds = sum(times.get(name, 0) * number for name, number in work.items())
         counted = {"records": 1, "missing": int(missing), "tokens": tokens, "seconds": seconds}
@@ -112,11 +112,10 @@ class _Cost:
         return {"question": 1}
 
     def _answers(self, request: Request) -> dict:
+        """Return the work of a record of answers, as `_work`."""
         split, limit = request.params["split"], request.params["max_new_tokens"]
-        asks_training_facts = split == "train"  # asked are the facts that the run was trained on
-        number = (
-            self.study.grid.size(request.run) if asks_training_facts else self.split_sizes[split]
-        )
+        of_run = split == "train"  # the questions about the facts that the run was trained on
+        number = self.study.grid.size(request.run) if of_run else self.split_sizes[split]
         # Four splits are answered together: a share is restored once for all of them.
         restored = {"restoring": 1 / 4} if request.params.get("restore") else {}
         length = {"answer": limit} if request.run else {"token": number * limit}
@@ -124,18 +123,18 @@ class _Cost:
 
 
 def _is_measured(study: Study) -> bool:
-    """Tell whether mastery is there, and the scores by which facts are chosen before it."""
+    """Tell whether mastery has a record, and the scores, if facts are chosen by score."""
     scored = study.choice is None or study.choice.request().record()
     return bool(scored and study.requests.mastery().record())
 
 
 def memory(study: Study) -> int:
-    """Return the most bytes of memory a run takes at a time, about.
+    """Return about how many bytes of memory a run takes at most.
 
-    Float32 weights: those that are trained and the pre-trained ones to go back to. Beside them, as
-    long as it trains, gradients and AdamW's two moments; later the fine-tuned ones, a copy that
-    decodes where the study is in bfloat16, and what a batch of decoding may take. The workers that
-    share the study of a small model take as much each.
+    The float32 weights are in memory twice: those that are trained, and the pre-trained ones.
+    During training, gradients and AdamW's two moments come on top; later, the fine-tuned weights, a
+    copy that decodes if the study is in bfloat16, and the memory of a batch of decoding. Each of
+    the workers that share the study of a small model takes as much.
     """
     # Imported on use: these load PyTorch.
     from repro.inference import kv_cache
@@ -151,10 +150,10 @@ def memory(study: Study) -> int:
 
 
 def check_fits(name: str | Path) -> None:
-    """Raise ConfigError if a model of the registry cannot be fine-tuned or answer on this machine.
+    """Raise ConfigError if a model of the registry is too large for this machine.
 
-    It is asked before anything is read or downloaded, so it knows the number of parameters alone;
-    of a folder, which is here already, it says nothing.
+    This is called before anything is read or downloaded, so only the number of parameters is known.
+    A model in a folder is not checked.
     """
     model = registry.entries().get(str(name))
     if model is None or (model.parameters or 0) < LARGE:

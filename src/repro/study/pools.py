@@ -1,4 +1,4 @@
-"""The facts of a study with their mastery: the questions of each split, the pools of each level."""
+"""The facts of a study with their mastery: the questions of a split, the facts of a run."""
 
 from functools import cached_property
 
@@ -10,13 +10,13 @@ from repro.measures.accuracy import Cells
 from repro.measures.divergence import level_compared
 from repro.study.requests import MIXED, Run
 
-ENOUGH = 10  # facts that make the divergence of a level worth comparing (§4.1)
+ENOUGH = 10  # fewest facts of a level whose divergence is compared (§4.1)
 
 
 class Pools:
-    """Facts by split and level, and those that each run is trained on.
+    """Facts by split and level, and those on which each run is trained.
 
-    Frames have the rows and columns of `Results.mastery`, ordered by fact_id, which is the order of
+    Frames have rows and columns of `Results.mastery`, sorted by fact_id, which is also the order of
     the answers in a record.
     """
 
@@ -44,10 +44,10 @@ class Pools:
         return level_compared(self.mastery[self.mastery["split"] == "test"], ENOUGH)
 
     def facts(self, run: Run | None, split: str) -> pd.DataFrame:
-        """Return the facts of a split; of `train` those a run is trained on, if one is given."""
+        """Return the facts of a split; for `train` and a run those on which it is trained."""
         if split != "train" or run is None:
             return self._splits[split]
-        if run not in self._training:  # kept, because drawing hashes every fact of the pool
+        if run not in self._training:  # stored, because drawing hashes every fact of the pool
             pool = self._splits["train"]
             if run.level != MIXED:
                 pool = pool[pool["level"] == run.level]
@@ -55,7 +55,7 @@ class Pools:
         return self._training[run]
 
     def cells(self, run: Run | None, split: str) -> Cells:
-        """Return the topics and levels of these facts, as `repro.measures.accuracy` counts by."""
+        """Return the topics and levels of these facts (`repro.measures.accuracy.cells_of`)."""
         name = run if run and split == "train" else split
         if name not in self._cells:
             self._cells[name] = accuracy.cells_of(self.facts(run, split))

@@ -1,4 +1,4 @@
-"""How large a study is: `smoke`, `quick`, `medium`, `full` or `real` (`profiles.yaml`)."""
+"""The sizes of a study: `smoke`, `quick`, `medium`, `full` or `real` (`profiles.yaml`)."""
 
 import os
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from repro.measures.mastery import Protocol
 
 @dataclass(frozen=True)
 class Profile:
-    """Sizes of a study; `profiles.yaml` says what each field means."""
+    """Sizes of a study. `profiles.yaml` explains each field."""
 
     name: str
     about: str
@@ -46,11 +46,11 @@ class Profile:
 
     @property
     def restored_percents(self) -> list[float]:
-        """The shares that are restored; `percents` may hold 0 too, where nothing is."""
+        """The shares that are restored: `percents` without 0."""
         return [float(percent) for percent in self.percents if percent]
 
     def number_of_facts(self, split: str) -> Any:
-        """Return how many facts of a split are measured, over all bands of score: int, or `all`."""
+        """Return how many facts of a split are measured, summed over score bands: int or `all`."""
         number = self.facts[split]
         return sum(number) if isinstance(number, list) else number
 

@@ -1,7 +1,7 @@
-"""Whether what a record says can be so: counts that fit the facts asked, and each other.
+"""Checks that the content of a record is possible: its counts fit its questions and each other.
 
-A digest tells whether a record is still what was written. These checks tell whether it was ever
-right, and they also hold for records that were written before digests were kept.
+A digest shows that a record is still what was written. These checks show that it was right when it
+was written, and they also work for old records without a digest.
 """
 
 from collections.abc import Callable, Sequence
@@ -34,10 +34,10 @@ def check(kind: str, params: dict, result: dict, provenance: dict) -> None:
 
 
 def check_asked(result: dict, number: int) -> None:
-    """Check that a record holds answers to as many questions as were asked.
+    """Check that a record holds answers to `number` questions.
 
     Raises:
-        ValueError: it holds another number of them.
+        ValueError: it holds another number of answers.
     """
     counts = result.get("counts")
     total = result["total"] if counts is None else sum(row["total"] for row in counts)
@@ -45,10 +45,10 @@ def check_asked(result: dict, number: int) -> None:
 
 
 def read_mastery_table(content: bytes, params: dict, result: dict) -> pd.DataFrame:
-    """Return a mastery table from the bytes of its CSV, every fact and count checked.
+    """Return a mastery table from the bytes of its CSV, after checking every fact and count.
 
     Raises:
-        ValueError: columns, numbers of facts, or counts are not what the record says.
+        ValueError: columns, numbers of facts, or counts do not fit the record.
     """
     templates, draws = params["protocol"]["templates"], params["protocol"]["draws"]
     table = pd.read_csv(BytesIO(content))
@@ -67,10 +67,10 @@ def read_mastery_table(content: bytes, params: dict, result: dict) -> pd.DataFra
 
 
 def read_score_table(content: bytes, params: dict, result: dict) -> pd.DataFrame:
-    """Return a table of scores from the bytes of its CSV, every fact and number checked.
+    """Return a table of scores from the bytes of its CSV, after checking every fact and number.
 
     Raises:
-        ValueError: columns, numbers of facts, or scores are not what the record says.
+        ValueError: columns, numbers of facts, or scores do not fit the record.
     """
     table = pd.read_csv(BytesIO(content))
     columns = [f"t{place:02d}" for place in params["protocol"]["templates"]]
@@ -80,8 +80,11 @@ def read_score_table(content: bytes, params: dict, result: dict) -> pd.DataFrame
     _require(bool((table[columns] <= 0).all(axis=None)), "a log-probability is above 0")
     _check_splits(table["split"].value_counts().to_dict(), params["candidates"])
     for (split, topic), number in table.groupby(["split", "topic"]).size().items():
-        known = result["population"][split].get(topic, 0)
-        _require(number <= known, f"it scores {number} facts of {topic}, where there are {known}")
+        population = result["population"][split].get(topic, 0)
+        _require(
+            number <= population,
+            f"it scores {number} facts of {topic}, where there are {population}",
+        )
     return table
 
 
@@ -92,9 +95,9 @@ TABLES: dict[str, Callable[[bytes, dict, dict], pd.DataFrame]] = {
 }
 
 
-def _require(holds: bool, otherwise: str) -> None:
+def _require(holds: bool, message: str) -> None:
     if not holds:
-        raise ValueError(otherwise)
+        raise ValueError(message)
 
 
 def _is_count(value: Any, most: float = float("inf")) -> bool:
@@ -104,8 +107,8 @@ def _is_count(value: Any, most: float = float("inf")) -> bool:
 def _check_splits(numbers: dict[str, int], facts: dict[str, int | str | list[int]]) -> None:
     """Check the number of facts of each split.
 
-    `all` facts of a split can be any number; of a list, one number for each score band, a band can
-    have fewer.
+    For `all`, any number of facts is right. For a list, the numbers of facts by score band, there
+    may be fewer facts, because a band may have too few.
     """
     _require(set(numbers) <= set(paper.SPLITS), "it names a split that does not exist")
     for split, needed in facts.items():
@@ -117,8 +120,8 @@ def _check_splits(numbers: dict[str, int], facts: dict[str, int | str | list[int
 
 
 def _check_answers(params: dict, result: dict) -> None:
-    """Check `accuracy` and `instruct`: how many answers, and how many of them were right."""
-    if "counts" in result:  # records of old: counts by topic and level instead of answers
+    """Check `accuracy` and `instruct`: the numbers of answers and of correct answers."""
+    if "counts" in result:  # old records hold counts by topic and level instead of answers
         rows = result["counts"]
         fits = all(_is_count(r["total"]) and _is_count(r["correct"], r["total"]) for r in rows)
         _require(len(rows) > 0 and fits, "a number of right answers is impossible")

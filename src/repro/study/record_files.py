@@ -1,11 +1,11 @@
-"""A record in its file: how it is read, and how damage to it or to its table is found.
+"""Reads a record from its file, and finds damage to it or to its table.
 
-Every record and every table has a digest, the SHA-256 of its content, which is compared when it
-is read. In the cache the digest is part of the record's file. In a folder of `results/` the
-digests are in `digests.json`, which `repro export` writes, so that the records themselves stay as
-they were written. Records made before digests were kept have none: a record in the cache without
-one, and a folder of `results/` without `digests.json`, are read if `repro.study.record_checks`
-finds nothing impossible. In a folder that has the file, a record without a digest is refused.
+Every record and every table has a digest, the SHA-256 of its content, which is compared when it is
+read. In the cache the digest is part of the record's file. In a folder of `results/` the digests
+are in `digests.json`, which `repro export` writes, so that the records themselves are not changed.
+Old records have no digest. A record in the cache without one, and a folder of `results/` without
+`digests.json`, are read if `repro.study.record_checks` finds nothing impossible. In a folder with
+this file, a record without a digest is refused.
 """
 
 import json
@@ -31,7 +31,7 @@ REMEDY = "`repro check MODEL --repair` deletes it and computes it again"
 
 
 def record_name(kind: str, key: str | None) -> str:
-    """Return the name of a record among those of all kinds: `accuracy-0123456789abcdef`."""
+    """Return the name of a record, such as `accuracy-0123456789abcdef`."""
     return f"{kind}-{key}"
 
 
@@ -43,7 +43,7 @@ def kind_and_key(name: str) -> tuple[str, str]:
 
 @dataclass(frozen=True)
 class Record:
-    """What one run was asked to do (`params`), what came out, and where and when."""
+    """A record: its kind, key, parameters and result, and where and when it was computed."""
 
     kind: str
     key: str
@@ -53,12 +53,12 @@ class Record:
 
     @property
     def name(self) -> str:
-        """Its name, as `record_name` makes it."""
+        """The name of the record (`record_name`)."""
         return record_name(self.kind, self.key)
 
     @property
     def table_name(self) -> str:
-        """The name of its table's file in a folder of `results/`."""
+        """The file name of its table in a folder of `results/`."""
         return f"{self.name}.csv"
 
     @property
@@ -84,12 +84,12 @@ class Stored:
 
 
 class GitFileError(StoreError):
-    """A file is not what was committed, and Git is what puts it right."""
+    """A file differs from what was committed, and Git can restore it."""
 
 
-@lru_cache(maxsize=2**14)  # a study asks for each of its records several times
+@lru_cache(maxsize=2**14)  # a study reads each of its records several times
 def parse(stored: Stored) -> tuple[Record, str | None]:
-    """Return a record whose content has been checked, and the digest that its table must have.
+    """Return a record after checking its content, and the digest that its table must have.
 
     Raises:
         StoreError: the text is not a record, or the record is damaged.
@@ -114,10 +114,10 @@ def parse(stored: Stored) -> tuple[Record, str | None]:
 
 
 def parse_json(text: bytes, path: Path) -> dict:
-    """Return the object that JSON text holds.
+    """Return the object that a JSON text holds.
 
     Raises:
-        StoreError: it is not JSON, or not an object; the cause is named where it is known.
+        StoreError: it is not JSON, or not an object. The message names the cause, if it is known.
     """
     if cause := cause_of_damage(text):
         raise damaged(path, cause)
@@ -135,7 +135,7 @@ def _refuse_constant(name: str):
 
 
 def read_table(stored: Stored) -> pd.DataFrame:
-    """Return the table of a record, compared with its digest and with its record.
+    """Return the table of a record, after comparing it with its digest and with the record.
 
     Raises:
         StoreError: the record or its table is missing or damaged.
@@ -150,7 +150,7 @@ def read_table(stored: Stored) -> pd.DataFrame:
 
 
 def table_text(stored: Stored, digest_needed: str | None) -> bytes:
-    """Return the bytes of a record's table, if they have the digest that is needed (None: any).
+    """Return the bytes of a record's table if they have the needed digest (None: any digest).
 
     Raises:
         StoreError: the file is missing, cannot be read, or has another digest.

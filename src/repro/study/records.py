@@ -1,9 +1,9 @@
-"""One record per finished run, written atomically, with its provenance.
+"""The store of records: one for each finished measurement, with its provenance.
 
-A record's key is a hash of the complete parameters that produced it, so a setting can
-never be forgotten and two settings never share a file. Records are looked up first in the
-repository's `results/` (committed, one folder per model and profile), then in the cache. What is
-damaged is refused: see `repro.study.record_files`.
+The key of a record is a hash of the complete parameters that produced it. So no setting is
+forgotten, and two settings never share a file. Records are looked up first in `results/` of the
+repository (committed, one folder per model and profile), then in the cache. Damaged records are
+refused: see `repro.study.record_files`.
 """
 
 import json
@@ -23,7 +23,7 @@ __all__ = ["Record", "check_asked", "export", "load", "load_table", "matching", 
 
 
 def save(record: Record, table: pd.DataFrame | None = None) -> None:
-    """Write a record to the cache, its table first: a record on disk is always complete.
+    """Write a record to the cache. Its table is written first, so a stored record is complete.
 
     Raises:
         StoreError: the cache cannot be written, or the result holds NaN or infinity.
@@ -52,10 +52,10 @@ def load(kind: str, params: dict) -> Record | None:
 
 
 def find(kind: str, key_of_record: str) -> Stored | None:
-    """Return the record of a key as it is stored, or None; it is not parsed.
+    """Return the record of a key as it is stored, without parsing it, or None.
 
     Raises:
-        StoreError: its file cannot be read, or it may have been in a file that is damaged.
+        StoreError: its file cannot be read, or a damaged file may have held it.
     """
     results = results_dir()
     if stored := committed.by_key(results).get(key_of_record):
@@ -67,32 +67,30 @@ def find(kind: str, key_of_record: str) -> Stored | None:
 
 
 def matching(kind: str, params: dict) -> list[Record]:
-    """Return the records that have these parameters among theirs, in the order of their dates.
+    """Return the records whose parameters include these, in the order of their dates.
 
-    Raises StoreError as `load` does.
+    Raises:
+        StoreError: as in `load`.
     """
     records = [parse(stored)[0] for stored in find_all(kind).values()]
-    same = [r for r in records if params.items() <= r.params.items()]
-    return sorted(same, key=lambda record: (record.provenance["date"], record.key))
+    matches = [record for record in records if params.items() <= record.params.items()]
+    return sorted(matches, key=lambda record: (record.provenance["date"], record.key))
 
 
 def find_all(kind: str) -> dict[str, Stored]:
-    """Return all records of a kind by key, from `results/` and the cache; they are not parsed.
+    """Return all records of a kind by key, from `results/` and the cache, without parsing them.
 
     Raises:
         StoreError: a file cannot be read.
     """
-    stored = committed.by_key(results_dir()).items()
-    records_by_key = {k: each for k, each in stored if each.path.stem == kind}
+    committed_records = committed.by_key(results_dir())
+    stored_by_key = {k: stored for k, stored in committed_records.items() if stored.kind == kind}
     for path in listed(cache_dir() / "records" / kind):
-        if (
-            path.suffix == ".json"
-            and not path.name.startswith(".")
-            and path.stem not in records_by_key
-        ):
-            each = _read_cached(kind, path.stem)
-            records_by_key |= {path.stem: each} if each else {}
-    return records_by_key
+        is_record = path.suffix == ".json" and not path.name.startswith(".")
+        if is_record and path.stem not in stored_by_key:
+            stored = _read_cached(kind, path.stem)
+            stored_by_key |= {path.stem: stored} if stored else {}
+    return stored_by_key
 
 
 def load_table(record: Record) -> pd.DataFrame:
@@ -105,10 +103,10 @@ def load_table(record: Record) -> pd.DataFrame:
 
 
 def check_asked(record: Record, number: int) -> None:
-    """Check that a record holds answers to as many questions as were asked.
+    """Check that a record holds answers to `number` questions.
 
     Raises:
-        StoreError: it holds another number of them.
+        StoreError: it holds another number of answers.
     """
     try:
         record_checks.check_asked(record.result, number)
@@ -118,11 +116,11 @@ def check_asked(record: Record, number: int) -> None:
 
 
 def origins(records: Iterable[Record], shared: dict | None = None) -> pd.DataFrame:
-    """Return where each record comes from: kind, key, wall_seconds, date, commit, versions …
+    """Return the origin of each record: kind, key, wall_seconds, date, commit, versions …
 
     `shared` are further columns, such as the parameters that all records share.
     """
-    # A fine-tuning times itself, because its record is written after other work.
+    # A fine-tuning has its seconds in the result, because its record is written after other work.
     return pd.DataFrame(
         {"kind": r.kind, "key": r.key, **(shared or {}), **r.provenance}
         | ({"wall_seconds": r.result["seconds"]} if "seconds" in r.result else {})
@@ -133,8 +131,8 @@ def origins(records: Iterable[Record], shared: dict | None = None) -> pd.DataFra
 def export(records: list[Record], folder: Path) -> list[Path]:
     """Copy records to a folder of `results/` and return the files written.
 
-    Tables are CSV files, records one JSON-lines file per kind, and the digests of all are in
-    `digests.json`. Of the kinds that are written, other records in the folder are removed.
+    Tables are written as CSV files, records as one JSON-lines file per kind, and the digests of all
+    as `digests.json`. Other records of the same kinds in the folder are removed.
 
     Raises:
         StoreError: a record or a table is damaged, or a file cannot be written.

@@ -1,8 +1,8 @@
-"""What is asked of a study: the setting of one fine-tuning, and the requests for its records.
+"""Runs and requests: the settings of a fine-tuning, and the parameters of each record.
 
-A request holds the complete parameters of one record before anything is computed, so what is
-missing is known from the records alone. The key of a record is a hash of these parameters: kinds
-and names of parameters never change meaning.
+A request holds the complete parameters of one record before it is computed. So the missing records
+are known without computing anything. The key of a record is a hash of these parameters, so kinds
+and names of parameters never change their meaning.
 """
 
 from collections.abc import Callable, Iterable
@@ -25,24 +25,32 @@ from repro.study.record_files import record_name
 from repro.training.recipe import Adapter, Recipe
 
 VERSION = 2  # part of every key: raised when a change to the code changes results
-MATCH = 2  # of the rule that a completion names an object: spellings are alike in both texts
-# Models whose records of the first rule hold for the second, because no completion of theirs that
-# was counted again is judged otherwise (`benchmarks/spellings.py`, on 2,520 and 210 of them; the
-# micro models cannot write the characters in question). So the rule is not in their keys.
+MATCH = (
+    2  # version of the rule by which a completion contains an object: spellings count as the same
+)
+# Models whose records by the first version of this rule are valid for the second. None of their
+# completions that were judged again has another result (`benchmarks/spellings.py`, on 2,520 and 210
+# of them), and the micro models cannot write the characters in question. So the version is not in
+# their keys.
 FIRST_MATCH = ("micro-s", "micro-m", "micro-l", "smollm2-135m", "gemma-3-270m")
 MIXED = -2  # "level" of a run on facts of all levels
 BASE = -1  # "level" of the pre-trained model, which no run has changed
-REGION = "transformer"  # what is restored (§5)
-SHARDED_FROM = 10**9  # parameters from which records of sharded fine-tunings are looked for
-MOST_PROCESSES = 64  # that such a record may have had
+REGION = "transformer"  # the region that is restored (§5)
+SHARDED_FROM = 10**9  # parameters of a model from which records of sharded fine-tunings are tried
+MOST_PROCESSES = 64  # the most processes of such a record
 ANSWERED = ("dev", "test", "testood")  # splits whose questions a strategy of Table 7 answers
 
 
 @dataclass(frozen=True)
 class Run:
-    """One fine-tuning: `size` facts of `level` (None: all of them), data sample `sample`.
+    """The settings of one fine-tuning.
 
-    A `rank` above 0 trains adapters of that rank (LoRA) instead of all parameters.
+    Attributes:
+        level: the mastery level of the training facts; `MIXED`: of all levels.
+        size: the number of training facts; None: all of the level.
+        sample: the number of the data sample.
+        learning_rate: of the fine-tuning.
+        rank: above 0, adapters of this rank (LoRA) are trained instead of all parameters.
     """
 
     level: int
@@ -54,10 +62,13 @@ class Run:
 
 @dataclass(frozen=True)
 class Request:
-    """A record that is wanted: its kind, its complete parameters, and what it is measured on.
+    """The request for a record.
 
-    `run` is the fine-tuning, a `Run` (for GSM8K and XSum the name of the task); None is the
-    pre-trained model.
+    Attributes:
+        kind: of the record.
+        params: its complete parameters.
+        run: the `Run` that it is measured on (for GSM8K and XSum the name of the task); None: the
+            pre-trained model.
     """
 
     kind: str
@@ -80,14 +91,14 @@ class Request:
 
 
 def missing(requests: Iterable[Request]) -> list[Request]:
-    """Return the requests without a record. Raises StoreError as `records.load` does."""
+    """Return the requests without a record. Raises StoreError as in `records.load`."""
     requests = list(requests)
     absent = devices.in_first_process(lambda: [r.record() is None for r in requests])
     return [request for request, is_absent in zip(requests, absent, strict=True) if is_absent]
 
 
 def finished(requests: Iterable[Request]) -> list[records.Record]:
-    """Return the records of those requests that have one. Raises StoreError as `missing` does."""
+    """Return the records of those requests that have one. Raises StoreError as in `missing`."""
     return [record for record in (request.record() for request in requests) if record]
 
 
@@ -106,21 +117,21 @@ def source(model: registry.ModelEntry, profile: Profile, data: Path | None, seed
 
 
 def _recorded_sharding(params: dict) -> dict:
-    """Return what the key of a recorded fine-tuning says of sharding; empty where there is none.
+    """Return the parameters of sharding with which a fine-tuning is recorded; empty if it is not.
 
-    So records of a sharded fine-tuning are found by whoever only reads them. Not found are those of
-    more than `MOST_PROCESSES` processes.
+    So a process that is not sharded finds the records of a sharded fine-tuning, to read them. Those
+    of more than `MOST_PROCESSES` processes are not found.
     """
     for number in range(1, MOST_PROCESSES + 1):
         for stored in STORED_FORMATS:
-            named = Sharding(stored=stored).parameters(number)
-            if Request("finetune", {**params, **named}).record():
-                return named
+            sharding = Sharding(stored=stored).parameters(number)
+            if Request("finetune", {**params, **sharding}).record():
+                return sharding
     return {}
 
 
 class Requests:
-    """Makes the requests of one study: single ones, then those that a table needs of one run."""
+    """Makes the requests of one study: of single records, and of all records of a table."""
 
     def __init__(
         self,
@@ -130,10 +141,15 @@ class Requests:
         compared_level: Callable[[], int],
         launched: Sharding | None = None,
     ):
-        """Take model, profile, what `source` returned, and the level whose facts §4.1 compares.
+        """Take the parts of a study.
 
-        The level is asked for when it is needed: it is known once mastery is measured. `launched`
-        says how this launch divides a fine-tuning among its processes, None that it does not.
+        Args:
+            model: the model that is studied.
+            profile: the sizes of the study.
+            shared: the parameters that `source` returned.
+            compared_level: returns the level whose facts §4.1 compares. It is called when it is
+                needed, because the level is known only once mastery is measured.
+            launched: how this launch divides a fine-tuning among processes; None: it does not.
         """
         self.model, self.profile, self.source = model, profile, shared
         self.compared_level = compared_level
@@ -146,7 +162,7 @@ class Requests:
         return Request("mastery", {**self.source, "protocol": protocol})
 
     def finetune(self, run: Run) -> Request:
-        """Request the fine-tuning itself, whose record holds the loss curve."""
+        """Request the fine-tuning, whose record holds the loss curve."""
         recipe = Recipe(learning_rate=run.learning_rate, seed=self._seed(run))
         drawn: dict[str, Any] = {"level": run.level, "size": run.size, "sample": run.sample}
         if run.rank:
@@ -176,7 +192,7 @@ class Requests:
         return Request("accuracy", {**params, "restore": restoration if percent else None}, run)
 
     def instruct(self) -> list[Request]:
-        """Request the answers of the model's instruct variant, where Table 7 is made."""
+        """Request the answers of the model's instruct variant, if the profile has Table 7."""
         if not (self.model.instruct and self.profile.mixed_samples):
             return []
         variant = {"instruct": weights.weights_id(registry.entry(self.model.instruct))}
@@ -226,7 +242,7 @@ class Requests:
         return [self.accuracy(run, "test", x, s) for s in strategies for x in percents]
 
     def layers(self, run: Run) -> list[Request]:
-        """Return the requests of Table 11: nothing, and all of each group of layers, restored."""
+        """Return the requests of Table 11: with nothing restored, and with each group of layers."""
         groups, splits = self.layer_groups(), ("test", "testood")
         unrestored = [self.accuracy(run, split) for split in splits if groups]
         return unrestored + [
@@ -234,7 +250,7 @@ class Requests:
         ]
 
     def layer_groups(self) -> list[str]:
-        """Return the groups of layers that are restored, such as `0-3`; of one, such as `0`."""
+        """Return the groups of layers that are restored, such as `0-3`, or `0` for one layer."""
         if not self.profile.layer_blocks:
             return []
         number = architecture.layer_count(self.model)
@@ -245,7 +261,7 @@ class Requests:
         return self.source["seed"] * 1000 + (run.sample if run else 0)
 
     def _parent(self, run: Run | None) -> dict:
-        # Kept, because making a key takes longer than all else of a request.
+        # Stored, because a key takes longer to make than the rest of a request.
         if run not in self._parents:
             parent = self.finetune(run) if run else self.mastery()
             self._parents[run] = {**self.source, parent.kind: parent.key}

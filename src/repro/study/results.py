@@ -1,7 +1,7 @@
-"""The records of a study as tidy frames, one method for each thing that was measured.
+"""The records of a study as tidy frames, one method for each kind of measurement.
 
-Every frame has columns that say which run a row belongs to: train_level (−1: the pre-trained model,
-−2: facts of all levels), train_size, size_label, sample, run. What is missing is computed.
+The columns train_level (−1: the pre-trained model, −2: facts of all levels), train_size,
+size_label, sample and run of a frame identify the run of each row. Missing records are computed.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from repro.study.requests import BASE, MIXED, Request, Run, finished
 if TYPE_CHECKING:  # it imports this module
     from repro.study.study import Study
 
+# The columns of a frame of counts without rows.
 NO_COUNTS = [
     *("train_level", "train_size", "sample", "topic", "test_level"),
     *("restored_percent", "split", "correct", "total"),
@@ -47,9 +48,9 @@ class Results:
     def natural_distribution(self) -> pd.DataFrame:
         """Return the estimated distribution of levels over all facts (Tables 1, 8).
 
-        For a study whose facts were chosen by score: [model, split, level, drawn, share, low,
-        high], drawn counts beside shares of all facts in percent with their 95 % interval. For any
-        other study it is empty: its counts are drawn at random.
+        For a study whose facts were chosen by score, it has the columns model, split, level, drawn
+        (facts), share of all facts in percent, and low and high, its 95 % interval. For other
+        studies it is empty, because the facts of `distribution` are drawn at random.
         """
         columns = ["model", "split", "level", "drawn", "share", "low", "high"]
         if not self.study.choice:
@@ -60,10 +61,10 @@ class Results:
         return table.assign(model=self.study.model.title)[columns]
 
     def scored(self) -> pd.DataFrame:
-        """Return every fact that was scored, where facts were chosen by score; else no row.
+        """Return every fact that was scored; no row if facts were not chosen by score.
 
-        Columns: fact_id, topic, split, score (nats), band, and of the facts that were drawn level
-        and weight, the number of facts that one stands for.
+        Columns: fact_id, topic, split, score (nats), band. Facts that were drawn also have a level
+        and a weight, the number of facts that one stands for.
         """
         if not self.study.choice:
             columns = ["fact_id", "topic", "split", "score", "band", "level", "weight"]
@@ -80,47 +81,47 @@ class Results:
         """
         if requests is not None:
             return _counts(self.study, list(requests))
-        if self._accuracy is None:  # kept, because several tables start from it
+        if self._accuracy is None:  # stored, because several tables are made from it
             self._accuracy = _counts(self.study, paper_requests(self.study))
         return self._accuracy.copy()
 
-    def mixed(self) -> pd.DataFrame:
-        """Return answers after fine-tuning on facts of all levels (Table 7), as in `accuracy`."""
-        return _of_strategy(self.study, self.study.grid.mixed_runs())
+    def strategy(self, runs: list[Run]) -> pd.DataFrame:
+        """Return answers of the runs of a strategy of Table 7, with the columns of `accuracy`.
 
-    def lora(self) -> pd.DataFrame:
-        """Return answers after fine-tuning with adapters (Table 7), as in `accuracy`."""
-        return _of_strategy(self.study, self.study.grid.lora_runs())
+        `runs` are those of `Grid.mixed_runs` (facts of all levels) or `Grid.lora_runs` (adapters).
+        """
+        requests = [request for run in runs for request in self.study.requests.strategy(run)]
+        return _counts(self.study, [r for r in requests if r.kind == "accuracy"])
 
     def instruct(self) -> pd.DataFrame:
-        """Return answers of the instruct variant, as in `accuracy`; without one an empty frame."""
+        """Return answers of the instruct variant as `accuracy`; an empty frame if there is none."""
         return _counts(self.study, self.study.requests.instruct())
 
     def controls(self) -> pd.DataFrame:
-        """Return test answers of the control runs: is it which parameters, or how much is undone?
+        """Return test answers of the control runs, whose parameters are chosen by other rules.
 
-        The columns of `accuracy`, and: strategy (of `repro restore`; `top` is the paper's, `none`
-        the share 0), restored (parameters), undone_l1 and undone_l2: the percentage of the sum of
-        all |s − p|, and of all (s − p)², in the region that was undone (NaN in records made
-        before it was kept).
+        It has the columns of `accuracy` and: strategy (of `repro restore`; `top` is the paper's,
+        `none` the share 0), restored (parameters), undone_l1 and undone_l2. The last two are the
+        percentages of the sums of |s − p| and of (s − p)² in the region that were undone; they are
+        NaN in old records, which do not have them.
         """
         return _counts(self.study, control_requests(self.study), _restoration_columns)
 
     def layers(self) -> pd.DataFrame:
         """Return answers after restoring groups of layers (Table 11), and without (`none`).
 
-        The columns of `controls`, and layers, such as `0-3`. restored_percent is 100 where a group
-        was restored: all of its parameters.
+        It has the columns of `controls` and layers, such as `0-3`. restored_percent is 100 if a
+        group was restored, because all of its parameters were.
         """
         return _counts(self.study, layer_requests(self.study), _restoration_columns)
 
     def locations(self) -> pd.DataFrame:
-        """Return where the most changed parameters are (Tables 9 and 10), layer by module.
+        """Return the numbers of the most changed parameters by layer and module (Tables 9, 10).
 
         Columns: model and run as in `accuracy`; top_percent; layer; module; n (parameters);
-        change_percent (of the sum of all relative changes); k (how many of them are chosen).
-        Summed over modules or layers, 100 k / Σk is the paper's percentage, and its ratio to
-        100 n / Σn the lift.
+        change_percent (of the sum of all relative changes); k (chosen parameters). Summed over
+        modules or layers, 100 k / Σk is the paper's percentage; its ratio to 100 n / Σn is the
+        lift.
         """
         requests = [self.study.requests.locations(run) for run in self.study.grid.restored_runs()]
         frame = _frames(self.study, requests, "table").assign(model=self.study.model.title)
@@ -131,10 +132,13 @@ class Results:
     def answers(self, requests: Iterable[Request] | None = None) -> pd.DataFrame:
         """Return the answer to every question, one row per set of answers, for paired intervals.
 
-        Columns: those of `controls` without topic, test_level, correct and total, and three
-        arrays over questions in the order of `Pools.facts`: values (0 or 1), sizes (1), strata
-        (mastery levels), as `bootstrap` takes them. Records made before answers were kept have no
-        row. By default the requests of `accuracy`; also `control_requests`, `layer_requests`.
+        Columns: those of `controls` without topic, test_level, correct and total, and three arrays
+        over questions in the order of `Pools.facts`, as `bootstrap` takes them: values (0 or 1),
+        sizes (1), strata (mastery levels). Old records without single answers have no row.
+
+        Args:
+            requests: by default those of `accuracy`; others are `control_requests` and
+                `layer_requests`.
         """
         requests = paper_requests(self.study) if requests is None else list(requests)
         rows = []
@@ -150,7 +154,7 @@ class Results:
         return pd.DataFrame(rows)
 
     def learning_rates(self) -> pd.DataFrame:
-        """Return dev answers by learning rate, and the columns of `accuracy`."""
+        """Return dev answers with the columns of `accuracy` and learning_rate."""
         requests, runs = self.study.requests, self.study.grid.rate_runs()
         self.study.compute(r for run in runs for r in requests.learning_rate(run))
         frame = _counts(self.study, [requests.accuracy(run, "dev") for run in runs])
@@ -181,8 +185,8 @@ class Results:
 def paper_requests(study: Study) -> list[Request]:
     """Return the requests for answers that the paper's tables hold, and those of the base model.
 
-    They are of runs on one level, with nothing restored or the most changed parameters of all
-    layers.
+    These are the answers of runs on one level, with nothing restored or with the most changed
+    parameters of all layers restored.
     """
     return [
         request
@@ -212,7 +216,7 @@ def restoration_requests(study: Study, percent: float) -> list[Request]:
 
 
 def control_requests(study: Study) -> list[Request]:
-    """Return the requests for the controls, with those of the paper's choice to compare with."""
+    """Return the requests of the controls, and those of the paper's choice for comparison."""
     requests, runs = study.requests, study.grid.control_runs()
     percents = (0, *study.profile.control_percents)
     of_paper = [requests.accuracy(run, "test", percent) for run in runs for percent in percents]
@@ -228,7 +232,7 @@ def layer_requests(study: Study) -> list[Request]:
 
 
 def run_columns(study: Study, run: Run | None) -> dict:
-    """Return the columns that say which run a row belongs to."""
+    """Return the columns that identify the run of a row."""
     run = run or Run(BASE, 0, 0, 0.0)
     label = "All" if run.size is None else str(run.size)
     name = f"{run.level}/{label}/{run.sample}/{run.learning_rate:g}"
@@ -238,6 +242,7 @@ def run_columns(study: Study, run: Run | None) -> dict:
 
 
 def _columns(study: Study, request: Request) -> dict:
+    """Return the columns that identify a request: run, restored share and split."""
     columns = run_columns(study, request.run)
     if request.kind in ("accuracy", "instruct"):
         restoration = request.params.get("restore") or {"percent": 0.0}
@@ -247,7 +252,7 @@ def _columns(study: Study, request: Request) -> dict:
 
 
 def _restoration_columns(request: Request, result: dict) -> dict:
-    """Return the columns that say what was restored, and how much of the change that undid."""
+    """Return the columns of what was restored, and of how much of the change this undid."""
     settings = request.params["restore"]
     unknown = dict.fromkeys(("l1", "l2"), np.nan if settings else 0.0)
     undone = result.get("undone") or unknown
@@ -265,11 +270,6 @@ def _records(study: Study, requests: list[Request]) -> list[Record]:
     return finished(requests)
 
 
-def _of_strategy(study: Study, runs: list[Run]) -> pd.DataFrame:
-    requests = [request for run in runs for request in study.requests.strategy(run)]
-    return _counts(study, [request for request in requests if request.kind == "accuracy"])
-
-
 def _counts(
     study: Study, requests: list[Request], further_columns: Callable | None = None
 ) -> pd.DataFrame:
@@ -280,7 +280,7 @@ def _counts(
 def _frames(
     study: Study, requests: list[Request], part: str, further_columns: Callable | None = None
 ) -> pd.DataFrame:
-    """Return a part of every record's result, with columns that say what it is of.
+    """Return a part of every record's result as rows, with the columns of its request.
 
     `further_columns` returns further columns for (request, result).
     """
@@ -293,20 +293,21 @@ def _frames(
         columns.append(_columns(study, request) | further)
     if not tables:
         return pd.DataFrame()
-    each = np.repeat(np.arange(len(tables)), [len(table) for table in tables])
-    repeated = pd.DataFrame(columns).iloc[each].reset_index(drop=True)
+    table_of_row = np.repeat(np.arange(len(tables)), [len(table) for table in tables])
+    repeated = pd.DataFrame(columns).iloc[table_of_row].reset_index(drop=True)
     frame = _stacked(tables)
     if part == "counts":
-        frame["correct"] = np.concatenate([each for each in corrects if each is not None])
+        frame["correct"] = np.concatenate([correct for correct in corrects if correct is not None])
     return pd.concat([frame, repeated], axis=1)
 
 
 def _table(
     study: Study, request: Request, result: dict, part: str
 ) -> tuple[pd.DataFrame, np.ndarray | None]:
-    """Return a part of a result, and of `counts` the right answers by row.
+    """Return a part of a result, and for `counts` the number of correct answers by row.
 
-    Records of answers to the same questions share their table, in which only these differ.
+    Records of answers to the same questions share one table, because they differ only in these
+    numbers.
     """
     if part == "counts" and "hits" in result:  # older records hold the counts themselves
         run_and_split = request.run, request.params["split"]
@@ -318,7 +319,10 @@ def _table(
 
 
 def _stacked(tables: list[pd.DataFrame]) -> pd.DataFrame:
-    """Return the rows of tables below each other; the same table may stand there many times."""
+    """Return the rows of all tables, one table after another; tables may occur several times.
+
+    Each distinct table is copied once, and its rows are then repeated by their numbers.
+    """
     different = {id(table): table for table in tables}
     lengths = [len(table) for table in different.values()]
     starts = dict(zip(different, np.cumsum([0, *lengths]), strict=False))

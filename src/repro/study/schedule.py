@@ -1,4 +1,4 @@
-"""In which order requests are computed, and how they are divided among machines."""
+"""The order in which requests are computed, and their division among machines."""
 
 import math
 import re
@@ -14,7 +14,7 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True)
 class Part:
-    """One of `total` shares of the work, counted from 1: each piece of work is in exactly one."""
+    """One of `total` parts of the work, counted from 1. Each piece of work is in exactly one."""
 
     number: int
     total: int
@@ -24,15 +24,15 @@ class Part:
         return items[self.number - 1 :: self.total]
 
     def __str__(self) -> str:
-        """Return the part as it is written, such as `2/4`."""
+        """Return the part as a user writes it, such as `2/4`."""
         return f"{self.number}/{self.total}"
 
 
 def parse_part(text: str) -> Part:
-    """Return the part that is written as `2/4`.
+    """Return the part from a text such as `2/4`.
 
     Raises:
-        ConfigError: it is not written so, or there is no such part.
+        ConfigError: the text has another form, or there is no such part.
     """
     numbers = re.fullmatch(r"(\d+)/(\d+)", text)
     if not numbers or not 1 <= int(numbers[1]) <= int(numbers[2]):
@@ -41,23 +41,25 @@ def parse_part(text: str) -> Part:
 
 
 def by_run(requests: list[Request]) -> list[list[Request]]:
-    """Return requests in groups that are computed together: those of one run, in their order."""
+    """Return requests in groups of one run, which are computed together, in their order."""
     return [list(group) for _, group in groupby(requests, key=lambda request: request.run)]
 
 
 def longest_first(groups: list[list[Request]]) -> list[list[Request]]:
-    """Return groups by their length, so that processes which share them end together."""
+    """Return groups, the longest first, so that processes that share them end at the same time."""
     return sorted(groups, key=_effort, reverse=True)
 
 
 def _effort(group: list[Request]) -> tuple[int, float]:
+    """Return a key that sorts groups by their work: the number of requests, then of facts."""
     run = group[0].run
     return len(group), (run.size or math.inf) if run else 0
 
 
 def of_part(requests: list[Request], part: Part) -> list[Request]:
-    """Return the requests of a part: whole runs.
+    """Return the requests of a part, in whole runs.
 
-    The same requests always give the same parts, so give all of a study's, not what is missing.
+    Parts are the same for the same requests. So call it with all requests of a study, not only with
+    the missing ones.
     """
     return [request for group in part.share(longest_first(by_run(requests))) for request in group]

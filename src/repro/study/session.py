@@ -1,4 +1,4 @@
-"""One model in memory: loaded once, fine-tuned and set back as often as a study needs."""
+"""One model in memory: loaded once, fine-tuned and reset as often as a study needs."""
 
 import os
 import sys
@@ -22,16 +22,16 @@ Weights = dict[str, torch.Tensor]
 
 
 class Session:
-    """A model's float32 weights, which are trained, and what answers questions with them.
+    """A model in memory: the float32 weights that are trained, and the network that answers.
 
     `load` sets these attributes:
 
     - network: the float32 network that is trained; tokenizer: its tokenizer;
     - small: whether several processes of one thread can share a study;
-    - decoder: the network that answers, in the study's number format; where that is float32, the
-      trained one;
-    - trainer: what `sft.finetune` is given; reader: what answers. Either is a network, or the CPU
-      engine that computes it.
+    - decoder: the network that answers, in the study's number format; if that is float32, it is
+      the trained network;
+    - trainer: the argument of `sft.finetune`; reader: the argument of `complete`. Both are a
+      network, or the CPU engine that computes it.
     """
 
     def __init__(
@@ -45,16 +45,18 @@ class Session:
 
         Args:
             model: a registry entry.
-            number_format: in which it is trained and answers, `float32` or `bfloat16`.
+            number_format: of training and answers, `float32` or `bfloat16`.
             bars: show progress bars.
-            engine: compute with `repro.inference.cpu` where it can compute this model.
+            engine: compute with `repro.inference.cpu` if it can compute this model.
         """
         self.model, self.bars, self.engine = model, bars, engine
         self.dtype: torch.dtype = getattr(torch, number_format)
         self.processes = devices.processes()
         self._loaded = False
-        self._base: Weights | None = None  # the pre-trained weights, from before they first change
-        self._changed = False  # whether the weights in memory may differ from them
+        self._base: Weights | None = (
+            None  # the pre-trained weights, copied before they first change
+        )
+        self._changed = False  # whether the weights in memory may differ from the pre-trained ones
 
     def load(self) -> None:
         """Load the model, unless it is in memory.
@@ -73,7 +75,7 @@ class Session:
         self.trainer = self.reader = self.network
         if alone and cpu_engine.fits(self.decoder):
             self.reader = cpu_engine.CpuEngine(self.decoder)
-            # Trained are the float32 weights, multiplied in the decoder's dtype.
+            # The float32 weights are trained, and multiplied in the dtype of the decoder.
             self.trainer = self.reader if same else cpu_engine.CpuEngine(self.network, self.dtype)
         elif not same:
             self.reader = self.decoder
@@ -99,12 +101,12 @@ class Session:
 
         Args:
             facts: DataFrame[question, object, …].
-            recipe: how to learn.
-            text: what the progress bar says.
+            recipe: the settings of the training.
+            text: of the progress bar.
             adapter: train low-rank adapters instead of all parameters.
 
         Returns:
-            What `sft.finetune` returns, and a copy of the fine-tuned weights.
+            The result of `sft.finetune`, and a copy of the fine-tuned weights.
         """
         self.reset()
         if self._base is None:
@@ -129,17 +131,17 @@ class Session:
         return TunedModel(self._base, tuned, percents)
 
     def finish(self) -> None:
-        """Delete what no other run needs, now that the last one is computed: here, nothing."""
+        """Delete files that no other run needs, after the last run; here there are none."""
 
     def bar(self, total: int, text: str, unit: str, leave: bool = False) -> tqdm:
-        """Return a progress bar, shown by the first process only; in JupyterLab, one of its own."""
+        """Return a progress bar, which only the first process shows; in JupyterLab, its own kind."""
         silent = not (self.bars and self.processes.is_main_process)
         kind = _bar_of_lab() if not silent and _in_jupyter() else tqdm
         return kind(total=total, desc=text, unit=unit, leave=leave, disable=silent)
 
     @contextmanager
     def _steps(self, total: int, text: str) -> Iterator[Callable[[float], None]]:
-        """Show a bar of the steps of fine-tuning, to be told the loss of each."""
+        """Show a bar of the steps of fine-tuning; yield a function that takes the loss of each."""
         with self.bar(total, text, "step") as bar:
 
             def show(loss: float) -> None:
@@ -166,14 +168,14 @@ def _bar_of_lab() -> type[tqdm]:
 
 
 class TunedModel:
-    """Fine-tuned weights beside the pre-trained ones; each ranking of them is made once (§5)."""
+    """Fine-tuned and pre-trained weights; each ranking of them is made once (§5)."""
 
     def __init__(
         self, base: Weights, tuned: Weights, percents: Iterable[float], shared: bool = False
     ):
-        """Take both, and the shares (%) that are likely to be restored.
+        """Take both, and the shares (%) that will probably be restored.
 
-        `shared`: the processes of a launch share the ranking, and all of them ask for it.
+        `shared`: the processes of a launch share the ranking, and all of them call it.
         """
         self.base, self.tuned, self.shared = base, tuned, shared
         self.percents = {float(percent) for percent in percents}
@@ -195,7 +197,7 @@ class TunedModel:
         return self._rankings[order]
 
     def restored(self, network, settings: dict | None) -> AbstractContextManager:
-        """Restore a share of a network that holds the fine-tuned weights, and take it back on exit.
+        """Restore a share of a network that holds the fine-tuned weights, and undo it on exit.
 
         `settings` are those of a request (None: nothing is restored). Yields the `restore.Change`
         that was undone.
@@ -211,7 +213,8 @@ class TunedModel:
         return restore.restored(network, self.base, self.tuned, ranking, percent, cut)
 
     def _cut(self, order: tuple, percent: float) -> restore.Cut:
-        # Finding thresholds reads all weights again, so all likely shares are found at once.
+        # Finding thresholds reads all weights again, so those of all probable shares are found at
+        # once.
         if (*order, percent) not in self._cuts:
             shares = sorted({*self.percents, percent})
             cuts = restore.thresholds(self.ranking(*order), shares)

@@ -1,4 +1,4 @@
-"""A model of which no process holds more than its share: fine-tuned by FSDP2, otherwise on disk."""
+"""One model that FSDP2 divides among processes to fine-tune it; its weights are on disk."""
 
 import gc
 import json
@@ -27,9 +27,10 @@ WEIGHTS, TRAINING = "model.safetensors", "training.json"
 class ShardedSession(Session):
     """A session whose pre-trained and fine-tuned weights are mapped from files.
 
-    While it answers, every process holds one network in the study's number format, and while it
-    fine-tunes, its share of the float32 weights, gradients and moments: never both. Fine-tuned
-    weights are written once, as a folder in the cache, and deleted when the next run begins.
+    While it answers, every process holds one network in the study's number format. While it
+    fine-tunes, a process holds its share of the float32 weights, gradients and moments; never both.
+    Fine-tuned weights are written once, as a folder in the cache, and deleted when the next run
+    begins.
     """
 
     def __init__(self, model, sharding: Sharding, number_format: str, bars: bool = True):
@@ -39,7 +40,7 @@ class ShardedSession(Session):
         self._folder: Path | None = None  # of the fine-tuned weights
 
     def load(self) -> None:
-        """Map the pre-trained weights and load the network that answers, unless it is there."""
+        """Map the pre-trained weights and load the network that answers, unless it is loaded."""
         if self._loaded:
             return
         self._base = Checkpoint(weights.obtain(self.model))
@@ -47,7 +48,7 @@ class ShardedSession(Session):
         self._loaded = True
 
     def _answer_with(self, mapped: Weights) -> None:
-        """Make the network that answers anew, with these weights."""
+        """Load the network that answers again, with these weights."""
         network, self.tokenizer = loading.load_mapped(self.model, mapped, self.dtype)
         self.network = self.decoder = self.reader = self.trainer = network
 
@@ -71,12 +72,12 @@ class ShardedSession(Session):
     def finetune(
         self, facts: pd.DataFrame, recipe: Recipe, text: str, adapter: Adapter | None = None
     ) -> tuple[dict, Weights]:
-        """Fine-tune the pre-trained weights, or find the folder where that was done.
+        """Fine-tune the pre-trained weights, unless the folder of the result exists.
 
-        Arguments and result as of `Session.finetune`; the weights are mapped.
+        Arguments and result are those of `Session.finetune`; the weights are mapped.
 
         Raises:
-            ConfigError: adapters are to be trained.
+            ConfigError: there is an adapter to train.
         """
         if adapter:
             raise ConfigError(
@@ -98,21 +99,23 @@ class ShardedSession(Session):
         return json.loads((folder / TRAINING).read_text(encoding="utf-8")), tuned
 
     def _key(self, facts: pd.DataFrame, recipe: Recipe) -> str:
-        """Return a name for fine-tuned weights by all that they depend on."""
+        """Return the name of fine-tuned weights: a hash of everything that they depend on."""
         learned = facts[["question", "object"]].to_dict("records")
         divided = self.sharding.parameters(self.processes.num_processes)
-        made = {"weights": weights.weights_id(self.model), "dtype": str(self.dtype)}
-        return provenance.key("finetuned", {**made, **divided, **vars(recipe), "facts": learned})
+        identity = {"weights": weights.weights_id(self.model), "dtype": str(self.dtype)}
+        return provenance.key(
+            "finetuned", {**identity, **divided, **vars(recipe), "facts": learned}
+        )
 
     def _release(self) -> None:
-        """Give up the network that answers, and its memory."""
+        """Delete the network that answers, and free its memory."""
         self.network = self.decoder = self.reader = self.trainer = None
         gc.collect()
         if torch.accelerator.is_available():
             torch.accelerator.empty_cache()
 
     def _train_sharded(self, facts, recipe: Recipe, text: str, folder: Path) -> None:
-        """Fine-tune, and write the weights and what training reports to a new folder."""
+        """Fine-tune, and write the weights and the result of training to a new folder."""
         source = weights.obtain(self.model)
         network = sharded_network(source, self._base, self.sharding, self.dtype)
         resumption = Resumption(folder.with_suffix(".progress"))

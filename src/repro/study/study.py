@@ -1,8 +1,8 @@
-"""A model studied under a profile (§3.3): what there is to compute, and the results.
+"""The study of a model under a profile (§3.3).
 
-`Study` puts the parts together. `requests` knows the complete parameters of each record, `grid`
-which runs exist, `results` makes frames of records, and `repro.study.compute` computes what is
-missing, with a model that stays in memory from one call to the next.
+`Study` puts the parts together: `grid` has the runs, `requests` makes the complete parameters of
+each record, `results` makes frames of records, and `repro.study.compute` computes missing records
+with a model that stays in memory from one call to the next.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ if TYPE_CHECKING:  # it loads PyTorch
     from repro.study.compute import FactComputation
 
 BEFORE_RUNS = ("score", "mastery")  # kinds of records that all runs depend on
-IN_MEMORY = ("computation", "results")  # parts of a study that no other process is sent
+IN_MEMORY = ("computation", "results")  # parts of a study that are not sent to other processes
 
 
 @dataclass(frozen=True)
@@ -42,12 +42,12 @@ class Study:
 
     Attributes:
         model: the entry of the registry.
-        profile: how large the study is.
-        data: the folder of EntityQuestions, where one was given.
-        seed: of all that is drawn.
+        profile: the sizes of the study.
+        data: the folder of EntityQuestions, if one was given.
+        seed: of all random numbers.
         assumed: training facts by level, to plan a study before mastery is measured.
-        dtype: the number format that is asked for (`repro.study.number_format`).
-        start: makes what computes requests: an object with `compute(requests, workers)`.
+        dtype: the number format that the user chose (`repro.study.number_format`).
+        start: makes the object that computes requests, with a method `compute(requests, workers)`.
     """
 
     model: registry.ModelEntry
@@ -66,7 +66,7 @@ class Study:
 
     @cached_property
     def number_format(self) -> NumberFormat:
-        """The format that the model is trained and answers in."""
+        """The number format in which the model is trained and answers."""
         if self.choice:
             return self.choice.number_format
         first = Requests(self.model, self.profile, self._source, self.compared_level).mastery()
@@ -74,7 +74,7 @@ class Study:
 
     @cached_property
     def _source(self) -> dict:
-        """What all parameters share but the number format. Computes scores that are missing."""
+        """The parameters that all records share but the number format. Computes missing scores."""
         shared = source(self.model, self.profile, self.data, self.seed)
         if not self.choice:
             return shared
@@ -84,7 +84,7 @@ class Study:
 
     @cached_property
     def choice(self) -> Choice | None:
-        """The choice of facts by score, where the profile has one."""
+        """The choice of facts by score, if the profile has one."""
         if not self.profile.choose:
             return None
         return Choice(self.model, self.profile, self.data, self.seed, self.dtype)
@@ -102,9 +102,9 @@ class Study:
     def grid(self) -> Grid:
         """The runs that exist. Computes mastery if it is missing and nothing is assumed."""
         sizes = self.pools.sizes() if self.assumed is None else self.assumed
-        # Adapters are trained on whole networks only: a launch that divides them leaves these out.
-        divided = launch.sharding() is not None
-        profile = replace(self.profile, lora_samples=0) if divided else self.profile
+        # Adapters are trained on whole networks only. A launch that divides them has no such run.
+        is_divided = launch.sharding() is not None
+        profile = replace(self.profile, lora_samples=0) if is_divided else self.profile
         return Grid(profile, self.model.learning_rate, sizes)
 
     @cached_property
@@ -114,7 +114,7 @@ class Study:
 
     @cached_property
     def computation(self) -> FactComputation:
-        """What computes requests, and keeps the model in memory."""
+        """The object that computes requests, and keeps the model in memory."""
         if self.start is None:
             raise ConfigError("this study only reads records: open it with `open_study`")
         return self.start(self)
@@ -124,32 +124,37 @@ class Study:
         return max(paper.LEVELS) if self.assumed is not None else self.pools.compared_level()
 
     def all_requests(self) -> list[Request]:
-        """Return the request for mastery, and every other of the profile as far as it is known.
+        """Return all requests of the profile that are known so far.
 
-        The others depend on mastery: until it is measured, or levels are assumed, it stands alone.
-        Where facts are chosen by score, mastery depends on the scores in the same way.
+        Most records depend on mastery. Until it is measured, or levels are assumed, only its own
+        request is known. If facts are chosen by score, mastery depends on the scores in the same
+        way.
         """
         scores = [self.choice.request()] if self.choice else []
         if self.assumed is None and missing(scores):
             return scores
         first = self.requests.mastery()
-        known = self.assumed is not None or not missing([first])
-        rest = self.grid.requests(self.requests) if known else []
+        is_known = self.assumed is not None or not missing([first])
+        rest = self.grid.requests(self.requests) if is_known else []
         return [*scores, first, *rest]
 
     def compute(self, requests: Iterable[Request], workers: int | None = None) -> None:
-        """Compute and store what is missing of some requests; load nothing if nothing is.
+        """Compute and store the missing records of some requests.
 
-        `workers`: processes that share the runs of a small model; by default one for each core.
+        If none is missing, no model is loaded. `workers` is the number of processes that share the
+        runs of a small model, by default one for each core.
         """
         if absent := missing(requests):
             self.computation.compute(absent, workers)
 
     def run(self, workers: int | None = None, part: Part | None = None) -> int:
-        """Compute all that the profile needs and return how many records were missing.
+        """Compute all missing records of the profile and return their number.
 
-        `part`: compute this share only: whole runs, and of mastery blocks of facts. The runs depend
-        on mastery, so they wait until all parts have counted their blocks.
+        Args:
+            workers: processes that share the runs of a small model; by default one for each core.
+            part: compute only this part: some of the blocks of mastery, and some of the runs. The
+                runs depend on mastery, so they are computed once all parts have counted their
+                blocks.
         """
         scores = missing([self.choice.request()] if self.choice else [])
         self.compute(scores, workers)
@@ -165,7 +170,7 @@ class Study:
         return len(scores) + len(first) + len(absent)
 
     def records(self) -> pd.DataFrame:
-        """Return what traces each record used: kind, key, seconds, date, commit, versions …"""
+        """Return the origin of each record: kind, key, seconds, date, commit, versions …"""
         return records.origins(finished(self.all_requests()), self.requests.source)
 
     def export(self, folder: Path | None = None) -> list[Path]:
@@ -180,7 +185,7 @@ class Study:
         return records.export(done, folder)
 
     def __getstate__(self) -> dict:
-        """Return what another process is sent: not the model, which it loads itself."""
+        """Return the parts sent to another process: not the model, which it loads itself."""
         return {name: part for name, part in vars(self).items() if name not in IN_MEMORY}
 
 
@@ -191,17 +196,17 @@ def open_study(
     learning_rate: float | None = None,
     dtype: str | None = None,
 ) -> Study:
-    """Open the study of a model under a profile. Nothing is computed yet.
+    """Open the study of a model under a profile. This computes nothing.
 
     Args:
         model: a registry name, a folder of safetensors, or `default`.
         profile: `smoke`, `quick`, `medium`, `full`, `real`, or `default`: `REPRO_PROFILE`, else the
             model's own.
-        data: a folder of EntityQuestions; by default `REPRO_DATA`, else a download. A model that
-            is studied on `atlas` needs none and refuses one.
-        learning_rate: instead of the model's own, which may hang on the profile.
-        dtype: number format, `float32` or `bfloat16`; by default that of the first record, and for
-            a study without records the one that is faster on this machine.
+        data: a folder of EntityQuestions; by default `REPRO_DATA`, else a download. A model that is
+            studied on `atlas` needs no folder, and refuses one.
+        learning_rate: replaces that of the model, which may depend on the profile.
+        dtype: number format, `float32` or `bfloat16`; by default that of the first record, or for a
+            study without records the faster one on this machine.
 
     Raises:
         ConfigError: an unknown model, profile or number format, or an impossible learning rate.
@@ -218,7 +223,7 @@ def open_study(
 
 
 def _start(study: Study) -> FactComputation:
-    # Imported on use: whoever only reads records need not wait for PyTorch.
+    # Imported on use, because programs that only read records need no PyTorch.
     from repro.study.compute import FactComputation
 
     return FactComputation(study)

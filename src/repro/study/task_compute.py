@@ -1,7 +1,7 @@
 """Computes the missing records of `repro.study.task_study` (§5.2, Table 5).
 
-The model is fine-tuned and ranked once for each task; one ranking serves all shares. To go on with
-a task that was interrupted, its model is trained again.
+The model is fine-tuned and ranked once for each task; all shares use the same ranking. After an
+interruption, the model of the task is trained again.
 """
 
 from dataclasses import dataclass
@@ -38,11 +38,11 @@ class TaskComputation(Computation):
     def __init__(self, study):
         """Take a `repro.study.task_study.TaskStudy` that has examples.
 
-        Its long answers are decoded by transformers: committed records were computed so, and the
-        CPU engine would round differently.
+        Its long answers are decoded by transformers, because committed records were computed so and
+        the CPU engine would round differently.
 
         Raises:
-            ConfigError: the launch divides the model, which this does not.
+            ConfigError: the launch divides the model, which is not possible here.
         """
         if launch.sharding():
             raise ConfigError(
@@ -54,11 +54,11 @@ class TaskComputation(Computation):
         self.study = study
 
     def describe(self, request: Request) -> str:
-        """Return what the progress bar says of a request."""
+        """Return the text of the progress bar for a request."""
         return TITLES[request.run]
 
     def claim_name(self, group: list[Request]) -> str:
-        """Return the name of the lock: by the fine-tuning."""
+        """Return the name of the lock: the key of the fine-tuning."""
         return self.study.finetune_request(group[0].run).key
 
     def prepare(self, run: str, requests: list[Request]) -> TaskState:
@@ -78,7 +78,7 @@ class TaskComputation(Computation):
         )
 
     def shortened(self, task: str, examples: pd.DataFrame) -> tuple[pd.DataFrame, int]:
-        """Return examples with the question cut to the profile's tokens, and how many were."""
+        """Return examples with shortened questions, and the number of shortened ones."""
         limit = self.study.profile.tasks[task].get("document_tokens")
         if limit is None:
             return examples, 0

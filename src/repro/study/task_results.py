@@ -23,7 +23,7 @@ UNITS = ["metric", "restored_percent", "sample", *bootstrap.ARRAYS]
 
 
 class TaskResults:
-    """Frames of one `TaskStudy`, of the records that are there: nothing is computed."""
+    """Frames of the existing records of one `TaskStudy`. Nothing is computed."""
 
     def __init__(self, study: TaskStudy):
         """Take a `repro.study.task_study.TaskStudy`."""
@@ -36,26 +36,26 @@ class TaskResults:
         questions: values (0 to 1), sizes (1), strata (0).
         """
         rows = [
-            (metric, share, 0, np.array(each), np.ones(len(each)), np.zeros(len(each)))
+            (metric, share, 0, np.array(values), np.ones(len(values)), np.zeros(len(values)))
             for _, share, record in self._scores()
-            for metric, each in record.result["values"].items()
+            for metric, values in record.result["values"].items()
         ]
         return pd.DataFrame(rows, columns=UNITS)
 
     def means(self) -> pd.DataFrame:
         """Return Table 5 of this model: columns `MEANS`, percent, with 95 % intervals.
 
-        The interval of an accuracy is Wilson's; of ROUGE it is that of questions drawn anew.
+        The interval of an accuracy is Wilson's; that of ROUGE is by redrawn questions.
         """
         rows = []
         for metric, share, _, *arrays in self.units().itertuples(index=False):
             mean, low, high = _interval(metric, *arrays)
-            at = (self.study.model.title, metric, share)
-            rows.append((*at, 100 * mean, 100 * low, 100 * high, len(arrays[0])))
+            row = (self.study.model.title, metric, share)
+            rows.append((*row, 100 * mean, 100 * low, 100 * high, len(arrays[0])))
         return pd.DataFrame(rows, columns=MEANS)
 
     def differences(self) -> pd.DataFrame:
-        """Return each restored share against none: metric, restored_percent, `verdicts.COLUMNS`."""
+        """Compare each restored share with none: metric, restored_percent, `verdicts.COLUMNS`."""
         means, units, rows = self.means(), self.units(), []
         for metric, share in zip(means["metric"], means["restored_percent"], strict=True):
             if share:
@@ -66,7 +66,7 @@ class TaskResults:
         return pd.DataFrame(rows, columns=["metric", "restored_percent", *verdicts.COLUMNS])
 
     def training(self) -> pd.DataFrame:
-        """Return what each model was trained on: task, examples, steps, tokens, seconds, loss …"""
+        """Return the training of each model: task, examples, steps, losses, skipped rows …"""
         rows = []
         for request, record in self._records("task_finetune"):
             result, sizes = record.result, request.params
@@ -84,12 +84,15 @@ class TaskResults:
                     "rows_skipped": ", ".join(skipped) or "none",
                 }
             )
-        return pd.DataFrame(rows, dtype=object)  # whole numbers stay so beside what is absent
+        return pd.DataFrame(
+            rows, dtype=object
+        )  # object: integers stay integers beside missing values
 
     def answers(self) -> pd.DataFrame:
-        """Return what the answers were like: task, restored_percent, questions, blank, cut, tokens.
+        """Return the numbers of answers: task, restored_percent, questions, blank, cut, tokens_each.
 
-        blank: nothing in it could be scored, so it is 0; cut: stopped at the longest length.
+        blank: answers with nothing to score, which count 0; cut: answers that reached the longest
+        length.
         """
         rows = [
             {

@@ -1,9 +1,9 @@
-"""GSM8K and XSum (§5.2, Table 5): which records a model and a profile need.
+"""The study of GSM8K and XSum (§5.2, Table 5): the records that a model and a profile need.
 
 A `TaskStudy` fine-tunes on each task, restores shares of the parameters and scores the answers.
-`repro.study.task_compute` computes what is missing, `repro.study.task_results` makes frames of the
-records. Records can be read without the examples: those with the same parameters that were measured
-last, whatever examples they were measured on.
+`repro.study.task_compute` computes missing records, `repro.study.task_results` makes frames of the
+records. Records can be read without the examples: of those with the same parameters but for the
+examples, the last one is read.
 """
 
 from __future__ import annotations
@@ -33,10 +33,11 @@ if TYPE_CHECKING:  # it loads PyTorch
     from repro.study.task_compute import TaskComputation
 
 VERSION = 1  # part of every key: raised when a change to the code changes results
-# Models whose committed scores are by the first rules of `task_scores`. These read a few numbers of
-# rare forms (`1/2`, `+3`) as others or as none, and did not count a summary in another script as
-# blank. The answers were not kept. But of GSM8K's, nearly all that are blank were cut at the
-# longest length, before any number; and of 240 summaries one has no word of its reference.
+# Models whose committed scores follow the first rules of `task_scores`. These rules read a few
+# numbers of rare forms (`1/2`, `+3`) wrongly or not at all, and did not count a summary in another
+# script as blank. The answers were not stored, so they cannot be scored again. The effect is small:
+# nearly all blank answers of GSM8K were cut at the longest length, before any number, and of 240
+# summaries one has no word of its reference.
 FIRST_SCORING = ("smollm2-135m",)
 
 
@@ -44,8 +45,8 @@ FIRST_SCORING = ("smollm2-135m",)
 class TaskStudy:
     """A model on the tasks of a profile. Open one with `open_task_study`.
 
-    Attributes as of `Study`, but for `data`: where examples come from (`task_examples.source`).
-    Without it records are read, and nothing is computed.
+    The attributes are those of `Study`, but `data` is the source of examples
+    (`task_examples.source`). Without it, records are read and nothing is computed.
     """
 
     model: registry.ModelEntry
@@ -57,7 +58,7 @@ class TaskStudy:
 
     @property
     def applies(self) -> bool:
-        """Tell whether the model has a use for these tasks: not one of an invented world."""
+        """Tell whether the model can learn these tasks: not if it knows only an invented world."""
         return self.model.facts != "atlas"
 
     def examples(self, task: str) -> task_examples.Examples:
@@ -75,7 +76,7 @@ class TaskStudy:
 
     @cached_property
     def number_format(self) -> NumberFormat:
-        """The format that the model is trained and answers in; it needs the examples."""
+        """The number format in which the model is trained and answers. It needs the examples."""
         kind, first = "task_finetune", [self._training(task) for task in TASKS]
         for params in first:
             if begun := number_format.recorded(kind, params, self.dtype):
@@ -83,7 +84,7 @@ class TaskStudy:
         return number_format.choose(self.model, kind, first[0], self.dtype)
 
     def finetune_request(self, task: str) -> Request | None:
-        """Request the fine-tuning; None where neither examples nor a record are there."""
+        """Request the fine-tuning; None if there are neither examples nor a record."""
         kind, params = "task_finetune", self._training(task)
         if self.data:
             name = self.number_format.name
@@ -91,7 +92,7 @@ class TaskStudy:
         return self._known(kind, params, "train")
 
     def _training(self, task: str) -> dict:
-        """Return the parameters of a fine-tuning but its format, and without examples its data."""
+        """Return the parameters of a fine-tuning without its format (and data, if not known)."""
         sizes = self.profile.tasks[task]
         recipe = Recipe(learning_rate=self.model.learning_rate, seed=self.seed)
         params = {
@@ -106,7 +107,7 @@ class TaskStudy:
         return params | self._digest(task, "train")
 
     def score_requests(self, task: str) -> list[Request]:
-        """Request the scores of each restored share; the first restores nothing."""
+        """Request the scores of each restored share; the first is without restoration."""
         if (trained := self.finetune_request(task)) is None:
             return []
         sizes = self.profile.tasks[task]
@@ -127,7 +128,7 @@ class TaskStudy:
 
     @cached_property
     def _scoring(self) -> dict:
-        """The version of the rules that score answers, where records of the first do not hold."""
+        """The version of the rules of scoring, unless records by the first rules are valid."""
         first = weights.is_among(weights.weights_id(self.model), FIRST_SCORING)
         return {} if first else {"scoring": task_scores.VERSION}
 
@@ -143,7 +144,7 @@ class TaskStudy:
         return Request(kind, matching[-1].params, task) if matching else None
 
     def requests(self) -> list[Request]:
-        """Return every request that is known, those of one fine-tuned model together."""
+        """Return every known request, those of one fine-tuned model together."""
         requests = []
         for task in TASKS if self.applies else ():
             if finetune := self.finetune_request(task):
@@ -157,25 +158,25 @@ class TaskStudy:
 
     @cached_property
     def computation(self) -> TaskComputation:
-        """What computes requests, and keeps the model in memory."""
+        """The object that computes requests, and keeps the model in memory."""
         if self.start is None:
             raise ConfigError("this study only reads records: open it with `open_task_study`")
         return self.start(self)
 
     def run(self) -> int:
-        """Compute what is missing and return how many records were; nothing without `data`."""
+        """Compute missing records and return their number; without `data`, none is computed."""
         absent = missing(self.requests()) if self.data else []
         if absent:
             self.computation.compute(absent)
         return len(absent)
 
     def export(self, folder: Path | None = None) -> list[Path]:
-        """Copy the records there are to `results/<model>/<profile>/` and return the files."""
+        """Copy the existing records to `results/<model>/<profile>/` and return the files."""
         folder = (folder or files.results_dir()) / self.model.name / self.profile.name
         return records.export(finished(self.requests()), folder)
 
     def records(self) -> pd.DataFrame:
-        """Return what traces each record used, as `Study.records` does."""
+        """Return the origin of each record, as `Study.records`."""
         return records.origins(finished(self.requests()))
 
 
@@ -185,7 +186,7 @@ def open_task_study(
     data: str | Path | None = None,
     dtype: str | None = None,
 ) -> TaskStudy:
-    """Open the study of GSM8K and XSum of a model under a profile. Nothing is computed yet.
+    """Open the study of GSM8K and XSum of a model under a profile. This computes nothing.
 
     Args:
         model: a registry name, a folder of safetensors, or `default`.
@@ -195,7 +196,7 @@ def open_task_study(
         dtype: number format, as for `open_study`.
 
     Raises:
-        ConfigError: an unknown model, profile or format, or `data` for a model without use of it.
+        ConfigError: an unknown model, profile or format, or a model that cannot learn the tasks.
         DataError: the folder does not exist.
     """
     number_format.check(dtype)
@@ -209,7 +210,7 @@ def open_task_study(
 
 
 def _start(study: TaskStudy) -> TaskComputation:
-    # Imported on use: whoever only reads records need not wait for PyTorch.
+    # Imported on use, because programs that only read records need no PyTorch.
     from repro.study.task_compute import TaskComputation
 
     return TaskComputation(study)

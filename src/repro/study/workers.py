@@ -1,9 +1,9 @@
 """Processes of one thread each that share the study of a small model.
 
-A small model gains little from a second thread, and nearly all of a second process. Each worker
-loads the model itself and sends its results to the process that started it, which alone writes. A
-worker belongs to no terminal and ends when its connection does, so only the process that started it
-hears an interrupt.
+A second thread makes a small model hardly faster, but a second process nearly doubles the speed.
+Each worker loads the model itself and sends its results to the process that started it. Only this
+process writes. A worker has no terminal and ends when its connection is closed, so an interrupt
+reaches only the process that started it.
 """
 
 import gc
@@ -20,12 +20,12 @@ from threading import Thread
 
 from repro.errors import ReproError
 
-JOBS_EACH = 8  # at least, for each worker: to start one takes as long as a few of them
+JOBS_EACH = 8  # fewest jobs for a worker, because its start takes as long as a few jobs
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 
 def how_many(jobs: int) -> int:
-    """Return how many workers should share some jobs; 1 means that none should be started."""
+    """Return how many workers should share some jobs; 1: do not start any."""
     if os.name != "posix":
         return 1
     return max(1, min(cores(), jobs // JOBS_EACH))
@@ -33,16 +33,16 @@ def how_many(jobs: int) -> int:
 
 def cores() -> int:
     """Return the number of cores that this process may use."""
-    known = hasattr(os, "sched_getaffinity")
-    return len(os.sched_getaffinity(0)) if known else os.cpu_count() or 1
+    can_ask = hasattr(os, "sched_getaffinity")
+    return len(os.sched_getaffinity(0)) if can_ask else os.cpu_count() or 1
 
 
 @contextmanager
 def started(number: int, factory: Callable[[], object]) -> Iterator["Workers"]:
     """Start workers, and end them on exit.
 
-    Each calls `factory`, which must be picklable, and then the methods that `spread` names on the
-    object it returns.
+    Each worker calls `factory`, which must be picklable, and then methods of the object that it
+    returns, which the jobs of `spread` name.
     """
     workers = Workers()
     try:
@@ -59,7 +59,7 @@ class Workers:
     """The worker processes, each with the connection to it."""
 
     def __init__(self):
-        """Start none yet."""
+        """Start no process yet."""
         self.processes: dict[Connection, subprocess.Popen] = {}
 
     def start(self) -> None:
@@ -76,10 +76,11 @@ class Workers:
     def spread(self, jobs: Iterable[tuple]) -> Iterator[tuple[int, object]]:
         """Give each job, (method, *arguments), to a worker as soon as one is free.
 
-        Yields (number of the job, value) for each value that the method yields, as values come.
+        Yields (number of the job, value) for each value that the method yields, in the order in
+        which values arrive.
 
         Raises:
-            ReproError: what a worker raised, or it has died.
+            ReproError: a worker raised it, or has died.
         """
         numbered, idle, busy = enumerate(jobs), list(self.processes), {}
         while True:
@@ -97,10 +98,10 @@ class Workers:
                     yield busy[connection], message[0]
 
     def send(self, connection: Connection, message: object) -> None:
-        """Send something to a worker.
+        """Send a message to a worker.
 
         Raises:
-            ReproError: it has died.
+            ReproError: the worker has died.
         """
         try:
             connection.send(message)
@@ -124,7 +125,7 @@ class Workers:
         )
 
     def end(self) -> None:
-        """End all processes, whatever they are doing."""
+        """End all processes, even in the middle of a job."""
         for connection, process in self.processes.items():
             process.terminate()
             connection.close()
@@ -137,7 +138,7 @@ def work(connection: Connection) -> None:
     Thread(target=_end_with, args=[connection.fileno()], daemon=True).start()
     factory = connection.recv()
     receiver = factory()
-    gc.freeze()  # what is loaded stays, so the collector need never look at it again
+    gc.freeze()  # the loaded objects stay, so the garbage collector need not visit them
     while True:
         method, *arguments = connection.recv()
         for value in getattr(receiver, method)(*arguments):
@@ -148,8 +149,8 @@ def work(connection: Connection) -> None:
 def _end_with(connection: int) -> None:
     """End this process as soon as a connection is closed, even in the middle of a job.
 
-    Otherwise it would notice only when it next sends something, and whoever starts the study again
-    would share the machine with it until then.
+    Otherwise it would notice only when it sends the next value, and until then a new start of the
+    study would share the machine with it.
     """
     poll = select.poll()
     poll.register(connection, 0)  # with no event to wait for: a closed connection is reported
