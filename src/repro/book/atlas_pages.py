@@ -107,6 +107,7 @@ def bundled() -> pd.DataFrame:
 
 
 def _about(entry: registry.ModelEntry) -> dict[str, str]:
+    """Return a row about a bundled model: its sizes, its text and its last loss."""
     folder = weights.locate(entry)
     counted = json.loads((folder / "data.json").read_text(encoding="utf-8"))
     recipe, loss = counted["recipe"], pd.read_csv(folder / "loss.csv")["loss"]

@@ -74,6 +74,7 @@ def two_models(folder: Path) -> None:
 
 
 def _save(model: LlamaForCausalLM, folder: Path, files: list[str]) -> None:
+    """Write a model in bfloat16, its tensors divided over some files with an index."""
     folder.mkdir()
     model.config.save_pretrained(folder)
     weights = {n: w.detach().bfloat16() for n, w in model.state_dict().items()}

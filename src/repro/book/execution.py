@@ -290,6 +290,7 @@ def _execute_all(stale: dict[tuple[Book, Path], str], say: Callable[[str], None]
 def _execute_one(
     book: Book, source: Path, stamp: str, place: str, say: Callable[[str], None]
 ) -> None:
+    """Execute one notebook for one book, and say so before and after."""
     from jupyter_core.utils import ensure_event_loop
 
     place = f"{place} notebooks/{source.name}"

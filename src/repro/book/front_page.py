@@ -113,6 +113,7 @@ def _line(model: str, rows: pd.DataFrame) -> Line | None:
 
 
 def _html(card: Card) -> str:
+    """Return a card as HTML: the claim, the paper's number, a plot, and a row for each model."""
     paper_line = card.lines[0]
     rows = "".join(_row(line) for line in card.lines)
     return (

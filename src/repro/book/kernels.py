@@ -170,6 +170,7 @@ def _load_imports(folder: str) -> None:
 
 
 def _become_kernel(arguments: list[str], env: dict[str, str], folder: str | None) -> None:
+    """Turn this process into an IPython kernel with these arguments, environment and folder."""
     from ipykernel.kernelapp import IPKernelApp
 
     # Its output is what it sends: the server's pipes are not its own.

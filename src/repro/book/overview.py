@@ -110,6 +110,7 @@ def _share(frame: pd.DataFrame, split: str, level: int) -> float:
 
 
 def _scale(means: pd.DataFrame) -> list[tuple]:
+    """Return the rows of Figures 2 and 6: the change of Acc from the best size to the largest."""
     large = _largest(means, 0)
     peak = phenomena.size_before(means, 0, large)
     text = "Change of {} Acc from {:,} to {:,} facts of level 0{}, points"
@@ -148,6 +149,7 @@ def _figure_3(measured) -> tuple:
 
 
 def _divergence(measured, accuracy: pd.DataFrame) -> list[tuple]:
+    """Return the rows of Figures 4 and 5: accuracy on the facts compared, and growth of the KL."""
     kl = divergence.means(measured.results.divergence())
     if kl.empty:
         return [
@@ -170,6 +172,7 @@ def _divergence(measured, accuracy: pd.DataFrame) -> list[tuple]:
 
 
 def _concentration(measured) -> tuple:
+    """Return the row of Table 3: the share of the change in the top 1 % of the parameters."""
     ours = restoration.concentration_means(measured.results.concentration())
     size = _largest(ours, 0)
     at = {"train_level": 0, "top_percent": 1}
@@ -191,6 +194,7 @@ def _restore(item: str, means: pd.DataFrame, split: str, published: pd.DataFrame
 
 
 def _strategies(measured) -> tuple:
+    """Return the row of Table 7: how far restoration is ahead of mixed fine-tuning."""
     leads = []
     for frame in (strategies.published(), strategies.best(strategies.gather(measured))):
         best = frame[

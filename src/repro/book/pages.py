@@ -22,7 +22,7 @@ from repro.book import (
 from repro.book.execution import Book
 from repro.measures import divergence
 from repro.models import registry, weights
-from repro.study import gpu_plan, open_study, pools, profiles, task_study
+from repro.study import Study, gpu_plan, open_study, pools, profiles, task_study
 
 LONG = 30  # characters from which a cell of a table may wrap
 
@@ -42,6 +42,24 @@ def values_from_records(book: Book) -> dict[str, object]:
     """Return the value of every other `{{ name }}` in the book's Markdown, by name."""
     measured = open_study(book.model, book.profile)
     return {
+        **_substitutions(book, measured),
+        **_atlas(),
+        **_status(book, measured),
+        "tool": demonstration.outputs(book),
+        "found": overview.findings(measured),
+        "cards": front_page.cards(measured),
+        "measured_models": front_page.models(measured),
+        "overview": paper_against_ours(overview.overview(measured)),
+        "gpu_plans": gpu_plans(),
+        "topics": "\n\n".join(topic(entry) for entry in paper.TOPICS.values()),
+        "build_command": build_command(book),
+        "profiles_table": html_table(profile_page.table()),
+    }
+
+
+def _substitutions(book: Book, measured: Study) -> dict[str, object]:
+    """Return the numbers that stand within sentences, by group."""
+    return {
         "paper": substitutions.of_paper(),
         "full": substitutions.of_profile("full"),
         "used": substitutions.of_profile(book.profile),
@@ -50,32 +68,30 @@ def values_from_records(book: Book) -> dict[str, object]:
         "rounding": substitutions.of_rounding(),
         "spellings": substitutions.of_spellings(),
         "restore_benchmark": substitutions.of_restore_benchmark(),
-        "tool": demonstration.outputs(book),
-        "found": overview.findings(measured),
-        "cards": front_page.cards(measured),
-        "measured_models": front_page.models(measured),
-        "overview": paper_against_ours(overview.overview(measured)),
+        "model": registry.entry(book.model).title,
+        "profile": book.profile,
+        "default_profile": profiles.DEFAULT_PROFILE,
+    }
+
+
+def _atlas() -> dict[str, object]:
+    """Return the numbers and tables of the page on atlas."""
+    return {
         "atlas": {**atlas_pages.numbers(), **atlas_pages.example()},
         "atlas_splits": html_table(atlas_pages.splits()),
         "atlas_exposures": html_table(atlas_pages.exposures()),
         "atlas_models": html_table(atlas_pages.bundled()),
-        "gpu_plans": gpu_plans(),
-        "topics": "\n\n".join(topic(entry) for entry in paper.TOPICS.values()),
-        "model": registry.entry(book.model).title,
-        "build_command": build_command(book),
-        "profile": book.profile,
-        "default_profile": profiles.DEFAULT_PROFILE,
-        "profiles_table": html_table(profile_page.table()),
-        "status_model": status_model(book, measured.records()),
-        "status_records": status_records(
-            pd.concat(
-                [
-                    measured.records(),
-                    task_study.TaskStudy(measured.model, measured.profile).records(),
-                ]
-            )
-        ),
-        "status_versions": status_versions(measured.records()),
+    }
+
+
+def _status(book: Book, measured: Study) -> dict[str, object]:
+    """Return the tables of the page on records: the model, its records, versions of packages."""
+    records = measured.records()
+    tasks = task_study.TaskStudy(measured.model, measured.profile).records()
+    return {
+        "status_model": status_model(book, records),
+        "status_records": status_records(pd.concat([records, tasks])),
+        "status_versions": status_versions(records),
     }
 
 

@@ -249,6 +249,7 @@ def _is_papermill() -> bool:
 
 
 def _prepare_command_line() -> None:
+    """Complete papermill's command line, and refuse parameters that cannot be read."""
     # Loaded before papermill reads its arguments: the only moment at which an output can be named,
     # and before it reads -y and -f, with a stack trace where they cannot be read.
     words = sys.argv[1:] = complete(

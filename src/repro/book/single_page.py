@@ -85,6 +85,7 @@ def assemble(site: Path, static: str) -> str:
 
 
 def _head(site: Path, static: str, title: str) -> str:
+    """Return the head of the page: title, style sheets of the site and of print, and MathJax."""
     links = "".join(
         f'<link rel="stylesheet" href="{static}/{name}"/>'
         for name in STYLES
@@ -128,6 +129,7 @@ def _chapter(site: Path, chapter: Chapter, anchors: dict[str, str], styles: set[
 
 
 def _drop_screen_only(article: Tag) -> None:
+    """Remove the parts of an article that are useful only on a screen, and empty cells."""
     for folded in article.select("details.sd-dropdown"):
         if RUN_THIS_PAGE in folded.summary.get_text():
             folded.decompose()

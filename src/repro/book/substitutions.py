@@ -68,6 +68,7 @@ def _of_concentration() -> dict[str, str]:
 
 
 def _of_restoration() -> dict[str, str]:
+    """Return the gains of restoration in the paper's Table 4, by name."""
     rows = paper.table("restore").query("split == 'test' and train_size == @LARGE")
     table = rows.pivot(index="restored_percent", columns="train_level", values="accuracy")
     gain = table - table.loc[0]
@@ -173,7 +174,8 @@ def _our_concentration(rows: pd.DataFrame) -> dict[str, str]:
 
 
 def _best_restoration(measured: Study) -> dict[str, str]:
-    # Only runs of which a share was restored: the base of a gain is the same run's own.
+    """Return the largest gain of restoration on test facts, with its share, level and size."""
+    # Only runs of which a share was restored, because a gain is a difference within one run.
     restored = summary.restored(measured.results.accuracy())
     if restored.empty:
         return {"best_gain": ABSENT, "best_share": ABSENT, "base": _base(measured)}

@@ -57,6 +57,7 @@ def _files(folder: Path) -> Iterator[tuple[str, str, str, Path]]:
 
 
 def _existing_files(folder: Path) -> list[tuple[str, str, str, Path]]:
+    """Return the files of `_files`. Raises DataError if there are none, or no access to them."""
     try:
         files = list(_files(folder))
     except OSError as error:

@@ -44,6 +44,7 @@ def _gsm8k(answers: Sequence[str], references: Sequence[str]) -> Scores:
 
 
 def _xsum(answers: Sequence[str], references: Sequence[str]) -> Scores:
+    """Score summaries by the F-measures of ROUGE, rounded to six digits."""
     from rouge_score.rouge_scorer import RougeScorer  # a second of imports, for those who score
 
     names = {metric: metric.removeprefix("xsum_") for metric in METRICS["xsum"]}

@@ -144,6 +144,10 @@ def results(folder: Path | None = None) -> dict[str, str]:
 
 
 def _against_the_fastest(work: str, raced: pd.DataFrame, seconds: Callable) -> pd.DataFrame:
+    """Return the rows of `against_the_fastest` for one kind of work.
+
+    `seconds` returns the seconds of ours and of theirs from the record of a run.
+    """
     rows = []
     for (model, processor), group in raced.groupby(KEYS, sort=False) if len(raced) else ():
         seconds_by_format = pd.DataFrame(

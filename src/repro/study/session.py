@@ -134,7 +134,7 @@ class Session:
         """Delete files that no other run needs, after the last run; here there are none."""
 
     def bar(self, total: int, text: str, unit: str, leave: bool = False) -> tqdm:
-        """Return a progress bar, which only the first process shows; in JupyterLab, its own kind."""
+        """Return a progress bar that only the first process shows; in JupyterLab, its own kind."""
         silent = not (self.bars and self.processes.is_main_process)
         kind = _bar_of_lab() if not silent and _in_jupyter() else tqdm
         return kind(total=total, desc=text, unit=unit, leave=leave, disable=silent)

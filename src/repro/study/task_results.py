@@ -89,10 +89,10 @@ class TaskResults:
         )  # object: integers stay integers beside missing values
 
     def answers(self) -> pd.DataFrame:
-        """Return the numbers of answers: task, restored_percent, questions, blank, cut, tokens_each.
+        """Return the numbers of answers of each task and restored share.
 
-        blank: answers with nothing to score, which count 0; cut: answers that reached the longest
-        length.
+        Columns: task, restored_percent, questions, blank (answers with nothing to score, which
+        count 0), cut (answers that reached the longest length), tokens_each.
         """
         rows = [
             {

@@ -53,7 +53,7 @@ class Layer:
     attention_output_norm: Norm | None = None
     mlp_output_norm: Norm | None = None
     window: int = UNLIMITED  # tokens that a token attends to, itself included
-    attention_type: str = ""  # which of several rotary embeddings it has
+    attention_type: str = ""  # the name of its rotary embedding, if there are several
 
 
 @dataclass
@@ -83,6 +83,8 @@ def rotary_table(network: PreTrainedModel, attention_type: str, length: int) -> 
 
 
 def _llama(network) -> Architecture:
+    """Return the parts of a LLaMA or Qwen2."""
+
     def norm(module):
         return Norm(module, np.float32(module.variance_epsilon), np.float32(0))
 
@@ -99,6 +101,8 @@ def _llama(network) -> Architecture:
 
 
 def _gemma(network) -> Architecture:
+    """Return the parts of a Gemma 3: it has norms of queries and keys, and after each sublayer."""
+
     def norm(module):
         return Norm(module, np.float32(module.eps), np.float32(1))
 
