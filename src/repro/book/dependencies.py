@@ -118,6 +118,7 @@ def _source(module: str) -> Path | None:
 
 
 def _closure(modules: set[str]) -> set[str]:
+    """Return modules and all modules that they import, directly or through others."""
     modules_found, waiting = set(), set(modules)
     while waiting:
         name = waiting.pop()

@@ -1,16 +1,16 @@
-"""LLaMA, Qwen2 and Gemma 3 on a CPU, over trees of tokens that compute a shared prefix once.
+"""CPU engine for LLaMA, Qwen2 and Gemma 3 that computes each shared prefix once.
 
-With a few million parameters most of the time goes into what surrounds the matrix products: many
-short operations, padding, keys and values copied from row to row. With a hundred million a quarter
-of it still does. Here texts form a prefix tree (`repro.inference.cpu.prefix_tree`). A node attends
-to its own prefix, so nothing is padded and nothing is moved. In the last layer only the nodes whose
-logits are wanted go on after keys and values.
+With a few million parameters most of the time goes into operations other than matrix products: many
+short ones, padding, copies of keys and values from row to row. With a hundred million it is still a
+quarter. Here the texts form a prefix tree (`repro.inference.cpu.prefix_tree`). A node attends to
+its own prefix, so nothing is padded and nothing is copied. In the last layer, only the nodes whose
+logits are needed are computed after keys and values.
 
-In bfloat16 every state is rounded where it is stored, as in transformers. The matrix products are
-bfloat16's own where the processor is faster in them (`repro.models.devices`). Elsewhere they are
-computed in float32 and rounded, which is the same but for the order of sums.
+In bfloat16 every state is rounded when it is stored, as in transformers. Matrix products are
+computed in bfloat16 if the processor is faster in it (`repro.models.devices`). Otherwise they are
+computed in float32 and rounded, which differs only in the order of sums.
 
-The weights are those of the network itself. Tests hold every result against transformers' own.
+The weights are those of the network itself. Tests compare every result with that of transformers.
 """
 
 from collections.abc import Iterator
@@ -36,14 +36,17 @@ from repro.inference.kv_cache import BUDGET
 from repro.models import architecture, devices
 
 STATES = 10  # states of the hidden size that a layer has in memory at a time
-# Of the norm of a text's logits, how far ours may be from transformers'. Both are as far from exact
-# ones: 2e-5 for Qwen2.5-Coder-0.5B in float32, whose states are large.
+# The largest distance between our logits of a text and those of transformers, as a share of their
+# norm. Both have rounding errors of this size: 2e-5 for Qwen2.5-Coder-0.5B in float32, whose states
+# are large.
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.1}
-MLP_ROWS = 512  # nodes that pass the MLP, the widest part, together: their states stay in a cache
+MLP_ROWS = (
+    512  # nodes in the MLP at a time, so that its states, the widest, fit a processor's cache
+)
 
 
 class CpuEngine:
-    """Computes the logits of a tree's nodes with the weights that a network has at the time."""
+    """Computes the logits of the nodes of a tree with the current weights of a network."""
 
     def __init__(
         self,
@@ -54,9 +57,9 @@ class CpuEngine:
         """Take a network that `fits`.
 
         Args:
-            network: its weights may be float32 where the states are bfloat16, to train them.
-            dtype: of the states, float32 or bfloat16; by default the network's own.
-            native: whether bfloat16 is multiplied as it is; by default where that is faster.
+            network: to train it in bfloat16, its weights may be float32.
+            dtype: of the states, float32 or bfloat16; by default that of the network.
+            native: whether products are computed in bfloat16; by default if that is faster.
         """
         self.network = network
         self.architecture = architectures.architecture_of(network)
@@ -69,14 +72,14 @@ class CpuEngine:
                 is torch.bfloat16
             )
         self.native = bool(native)
-        # A small model gains from many rows at a time, and has a process for each core.
+        # A small model is faster with many rows at a time, and has a process for each core.
         self.small = network.num_parameters() <= devices.SMALL_MODEL
         self.query_heads = network.config.num_attention_heads
         self.key_heads = network.config.num_key_value_heads
 
     @contextmanager
     def prepared_weights(self) -> Iterator[None]:
-        """Convert the weights once, not at each product; they must not change meanwhile."""
+        """Convert the weights once within the block; they must not change in it."""
         if self.dtype is torch.bfloat16:
             modules = (m for m in self.network.modules() if isinstance(m, torch.nn.Linear))
             weights = {module.weight for module in modules}
@@ -89,8 +92,8 @@ class CpuEngine:
     def rows_within(self, longest: int, draws: int, limit: int, budget: int = BUDGET) -> int:
         """Return how many samples of `limit` tokens fit into a budget in bytes, at least one.
 
-        Prompts of at most `longest` tokens have `draws` samples each. Of every node keys, values
-        and path are kept; of the nodes that are computed together, the states too.
+        Prompts of at most `longest` tokens have `draws` samples each. Keys, values and path of all
+        nodes are in memory, and the states of the nodes that are computed at the same time.
         """
         config, layers = self.network.config, self.architecture.layers
         item, size = self.dtype.itemsize, layers[0].k.out_features
@@ -106,12 +109,13 @@ class CpuEngine:
         input_ids: torch.Tensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Return logits of a whole tree, (wanted, vocabulary), differentiable.
+        """Return logits of a whole tree, (outputs, vocabulary), differentiable.
 
         Args:
             parents: (nodes,), the parent of each node, −1 for none.
-            logits_to_keep: (wanted,), the nodes whose logits are wanted.
-            input_ids: (nodes,); or inputs_embeds: (nodes, size).
+            logits_to_keep: (outputs,), the nodes whose logits are returned.
+            input_ids: (nodes,), the tokens.
+            inputs_embeds: (nodes, size), their embeddings, instead of `input_ids`.
         """
         states = self.embed(input_ids) if inputs_embeds is None else inputs_embeds
         tree = PrefixTree(longest_text(parents.numpy()), len(parents))
@@ -126,41 +130,44 @@ class CpuEngine:
         states: torch.Tensor,
         nodes: np.ndarray,
         tree: PrefixTree,
-        wanted: torch.Tensor | None = None,
+        outputs: torch.Tensor | None = None,
         cache: TreeCache | None = None,
     ) -> torch.Tensor:
         """Return the logits after some nodes.
 
         Args:
             states: (new nodes, size), from `embed`.
-            nodes: (new nodes,), of `tree`, which has them already.
+            nodes: (new nodes,), which `tree` already has.
             tree: of all texts.
-            wanted: (wanted,), places among the new nodes; None: all.
-            cache: holds keys and values of the nodes before, and takes those of the new ones;
-                None where the tree has no other nodes.
+            outputs: (outputs,), indices among the new nodes; None: all.
+            cache: has keys and values of earlier nodes, and stores those of the new ones; None if
+                the tree has no other nodes.
 
         Returns:
-            (wanted, vocabulary). Without a cache differentiable, in the dtype of the states; with
-            one in the dtype that is multiplied, valid until the next call.
+            (outputs, vocabulary). Without a cache, differentiable and in the dtype of the states.
+            With a cache, in the dtype of the products, and valid until the next call.
         """
         last = len(self.architecture.layers) - 1
         for place, layer in enumerate(self.architecture.layers):
-            outputs = wanted if place == last else None
-            states = self._layer(place, layer, states, nodes, tree, outputs, cache)
+            outputs_of_layer = outputs if place == last else None
+            states = self._layer(place, layer, states, nodes, tree, outputs_of_layer, cache)
         states = self._norm(self.architecture.norm, states)
         if cache is None:
             return self._linear(states, self.network.lm_head)
         return self._logits(states, self.network.lm_head.weight, cache)
 
-    def _layer(self, place, layer, states, nodes, tree, wanted, cache):
-        """Return the states after attention and MLP, of the wanted nodes only (None: of all)."""
+    def _layer(self, place, layer, states, nodes, tree, outputs, cache):
+        """Return the states after attention, then MLP, each with a residual.
+
+        Only those of the nodes `outputs` are computed (None: all), but keys and values of all.
+        """
         x = self._norm(layer.attention_norm, states)
         keys = self._rotated(x, layer, "k", nodes, tree)
         values = self._linear(x, layer.v).view_as(keys)
         if cache is not None:
             keys, values = cache.put(place, nodes, keys, values)
-        if wanted is not None:
-            states, x, nodes = states[wanted], x[wanted], nodes[wanted.numpy()]
+        if outputs is not None:
+            states, x, nodes = states[outputs], x[outputs], nodes[outputs.numpy()]
         q = self._rotated(x, layer, "q", nodes, tree)
         inputs = q, keys, values, nodes, tree, layer.scale, layer.window
         attended = apply(Attention, *inputs).flatten(1)
@@ -216,9 +223,7 @@ class CpuEngine:
         return apply(BFloat16Linear, x, module.weight, module.bias, multiplied)
 
     def _add_output(self, states, x, module: torch.nn.Linear, norm: architectures.Norm | None):
-        """Return the residual `states` with a linear map of x added, normalised where there is a
-        norm.
-        """
+        """Return the residual `states` plus a linear map of x, normalised if there is a norm."""
         if norm is not None:
             return states + self._norm(norm, self._linear(x, module))
         if self.dtype is torch.float32 and module.bias is None:
@@ -242,9 +247,10 @@ def _weight_shapes(layer: architectures.Layer) -> set[tuple[int, ...]]:
 
 @torch.no_grad()
 def fits(network: PreTrainedModel) -> bool:
-    """Tell whether a network is one on a CPU, of one dtype, that `CpuEngine` computes exactly.
+    """Tell whether `CpuEngine` computes a network correctly: on a CPU, with one dtype.
 
-    It is tried on two short texts, because a configuration can say more than is known here.
+    The engine is compared with transformers on two short texts, because a configuration may have
+    settings that are unknown here.
     """
     kinds = {(p.dtype, p.device.type) for p in network.parameters()}
     possible = {(torch.float32, "cpu")}, {(torch.bfloat16, "cpu")}
@@ -252,8 +258,8 @@ def fits(network: PreTrainedModel) -> bool:
         return False
     if _has_more_than_a_short_text_shows(network):
         return False
-    # Tokens from the middle of the vocabulary: the first ones may be special, and have states so
-    # large that in bfloat16 transformers itself is a fifth off.
+    # Tokens from the middle of the vocabulary. The first ones may be special, with states so large
+    # that in bfloat16 transformers itself is wrong by a fifth.
     a, b, c, d, e = (network.config.vocab_size // part for part in (2, 3, 5, 7, 11))
     texts = [[a, b, c, d, e], [a, b, d, e]]
     tokens, parents, nodes = merge_prefixes(texts)
@@ -269,11 +275,11 @@ def fits(network: PreTrainedModel) -> bool:
 
 
 def _has_more_than_a_short_text_shows(network: PreTrainedModel) -> bool:
-    """Tell whether a network has a part that is unknown here and changes no short text's logits."""
+    """Tell whether a network has an unknown part that does not change the logits of short texts."""
     names = "attention_dropout", "attn_logit_softcapping", "final_logit_softcapping"
     biases = (name.split(".") for name, _ in network.named_parameters() if name.endswith("bias"))
     unknown = any(module not in architecture.PROJECTIONS for *_, module, _ in biases)
     rotary = {part.get("rope_type") for part in architecture.rotary_settings(network.config)}
-    if rotary & {"dynamic", "longrope"}:  # whose angles depend on the length of the texts
+    if rotary & {"dynamic", "longrope"}:  # their angles depend on the length of the texts
         return True
     return unknown or any(getattr(network.config, name, None) for name in names)

@@ -1,8 +1,8 @@
-"""Compiled kernels of the CPU engine: all that is not a matrix product, forward and backward.
+"""Compiled kernels of the CPU engine: its operations but the matrix products, and their gradients.
 
-Arrays of states are float32, or uint16 that hold the bits of bfloat16: these are widened to float32
-when they are loaded, and rounded when they are stored. A kernel fills the arrays that it is given
-last. Those named `_backward` are given the gradient of a result and fill in those of its inputs.
+Arrays of states are float32, or uint16 with the bits of bfloat16. The latter are widened to float32
+when they are loaded, and rounded when they are stored. A kernel writes its results to its last
+arguments. A kernel named `_backward` takes the gradient of a result and writes those of the inputs.
 """
 
 import math
@@ -25,7 +25,7 @@ _elementwise = njit(nogil=True, cache=KEPT, error_model="numpy", fastmath={"cont
 
 @_inlined
 def _to_nearest(bits):
-    # Returns the bits of a float32 whose upper half is the nearest bfloat16, ties to even.
+    """Return the bits of a float32 whose upper half is the nearest bfloat16, ties to even."""
     last = (bits >> np.uint32(16)) & np.uint32(1)
     return np.uint32(bits + np.uint32(0x7FFF) + last)
 
@@ -58,7 +58,7 @@ def _store(x, out):
 # 2. r = x − n ln 2, with ln 2 in two parts: the first ends in zeros, so that n times it is exact;
 # 3. e^r by eight terms of its Taylor series;
 # 4. 2^n by writing n into the exponent.
-# `np.exp` would be a call for each number, and would not be vectorised.
+# `np.exp` would be a function call for each number, and would not be vectorised.
 _INVERSE_LN2, _ROUNDER = np.float32(1 / math.log(2)), np.float32(1.5 * 2**23)
 _LN2_HIGH, _LN2_LOW = np.float32(0.693359375), np.float32(math.log(2) - 0.693359375)
 _TAYLOR = tuple(np.float32(1 / math.factorial(n)) for n in range(8))
@@ -76,7 +76,7 @@ def exp(x):
     for term in (6, 5, 4, 3, 2, 1, 0):
         series = series * rest + _TAYLOR[term]
     half_power = np.int32((np.float32(shifted).view(np.int32) + 126) << 23).view(np.float32)
-    return series * np.float32(2) * half_power  # not by 2^n, which is infinite for the largest n
+    return series * np.float32(2) * half_power  # 2^n would be infinite for the largest n
 
 
 @_elementwise
@@ -90,9 +90,9 @@ def round_to_bfloat16(x):
 
 @_elementwise
 def gated_activation(gate, up, a, b, out):
-    """SwiGLU or GeGLU: x · σ(ax + bx³) · up, where x is the gate.
+    """Compute SwiGLU or GeGLU: x · σ(ax + bx³) · up, where x is the gate.
 
-    Where b is 0 it leaves x³ out, which is infinite for large x.
+    If b is 0, x³ is left out, because it is infinite for large x.
     """
     for i in range(gate.shape[0]):
         for j in range(gate.shape[1]):
@@ -103,7 +103,7 @@ def gated_activation(gate, up, a, b, out):
 
 @_elementwise
 def gated_activation_backward(gate, up, a, b, grad, to_gate, to_up):
-    """Gradients of `gated_activation`: of the gate and of `up`."""
+    """Compute the gradients of `gated_activation`: of the gate and of `up`."""
     for i in range(gate.shape[0]):
         for j in range(gate.shape[1]):
             x, g = load(gate[i, j]), load(grad[i, j])
@@ -117,7 +117,7 @@ def gated_activation_backward(gate, up, a, b, grad, to_gate, to_up):
 
 @_compiled
 def rms_norm(x, weight, offset, epsilon, out):
-    """RMS norm of each row; `offset` is added to the weights."""
+    """Compute the RMS norm of each row; `offset` is added to the weights."""
     for i in range(x.shape[0]):
         squares = np.float32(0)
         for j in range(x.shape[1]):
@@ -129,7 +129,7 @@ def rms_norm(x, weight, offset, epsilon, out):
 
 @_compiled
 def rms_norm_backward(x, weight, offset, epsilon, grad, to_x, to_weight):
-    """Gradients of `rms_norm`, both float32; that of the weights is added to `to_weight`."""
+    """Compute the float32 gradients of `rms_norm`; that of the weights is added to `to_weight`."""
     size = np.float32(x.shape[1])
     for i in range(x.shape[0]):
         squares, projection = np.float32(0), np.float32(0)
@@ -146,9 +146,9 @@ def rms_norm_backward(x, weight, offset, epsilon, grad, to_x, to_weight):
 
 @_compiled
 def rotate(x, depth, cos, sin, direction, out):
-    """Rotary embedding: number j of a head's first half and number j of its second are a pair.
+    """Apply the rotary embedding: rotate pairs of numbers, one from each half of a head.
 
-    `depth` is the position of each row; a `direction` of −1 rotates back, which is the gradient.
+    `depth` is the position of each row. A `direction` of −1 rotates back, which is the gradient.
     """
     half = x.shape[2] // 2
     for i in range(x.shape[0]):
@@ -160,14 +160,19 @@ def rotate(x, depth, cos, sin, direction, out):
                 out[i, h, half + j] = store(b * c[j] + direction * a * s[j], out)
 
 
-# Attention of one query goes over its prefix four nodes at a time: a pass over the numbers of one
-# head is so short that to begin it would take as long. The number of nodes is rounded up to a
-# multiple of four with copies of the query's own node, whose weight is 0.
+# Attention over shared prefixes. The keys and values of a node are stored once, although many texts
+# share the node. A query finds the nodes of its own prefix in `path`, and attends to them only:
+# 1. `_query_key_products`: the products of the query with the keys of these nodes;
+# 2. `_attention_weights`: the softmax of the products;
+# 3. `_add_weighted`: the sum of the values of these nodes with these weights.
+# Loops go over four nodes at a time, because a pass over the numbers of one head is so short that
+# its start would take as long as the pass. So the number of nodes is rounded up to a multiple of
+# four with copies of the query's own node, whose weight is 0.
 
 
 @_inlined
 def _query_key_products(q, i, h, keys, g, seen, products):
-    # Fills `products` with the product of one head of a query and each key; returns the largest.
+    """Write the product of head `h` of query `i` with each key `seen`; return the largest."""
     top = np.float32(-np.inf)
     for a in range(0, len(seen), 4):
         k0, k1, k2, k3 = seen[a], seen[a + 1], seen[a + 2], seen[a + 3]
@@ -185,7 +190,7 @@ def _query_key_products(q, i, h, keys, g, seen, products):
 
 @_inlined
 def _add_weighted(out, values, g, seen, weights):
-    # Adds the weighted sum of the values of one head to `out` (size,).
+    """Add the weighted sum of the values of one head to `out`, (size,)."""
     for a in range(0, len(seen), 4):
         v0, v1, v2, v3 = seen[a], seen[a + 1], seen[a + 2], seen[a + 3]
         w0, w1, w2, w3 = weights[a], weights[a + 1], weights[a + 2], weights[a + 3]
@@ -196,7 +201,7 @@ def _add_weighted(out, values, g, seen, weights):
 
 @_inlined
 def _attention_weights(q, i, h, keys, g, scale, seen, count, weights):
-    # Fills `weights` with the softmax's numerators and returns their sum, to divide by.
+    """Write the numerators of the softmax to `weights`; return their sum, the denominator."""
     total = np.float32(0)
     top = _query_key_products(q, i, h, keys, g, seen, weights)
     for a in range(count, len(seen)):
@@ -209,7 +214,17 @@ def _attention_weights(q, i, h, keys, g, scale, seen, count, weights):
 
 @_compiled
 def attention(q, keys, values, nodes, path, depth, scale, window, out):
-    """Attention of each query to its node's prefix: its last `window` nodes, itself included."""
+    """Compute the attention of each query to the last `window` nodes of its prefix.
+
+    Args:
+        q: (queries, heads, size).
+        keys, values: (all nodes, key heads, size).
+        nodes: (queries,), the node of each query, which is the last one that it attends to.
+        path, depth: of `PrefixTree`.
+        scale: of the products of queries and keys.
+        window: the most nodes that a query attends to.
+        out: (queries, heads, size).
+    """
     group, room = q.shape[1] // keys.shape[1], path.shape[1] + 3
     rows, numbers = np.empty(room, np.uint64), np.empty(room, np.float32)
     mean = np.empty(q.shape[2], np.float32)
@@ -231,7 +246,7 @@ def attention(q, keys, values, nodes, path, depth, scale, window, out):
 def attention_backward(
     q, keys, values, nodes, path, depth, scale, window, grad, to_q, to_keys, to_values
 ):
-    """Gradients of `attention`, all float32 and added to what the arrays hold."""
+    """Compute the float32 gradients of `attention`, and add them to the last three arrays."""
     group, room = q.shape[1] // keys.shape[1], path.shape[1] + 3
     rows, numbers = np.empty(room, np.uint64), np.empty((2, room), np.float32)
     for i in range(q.shape[0]):
@@ -242,13 +257,14 @@ def attention_backward(
             seen[a] = path[nodes[i], first + min(a, count - 1)]
         for h in range(q.shape[1]):
             g, mean = h // group, np.float32(0)
-            # The weights again, and the gradient of each: its value times that of the result.
+            # Compute the weights again, and the gradient of each weight: the product of the value
+            # with the gradient of the result.
             total = _attention_weights(q, i, h, keys, g, scale, seen, count, weights)
             _query_key_products(grad, i, h, values, g, seen, slopes)
             for a in range(padded):
                 weights[a] /= total
                 mean += weights[a] * slopes[a]
-            # Back through the softmax: the gradient of a product is w (s − Σ w s).
+            # Through the softmax: the gradient of a product is w (s − Σ w s).
             for a in range(padded):
                 slopes[a] = weights[a] * (slopes[a] - mean) * scale
             _add_weighted(to_q[i, h], keys, g, seen, slopes)

@@ -1,7 +1,8 @@
-"""Texts as a tree of tokens in which a prefix that several texts share is there once.
+"""A tree of the tokens of several texts, in which each shared prefix occurs once.
 
-A node is a token after its parent. It stands for the whole prefix that ends in it, which is what a
-causal model computes a state from, so one state serves every text that begins so.
+A node is a token after its parent, and stands for the whole prefix that ends in it. A causal model
+computes the state of a token from this prefix alone, so all texts that begin with the prefix share
+the state.
 """
 
 from collections.abc import Sequence
@@ -16,14 +17,17 @@ _compiled = njit(nogil=True, cache=keeps(__file__))
 
 
 class PrefixTree:
-    """The prefixes of a growing tree, as attention needs them.
+    """The prefixes of a growing tree, in the form that attention needs.
 
-    `depth` (nodes,) is a node's position in its text, and `path[node, :depth + 1]` (nodes, longest
-    text) the nodes of its prefix, itself included.
+    Attributes:
+        size: the number of nodes.
+        depth: (nodes,), the position of each node in its text.
+        path: (nodes, longest text); `path[node, :depth + 1]` are the nodes of its prefix, the node
+            itself included.
     """
 
     def __init__(self, longest: int, capacity: int = 1024):
-        """Take the tokens of the longest text there will be; the capacity grows as needed."""
+        """Take the number of tokens of the longest text, and of nodes at first; it can grow."""
         self.size = 0
         self.path = np.zeros((capacity, longest), np.int32)
         self.depth = np.zeros(capacity, np.int32)
@@ -47,11 +51,14 @@ def _enlarged(array: np.ndarray, capacity: int) -> np.ndarray:
 
 
 def merge_prefixes(texts: Sequence[list[int]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the token and the parent of each node of the tree of some texts, and their nodes.
+    """Return the prefix tree of some texts.
 
-    The last is (texts, longest text): the nodes of each text, filled with −1.
+    Returns:
+        The token of each node, (nodes,); its parent, (nodes,), −1 for none; and the nodes of each
+        text, (texts, longest text), filled up with −1.
     """
-    # Sorted, a text shares more with the one before than with any other before it.
+    # In sorted order, the longest prefix that a text shares with any text before it is that with
+    # the text directly before it.
     order = sorted(range(len(texts)), key=texts.__getitem__)
     lengths = np.array([len(texts[i]) for i in order], np.int64)
     tokens = np.fromiter(chain.from_iterable(texts[i] for i in order), np.int64, lengths.sum())
@@ -73,7 +80,7 @@ def longest_text(parents):
 
 @_compiled
 def _extend_paths(parents, start, path, depth):
-    """Fill in depth and path of new nodes: a parent's path and the node itself."""
+    """Write depth and path of new nodes: the path of the parent and the node itself."""
     for i in range(len(parents)):
         node, parent = start + i, parents[i]
         depth[node] = depth[parent] + 1 if parent >= 0 else 0
@@ -84,17 +91,17 @@ def _extend_paths(parents, start, path, depth):
 
 @_compiled
 def _merge(tokens, lengths, order, parents, nodes):
-    """Fill in parents and nodes of `merge_prefixes`, and return the number of nodes.
+    """Write parents and nodes of `merge_prefixes`, and return the number of nodes.
 
-    `tokens` holds the texts one after another, in sorted order. The nodes' tokens are written over
-    it: there are never more nodes than tokens read.
+    `tokens` holds the texts one after another, in sorted order. The tokens of the nodes overwrite
+    it, which is possible because there are never more nodes than tokens read.
     """
     size, start, before = 0, 0, 0
     for i in range(len(order)):
         row, last, same = nodes[order[i]], -1, i > 0
         for j in range(lengths[i]):
             token = tokens[start + j]
-            # As long as this text is the same as the one before, it has its nodes.
+            # While this text is equal to the one before, it has the same nodes.
             node = nodes[before, j] if same else -1
             same = same and node >= 0 and tokens[node] == token
             if not same:

@@ -13,13 +13,13 @@ from repro.inference.sampling import check_logits
 
 
 class TreeNodes:
-    """Computes a batch whose prompts and samples grow one tree.
+    """Computes a batch whose prompts and samples are one growing tree.
 
     It is an `Engine` (`repro.inference.decoding`).
     """
 
     def __init__(self, engine: CpuEngine, draws: int = 1):
-        """Take the engine that computes, and the samples of each prompt."""
+        """Take the CPU engine, and the number of samples of each prompt."""
         self.engine, self.draws, self.work = engine, draws, Counter()
 
     def start(self, ids: list[list[int]], limit: int) -> list[int]:
@@ -46,6 +46,7 @@ class TreeNodes:
         parents, self.ends = self.ends[rows], self.tree.size + np.arange(len(rows))
         return self._logits(next_tokens, parents), row_of
 
-    def _logits(self, tokens: np.ndarray, parents: np.ndarray, wanted=None) -> torch.Tensor:
+    def _logits(self, tokens: np.ndarray, parents: np.ndarray, outputs=None) -> torch.Tensor:
+        """Add nodes to the tree and return the logits after them, or after `outputs` of them."""
         states = self.engine.embed(torch.from_numpy(tokens))
-        return self.engine(states, self.tree.add(parents), self.tree, wanted, self.cache)
+        return self.engine(states, self.tree.add(parents), self.tree, outputs, self.cache)
