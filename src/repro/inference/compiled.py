@@ -1,4 +1,4 @@
-"""Where numba keeps what it has compiled, so that the next process need not compile it again."""
+"""The folder in which numba stores compiled functions, so that they are compiled only once."""
 
 import os
 import tempfile
@@ -10,11 +10,11 @@ from repro.files import cache_dir
 
 
 def keeps(source: str) -> bool:
-    """Tell whether the compiled functions of a source file can be kept; choose a folder for them.
+    """Tell whether the compiled functions of a source file can be stored, and choose a folder.
 
-    numba keeps them beside the source, or in the user's home. In an installation that may not be
-    written they are kept under the cache folder of `repro`. Where that cannot be written either,
-    they are compiled anew in each process: numba would refuse to compile at all.
+    numba stores them beside the source, or in the user's home. If the installation cannot be
+    written, they are stored in the cache folder of `repro`. If that cannot be written either, each
+    process compiles them again; with a cache, numba would refuse to compile at all.
 
     Args:
         source: the `__file__` of a module with compiled functions.

@@ -1,8 +1,9 @@
-"""Texts packed into one row: nothing is padded, and a shared prefix is computed once.
+"""Packs texts into one row: nothing is padded, and a shared prefix is computed once.
 
-All prompts begin alike, those of a topic for longer, and what a causal model computes for a token
-depends only on the tokens before it. So the row holds the prefix tree of the texts, and a mask lets
-each token attend to its own prefix. Fine-tuning packs its batches so, decoding its prompts.
+All prompts begin with the same tokens, and those of a topic share even more. A causal model
+computes a token from the tokens before it alone. So the row holds the prefix tree of the texts, and
+a mask lets each token attend to its own prefix. Fine-tuning packs its batches in this way, and
+decoding its prompts.
 """
 
 from collections.abc import Sequence
@@ -24,8 +25,9 @@ def pack(texts: Sequence[list[int]]) -> tuple[dict[str, torch.Tensor], np.ndarra
     """Return the row of some texts' prefix tree.
 
     Returns:
-        dict(input_ids, position_ids: `[1, nodes]`; attention_mask: bool `[1, 1, nodes, nodes]`),
-        and the node of each text's tokens: int `[texts, longest]`, filled with −1.
+        A dict with `input_ids` and `position_ids`, (1, nodes), and `attention_mask`, bool (1, 1,
+        nodes, nodes); and the node of each token of each text, int (texts, longest), filled up with
+        −1.
     """
     tokens, parents, nodes = merge_prefixes(texts)
     depth, attends = np.zeros_like(parents), np.eye(len(parents), dtype=bool)
@@ -38,7 +40,10 @@ def pack(texts: Sequence[list[int]]) -> tuple[dict[str, torch.Tensor], np.ndarra
 
 
 def groups(texts: Sequence[list[int]], most: int) -> list[list[int]]:
-    """Return which texts to pack together: alike ones, of at most `most` nodes or a single text."""
+    """Return the indices of texts in groups to pack: of at most `most` nodes, or a single text.
+
+    Texts are taken in the order of their tokens, so that neighbours share prefixes.
+    """
     rows, size, before = [], most, []
     for i in sorted(range(len(texts)), key=texts.__getitem__):
         new = len(texts[i]) - shared_prefix(before, texts[i])
@@ -51,12 +56,12 @@ def groups(texts: Sequence[list[int]], most: int) -> list[list[int]]:
 
 
 def fits(network: PreTrainedModel, longest: int) -> bool:
-    """Tell whether a network keeps packed texts of at most `longest` tokens apart.
+    """Tell whether a network computes packed texts of at most `longest` tokens as if alone.
 
-    A sliding window is not in the mask, so it must not be shorter.
+    A sliding window is not in the mask, so it must not be shorter than the texts.
 
     Raises:
-        ModelError: as `depends_on_neighbours` does.
+        ModelError: as in `depends_on_neighbours`.
     """
     window = getattr(network.config.get_text_config(), "sliding_window", None)
     if depends_on_neighbours(network, longest) or (window and window < longest):
@@ -67,13 +72,13 @@ def fits(network: PreTrainedModel, longest: int) -> bool:
 
 
 def depends_on_neighbours(network: PreTrainedModel, longest: int) -> bool:
-    """Tell whether texts this long change how the texts beside them are computed.
+    """Tell whether texts of this length change the result of other texts in the batch.
 
-    A longrope embedding has other angles for all rows where one is long. Chunked attention counts
-    its chunks from the start of the padded row.
+    A longrope embedding changes the angles of all rows if one is long. Chunked attention counts its
+    chunks from the start of the padded row.
 
     Raises:
-        ModelError: dynamic NTK, whose angles depend on the texts computed before, too.
+        ModelError: the embedding is dynamic NTK, whose angles also depend on earlier texts.
     """
     config = network.config.get_text_config()
     settings = rotary_settings(config)
@@ -94,10 +99,10 @@ def depends_on_neighbours(network: PreTrainedModel, longest: int) -> bool:
 
 @torch.no_grad()
 def _keeps_apart(network) -> bool:
-    """Tell whether two short texts have the same logits packed as each alone.
+    """Tell whether two short texts have the same logits when packed as when alone.
 
-    It is tried because no attribute of a model says it: one that makes its own mask, or has a state
-    that runs on (RWKV, Mamba), would mix the texts without an error.
+    This is tried because no attribute of a model tells it. A model that makes its own mask, or has
+    a recurrent state (RWKV, Mamba), would mix the texts without an error.
     """
     texts = [[1, 2, 3, 1, 2], [1, 3, 2, 2, 1]]
     row, nodes = pack(texts)
@@ -105,7 +110,7 @@ def _keeps_apart(network) -> bool:
     row["inputs_embeds"] = network.get_input_embeddings()(row.pop("input_ids"))
     try:
         packed = network(**row, use_cache=False).logits[0].float()
-    except (RuntimeError, TypeError, ValueError):  # it takes no such mask, or nothing but ids
+    except (RuntimeError, TypeError, ValueError):  # it accepts no such mask, or only ids
         return False
     alone = network(torch.tensor(texts, device=network.device), use_cache=False).logits.float()
     rounding = 1e-4 if network.dtype is torch.float32 else 0.05

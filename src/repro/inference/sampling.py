@@ -1,7 +1,7 @@
-"""Which token comes next: the most probable one, or one drawn from the full softmax (§3.3).
+"""Picks the next token: the most probable one, or one drawn from the full softmax (§3.3).
 
-Samples are exact and reproducible: a number belongs to the seed, the sample's label and the
-step, so that neither the batch nor the number of processes changes what is drawn.
+Samples are exact and reproducible. The random number of a sample depends on the seed, its label and
+the step only, so neither the batch nor the number of processes changes the tokens drawn.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,8 +15,8 @@ from repro.errors import ModelError
 from repro.inference.compiled import keeps
 from repro.inference.cpu.cpu_kernels import exp, load
 
-KEPT = keeps(__file__)  # what is compiled here, between processes
-_compiled = njit(nogil=True, cache=KEPT, error_model="numpy")
+IS_CACHED = keeps(__file__)  # between processes
+_compiled = njit(nogil=True, cache=IS_CACHED, error_model="numpy")
 BLOCK = 256  # vocabulary entries per block of the two-level sampler
 CHUNK = 1 << 20  # logits drawn from at a time: bounds the memory and stays near the caches
 
@@ -25,7 +25,7 @@ Pick = Callable[[torch.Tensor, torch.Tensor, np.ndarray, int], torch.Tensor]
 
 
 def check_logits(logits: torch.Tensor) -> None:
-    """Raise ModelError if there is a NaN: a broken model would seem an ignorant one."""
+    """Raise ModelError if there is a NaN: a broken model would look like an ignorant one."""
     if logits.amax(-1).isnan().any():
         raise ModelError(
             "the model's logits are NaN: its weights are damaged, or were fine-tuned at too large"
@@ -48,8 +48,10 @@ def greedy(
 
 @_compiled
 def _first_equal(logits, value):
-    # Returns where each row first holds its wanted number. PyTorch's `argmax` takes four times as
-    # long as `amax` and this.
+    """Return the first index of each row at which it holds its `value`.
+
+    PyTorch's `argmax` takes four times as long as `amax` and this function.
+    """
     tokens = np.zeros(len(logits), np.int64)
     for row in range(len(logits)):
         for token in range(logits.shape[1]):
@@ -60,10 +62,10 @@ def _first_equal(logits, value):
 
 
 def sampler(labels: Sequence[str], steps: int, temperature: float, seed: int) -> Pick:
-    """Return a pick that draws from the full softmax at `temperature` (§3.3).
+    """Return a `Pick` that draws from the full softmax at `temperature` (§3.3).
 
-    Samples that share a row, because all their tokens so far are the same, draw with numbers
-    of their own: independent samples whose common start was computed once.
+    Samples with the same tokens so far share a row, but each has its own random numbers. So they
+    are independent samples whose common beginning is computed once.
     """
     numbers = random_streams.rows(seed, labels, steps)
 
@@ -122,7 +124,7 @@ def _draw_together(sums, blocks, u, row_of):
 
 
 def _invert(weights: torch.Tensor, u: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    # Returns the index drawn and where in [0, 1) of its own mass `u` fell, for the next level.
+    """Return the index drawn, and the position of `u` within its mass, in [0, 1), for level two."""
     upto = weights.double().cumsum(-1)
     target = (u * upto[:, -1])[:, None]
     index = torch.searchsorted(upto, target, right=True).clamp(max=weights.shape[-1] - 1)
@@ -131,12 +133,13 @@ def _invert(weights: torch.Tensor, u: torch.Tensor) -> tuple[torch.Tensor, torch
     return index[:, 0], inside[:, 0].clamp(0, 1 - 1e-12)
 
 
-# The same on a CPU, sample by sample. No block is copied, and of the block that is drawn only the
-# part up to the token is read. Every number, and so every token, is the same.
+# The same on a CPU, sample by sample. No block is copied, and a drawn block is read only up to the
+# token. All numbers are the same, and so are the tokens.
 
 
 @_compiled
 def _draw_each(sums, blocks, u, row_of):
+    """Return the token of each sample: draw a block of its row, then a token of the block."""
     tokens = np.empty(len(row_of), np.int64)
     for i in range(len(row_of)):
         block, rest = _invert_one(sums[row_of[i]], u[i])
@@ -147,6 +150,7 @@ def _draw_each(sums, blocks, u, row_of):
 
 @_compiled
 def _invert_one(weights, u):
+    """Return the index drawn from weights by `u`, and the position of `u` within its mass."""
     total, upto, mass = 0.0, 0.0, 0.0
     for weight in weights:
         total += weight
@@ -161,8 +165,9 @@ def _invert_one(weights, u):
     return index, min(max(inside, 0.0), 1 - 1e-12)
 
 
-# From logits in bfloat16 on a CPU. Softmax and sums in one pass over the logits: a vocabulary of a
-# quarter of a million takes longer to read and write in float32 than to multiply a small layer.
+# Sampling from the bits of bfloat16 logits on a CPU. Softmax and sums are computed in one pass over
+# the logits, because a vocabulary of a quarter of a million takes longer to read and write in
+# float32 than a small layer takes to compute.
 
 
 def _bits(logits: torch.Tensor) -> np.ndarray:
@@ -171,14 +176,20 @@ def _bits(logits: torch.Tensor) -> np.ndarray:
 
 @njit(inline="always")
 def _flipped(number):
-    # Swaps between a bfloat16's bits, as a signed number, and a number in the bfloat16s' order.
+    """Return an integer with the order of the bfloat16 whose bits, as a signed integer, are given.
+
+    Applied twice, it returns the bits again. Negative floats have the opposite order of their bits,
+    so all their bits but the sign are flipped.
+    """
     return np.int32(number ^ ((number >> np.int32(31)) & np.int32(0x7FFF)))
 
 
 @_compiled
 def _largest(bits):
-    # Returns the largest of bfloat16 numbers as a float32, NaN where there is one. It compares
-    # integers, which is vectorised; a maximum of floats is not.
+    """Return the largest of bfloat16 numbers as a float32; NaN if one of them is NaN.
+
+    Integers are compared, because a maximum of integers is vectorised and one of floats is not.
+    """
     top = np.int32(-0x8000)
     for i in range(len(bits)):
         number = _flipped(np.int32(np.int16(bits[i])))
@@ -189,7 +200,7 @@ def _largest(bits):
 
 @_compiled
 def _first_largest(bits):
-    # Returns where each row first holds its largest number.
+    """Return the first index of each row at which it holds its largest number."""
     tokens = np.zeros(len(bits), np.int64)
     for row in range(len(bits)):
         top = _largest(bits[row])
@@ -200,9 +211,14 @@ def _first_largest(bits):
     return tokens
 
 
-@njit(nogil=True, cache=KEPT, error_model="numpy", fastmath={"reassoc", "contract", "nsz", "arcp"})
+@njit(
+    nogil=True,
+    cache=IS_CACHED,
+    error_model="numpy",
+    fastmath={"reassoc", "contract", "nsz", "arcp"},
+)
 def _exponentials(bits, top, inverse_temperature, out):
-    # Fills `out` with e^((logit − top) / temperature) and returns the sum.
+    """Write e^((logit − top) / temperature) to `out`, and return the sum."""
     total = np.float32(0)
     for j in range(len(bits)):
         out[j] = exp((load(bits[j]) - top) * inverse_temperature)
@@ -212,12 +228,20 @@ def _exponentials(bits, top, inverse_temperature, out):
 
 @_compiled
 def _draw_from_bfloat16(bits, inverse_temperature, u, row_of, size):
-    # 1. Of each block the sum of e^(logit / T), relative to its own largest logit.
-    # 2. Of each row the sums of its blocks, relative to the row's largest.
-    # 3. For each sample a block; then that block's numbers again, and a token inside it.
+    """Return the token of each sample, drawn from the softmax of bfloat16 logits.
+
+    Args:
+        bits: uint16 (rows, vocabulary), the bits of the logits.
+        inverse_temperature: 1 / temperature.
+        u: (samples,), in [0, 1).
+        row_of: (samples,), the row from which each sample draws.
+        size: of a block of the vocabulary.
+    """
     count = (bits.shape[1] + size - 1) // size
     tops, sums = np.empty(count, np.float32), np.empty((len(bits), count), np.float32)
     numbers = np.empty(size, np.float32)
+    # Step 1: the sum of e^(logit / T) of each block, relative to its own largest logit; then the
+    # sums of the blocks of a row are made relative to the largest logit of the row.
     for row in range(len(bits)):
         for block in range(count):
             part = bits[row, block * size : (block + 1) * size]
@@ -226,6 +250,7 @@ def _draw_from_bfloat16(bits, inverse_temperature, u, row_of, size):
         top = tops.max()
         for block in range(count):
             sums[row, block] *= exp((tops[block] - top) * inverse_temperature)
+    # Step 2: draw a block for each sample, compute its numbers again, and draw a token in it.
     tokens = np.empty(len(row_of), np.int64)
     for i in range(len(row_of)):
         row = row_of[i]

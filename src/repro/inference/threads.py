@@ -1,4 +1,4 @@
-"""Threads that share batches which a model computes side by side."""
+"""Threads that compute batches of a model side by side."""
 
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -9,16 +9,16 @@ from repro.inference.cpu.cpu_engine import CpuEngine
 
 
 def thread_count(engine: CpuEngine | None) -> int:
-    """Return how many threads to give a batch each.
+    """Return how many threads compute batches side by side, one batch each.
 
-    What `cpu_engine` does beside the products takes one thread, so batches side by side leave no
-    core idle. A small model has a process for each core instead.
+    Operations of the CPU engine other than matrix products use one thread, so several batches at a
+    time leave no core idle. A small model has a process for each core instead.
     """
     return torch.get_num_threads() if engine and not engine.small else 1
 
 
 def map_in_threads(number: int, work: Callable, jobs: Iterable) -> Iterator:
-    """Yield what `work` makes of each job, in order; threads share the jobs and the cores."""
+    """Yield the result of `work` for each job, in order; threads share the jobs and the cores."""
     if number == 1:
         yield from map(work, jobs)
         return
@@ -27,4 +27,4 @@ def map_in_threads(number: int, work: Callable, jobs: Iterable) -> Iterator:
         yield from pool.map(work, jobs)
     finally:
         pool.shutdown(cancel_futures=True)
-        torch.set_num_threads(number)  # a thread's own, but what later threads begin with
+        torch.set_num_threads(number)  # the number that later threads start with

@@ -14,13 +14,16 @@ from numba.extending import overload
 from repro.inference.compiled import keeps
 
 # The compiler may reorder sums, so that it can vectorise them; NaN and infinity are kept.
-KEPT = keeps(__file__)  # between processes
+IS_CACHED = keeps(__file__)  # between processes
 _compiled = njit(
-    nogil=True, cache=KEPT, error_model="numpy", fastmath={"reassoc", "contract", "nsz", "arcp"}
+    nogil=True,
+    cache=IS_CACHED,
+    error_model="numpy",
+    fastmath={"reassoc", "contract", "nsz", "arcp"},
 )
 _inlined = njit(inline="always")  # compiled as a part of its caller
 # No sum may be reordered: a result does not depend on its place in a row.
-_elementwise = njit(nogil=True, cache=KEPT, error_model="numpy", fastmath={"contract"})
+_elementwise = njit(nogil=True, cache=IS_CACHED, error_model="numpy", fastmath={"contract"})
 
 
 @_inlined
