@@ -31,14 +31,14 @@ def generate(network, tokenizer, prompts: list[list[int]], size: int = 32) -> li
     out = []
     for at in range(0, len(prompts), size):
         ids, mask = common.padded(prompts[at : at + size])
-        made = network.generate(
+        generated = network.generate(
             ids,
             attention_mask=mask,
             do_sample=False,
             max_new_tokens=accuracy.MAX_NEW_TOKENS,
             pad_token_id=tokenizer.eos_token_id,
         )
-        out += made[:, ids.shape[1] :].tolist()
+        out += generated[:, ids.shape[1] :].tolist()
     return out
 
 
@@ -46,25 +46,29 @@ def measure(network, tokenizer, questions, repeats: int) -> dict:
     """Return the seconds of both ways, and how many answers differ before the stop."""
     prompts = encode_prompts(tokenizer, questions["question"])
     reader = common.reader(network)
-    found, work = {}, Counter()
+    results, work = {}, Counter()
 
     def theirs() -> None:
-        found["generate"] = generate(network, tokenizer, prompts)
+        results["generate"] = generate(network, tokenizer, prompts)
 
     def ours() -> None:
         work.clear()
-        found["ours"] = accuracy.answer(reader, tokenizer, questions, work=work)
+        results["ours"] = accuracy.answer(reader, tokenizer, questions, work=work)
 
     seconds = common.alternate({"generate": theirs, "ours": ours}, repeats)
-    pairs = list(zip(found["ours"], found["generate"], strict=True))
-    different = [i for i, (own, all_) in enumerate(pairs) if all_[: len(own.ids)] != own.ids]
+    pairs = list(zip(results["ours"], results["generate"], strict=True))
+    different = [
+        i
+        for i, (our_completion, all_) in enumerate(pairs)
+        if all_[: len(our_completion.ids)] != our_completion.ids
+    ]
     return {
         "dtype": str(network.dtype).removeprefix("torch."),
         "engine": type(reader).__name__,
         "questions": len(questions),
         "seconds": seconds,
         "ratio": common.ratio(seconds["generate"], seconds["ours"]),
-        "right": sum(own.hit for own, _ in pairs),
+        "right": sum(our_completion.hit for our_completion, _ in pairs),
         "different": len(different),
         "examples": [
             {
@@ -87,8 +91,8 @@ def main() -> None:
     parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"])
     options = parser.parse_args()
     network, tokenizer = loading.load_model(options.model)
-    wanted = {"train": TRAINED_ON, "test": options.questions}
-    chosen = facts.select(facts.load(), wanted, 0).groupby("split")
+    sizes = {"train": TRAINED_ON, "test": options.questions}
+    chosen = facts.select(facts.load(), sizes, 0).groupby("split")
     recipe = Recipe(learning_rate=registry.entry(options.model).learning_rate)
     sft.finetune(network, tokenizer, chosen.get_group("train"), recipe)
     runs = [

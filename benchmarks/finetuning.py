@@ -125,14 +125,14 @@ class Race:
             delattr(self.copy, name)  # what TRL and accelerate put on it, to be put there again
         for network in (self.network, self.copy):
             restore.write(network, self.base)
-        made = Watched(
+        trainer = Watched(
             self.copy,
             self.settings,
             train_dataset=self.rows,
             processing_class=self.given[0],
             callbacks=[clock := Clock()],
         )
-        self.trainer, made.watched, self.ends = made, [], {"trl": clock.ends, "repro": []}
+        self.trainer, trainer.watched, self.ends = trainer, [], {"trl": clock.ends, "repro": []}
 
     def trl(self) -> None:
         self.trainer.train()
@@ -180,13 +180,13 @@ class Race:
     def floor(self) -> dict[str, float]:
         """Return, by way, the seconds a step's matrix products take at the pace of one alone."""
         self.ready()
-        found = {}
+        seconds_by_format = {}
         for name, way in self.ways.items():
             with FlopCounterMode(display=False, custom_mapping=IN_PLACE) as counter:
                 way()
             per_step = counter.get_total_flops() / len(self.ends[name])
-            found[name] = round(per_step / pace(self.network, self.dtype), 3)
-        return found
+            seconds_by_format[name] = round(per_step / pace(self.network, self.dtype), 3)
+        return seconds_by_format
 
 
 def pace(network, dtype: torch.dtype, tokens: int = 192, times: int = 50) -> float:

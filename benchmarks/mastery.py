@@ -30,9 +30,9 @@ def generate(network, tokenizer, prompts: list) -> list[int]:
     allocator.keep_pages(False)  # it runs as it does by itself; `complete` turns this on
     hits = []
     for at in range(0, len(prompts), PROTOCOL.templates):
-        own = prompts[at : at + PROTOCOL.templates]
-        ids, mask = common.padded([prompt.ids for prompt in own])
-        made = network.generate(
+        fact_prompts = prompts[at : at + PROTOCOL.templates]
+        ids, mask = common.padded([prompt.ids for prompt in fact_prompts])
+        generated = network.generate(
             ids,
             attention_mask=mask,
             do_sample=True,
@@ -43,10 +43,10 @@ def generate(network, tokenizer, prompts: list) -> list[int]:
             max_new_tokens=PROTOCOL.max_new_tokens,
             pad_token_id=tokenizer.eos_token_id,
         )
-        texts = tokenizer.batch_decode(made[:, ids.shape[1] :], skip_special_tokens=True)
-        for place, prompt in enumerate(own):
-            some = texts[place * PROTOCOL.draws : (place + 1) * PROTOCOL.draws]
-            hits.append(sum(contains(text, prompt.names) for text in some))
+        texts = tokenizer.batch_decode(generated[:, ids.shape[1] :], skip_special_tokens=True)
+        for place, prompt in enumerate(fact_prompts):
+            samples = texts[place * PROTOCOL.draws : (place + 1) * PROTOCOL.draws]
+            hits.append(sum(contains(text, prompt.names) for text in samples))
     return hits
 
 
@@ -91,7 +91,7 @@ def measure(name: str, dtype: torch.dtype, chosen, repeats: int) -> dict:
         "facts": len(prompts) // PROTOCOL.templates,
         "seconds": seconds,
         "seconds_per_fact": {
-            way: sum(each) * PROTOCOL.templates / len(prompts) for way, each in seconds.items()
+            way: sum(times) * PROTOCOL.templates / len(prompts) for way, times in seconds.items()
         },
         "ratio": common.ratio(seconds["generate"], seconds["ours"]),
         "hits": dict(hits),

@@ -41,8 +41,8 @@ IN_MEMORY = 31  # bytes per parameter
 
 def ours(base: Path, tuned: Path) -> list[float]:
     """(a) Return the share of the change held by each share of the parameters."""
-    both = checkpoints.Checkpoint(base), checkpoints.Checkpoint(tuned)
-    ranking = restore.rank(*both, expected_percents=PERCENTS)
+    pair = checkpoints.Checkpoint(base), checkpoints.Checkpoint(tuned)
+    ranking = restore.rank(*pair, expected_percents=PERCENTS)
     return restore.concentration(ranking, PERCENTS)["share_of_change_percent"].tolist()
 
 
@@ -68,8 +68,8 @@ def in_memory(base: Path, tuned: Path) -> list[float]:
 
 def floor(base: Path, tuned: Path) -> list[float]:
     """(c) Sum every tensor that is ranked."""
-    both = [checkpoints.Checkpoint(folder) for folder in (base, tuned)]
-    return [float(weights[name].sum()) for weights in both for name in regions.tensors_in(weights)]
+    pair = [checkpoints.Checkpoint(folder) for folder in (base, tuned)]
+    return [float(weights[name].sum()) for weights in pair for name in regions.tensors_in(weights)]
 
 
 WAYS = {"ours": ours, "in_memory": in_memory, "floor": floor}
@@ -90,8 +90,8 @@ def child(way: str, base: Path, tuned: Path) -> None:
     with watched:
         shares = WAYS[way](base, tuned)
     seconds = time.perf_counter() - start
-    told = {"seconds": seconds, "shares": shares, "idle": idle, "peak": watched.peak}
-    print(json.dumps(told))
+    report = {"seconds": seconds, "shares": shares, "idle": idle, "peak": watched.peak}
+    print(json.dumps(report))
 
 
 class Peak:
@@ -127,21 +127,27 @@ def compare(base: Path, tuned: Path, repeats: int) -> dict:
     shapes = {name: weights[name].shape for name in regions.tensors_in(weights)}
     parameters = sum(shape.numel() for shape in shapes.values())
     fits = IN_MEMORY * parameters < 0.7 * psutil.virtual_memory().available
-    told: dict[str, list[dict]] = {way: [] for way in WAYS}
+    reports_by_way: dict[str, list[dict]] = {way: [] for way in WAYS}
 
     def run(way: str) -> None:
         command = [sys.executable, __file__, str(tuned), "--child", way, str(base)]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
-        told[way].append(json.loads(done.stdout))
+        reports_by_way[way].append(json.loads(done.stdout))
 
     run("ours")  # the first to read the files from the disk
-    told["ours"].clear()
+    reports_by_way["ours"].clear()
     if fits:
         run("in_memory")
     alternate({way: lambda way=way: run(way) for way in ("ours", "floor")}, repeats)
-    seconds = {way: [round(t["seconds"], 3) for t in found] for way, found in told.items()}
+    seconds = {
+        way: [round(t["seconds"], 3) for t in reports] for way, reports in reports_by_way.items()
+    }
     if fits:
-        pairs = zip(told["ours"][0]["shares"], told["in_memory"][0]["shares"], strict=True)
+        pairs = zip(
+            reports_by_way["ours"][0]["shares"],
+            reports_by_way["in_memory"][0]["shares"],
+            strict=True,
+        )
         assert all(abs(a - b) < 1e-6 for a, b in pairs), "the two ways disagree"
     return {
         "parameters": parameters,
@@ -154,10 +160,12 @@ def compare(base: Path, tuned: Path, repeats: int) -> dict:
         else None,
         "times_the_floor": ratio(seconds["ours"], seconds["floor"]),
         "peak_bytes": {
-            way: max((t["peak"] for t in found), default=None) for way, found in told.items()
+            way: max((t["peak"] for t in reports), default=None)
+            for way, reports in reports_by_way.items()
         },
         "idle_bytes": {
-            way: max((t["idle"] for t in found), default=None) for way, found in told.items()
+            way: max((t["idle"] for t in reports), default=None)
+            for way, reports in reports_by_way.items()
         },
     }
 
@@ -221,13 +229,13 @@ def main() -> None:
     pairs |= {f"made-up-{layers}": made_up(options.folder, layers) for layers in options.layers}
     if options.prepare:
         return
-    found = {name: compare(*pair, options.repeats) for name, pair in pairs.items()}
+    comparisons = {name: compare(*pair, options.repeats) for name, pair in pairs.items()}
     about = {
         "percents": PERCENTS,
         "block": tensor_pairs.BLOCK_SIZE,
         "threads": torch.get_num_threads(),
     }
-    save("smollm2-135m", "restore", {**about, "steps": STEPS, "pairs": found})
+    save("smollm2-135m", "restore", {**about, "steps": STEPS, "pairs": comparisons})
 
 
 if __name__ == "__main__":

@@ -49,11 +49,11 @@ def main() -> None:
     options = parser.parse_args()
     chosen = facts.select(facts.load(), {"train": options.facts}, 0)
     protocol = mastery.Protocol(draws=1, max_new_tokens=8)
-    found = [
+    rows = [
         measure(options.model, dtype, chosen, protocol, options.rows)
         for dtype in (torch.float32, torch.bfloat16)
     ]
-    record = {"model": options.model, "facts": options.facts, "rows": options.rows, "runs": found}
+    record = {"model": options.model, "facts": options.facts, "rows": options.rows, "runs": rows}
     common.save(options.model, "rounding", record)
 
 

@@ -30,27 +30,29 @@ BATCH = 32  # statements of a padded batch
 
 
 @torch.inference_mode()
-def padded(network, asked: list[scores.Statement]) -> np.ndarray:
+def padded(network, statements: list[scores.Statement]) -> np.ndarray:
     """Return the log-probability of each statement by a padded forward pass."""
     values = []
-    for at in range(0, len(asked), BATCH):
-        batch = asked[at : at + BATCH]
+    for at in range(0, len(statements), BATCH):
+        batch = statements[at : at + BATCH]
         width = max(len(statement.context) for statement in batch)
         ids = [s.context + [0] * (width - len(s.context)) for s in batch]
         mask = [[1] * len(s.context) + [0] * (width - len(s.context)) for s in batch]
         given = {"input_ids": torch.tensor(ids), "attention_mask": torch.tensor(mask)}
         logits = network(**given, use_cache=False).logits
         for row, statement in zip(logits, batch, strict=True):
-            wanted = row[statement.first : len(statement.context)].float().log_softmax(-1)
-            chosen = wanted.gather(1, torch.tensor(statement.target)[:, None])
+            log_probabilities = (
+                row[statement.first : len(statement.context)].float().log_softmax(-1)
+            )
+            chosen = log_probabilities.gather(1, torch.tensor(statement.target)[:, None])
             values.append(float(chosen.sum(dtype=torch.float64)))
     return np.array(values)
 
 
-def best(asked: list[scores.Statement], values: np.ndarray, number: int) -> np.ndarray:
+def best(statements: list[scores.Statement], values: np.ndarray, number: int) -> np.ndarray:
     """Return the value of the most likely name by fact and template, (facts, templates)."""
     table = np.full((number, len(PROTOCOL.templates)), -np.inf)
-    for statement, value in zip(asked, values, strict=True):
+    for statement, value in zip(statements, values, strict=True):
         at = statement.fact, statement.column
         table[at] = max(table[at], value)
     return table
@@ -69,15 +71,15 @@ def products(network) -> list[float]:
     return [min(common.products_seconds(*part, dtype) for dtype in ways) for part in parts]
 
 
-def counted(asked: list[scores.Statement]) -> dict[str, int]:
+def counted(statements: list[scores.Statement]) -> dict[str, int]:
     """Return the work of some statements: their tokens, packed rows, and what is used of them."""
-    work = Counter(statements=len(asked))
-    for row in scores.packed_rows(asked):
-        tokens, _, _ = merge_prefixes([asked[i].context for i in row])
+    work = Counter(statements=len(statements))
+    for row in scores.packed_rows(statements):
+        tokens, _, _ = merge_prefixes([statements[i].context for i in row])
         work["rows"] += 1
         work["nodes"] += len(tokens)
-        work["targets"] += sum(len(asked[i].target) for i in row)
-        work["tokens"] += sum(len(asked[i].context) for i in row)
+        work["targets"] += sum(len(statements[i].target) for i in row)
+        work["tokens"] += sum(len(statements[i].context) for i in row)
     return dict(work)
 
 
@@ -88,17 +90,23 @@ def measure(name: str, dtype: torch.dtype, blocks: list[pd.DataFrame], few: int)
     """
     network, tokenizer = loading.load_model(name, dtype)
     reader = common.reader(network)
-    asked = [scores.statements(tokenizer, block.iloc[:few], PROTOCOL) for block in blocks]
+    statements_of_blocks = [
+        scores.statements(tokenizer, block.iloc[:few], PROTOCOL) for block in blocks
+    ]
     turn, values = Counter(), {"padded": [], "ours": []}
 
     def run(way: str) -> None:
         block, turn[way] = turn[way], turn[way] + 1
         if way == "padded":
-            found = best(asked[block], padded(network, asked[block]), len(blocks[block][:few]))
+            block_scores = best(
+                statements_of_blocks[block],
+                padded(network, statements_of_blocks[block]),
+                len(blocks[block][:few]),
+            )
         else:
             table = scores.score(reader, tokenizer, blocks[block], PROTOCOL)
-            found = table[scores.columns(PROTOCOL)].to_numpy()[:few]
-        values[way].append(found)
+            block_scores = table[scores.columns(PROTOCOL)].to_numpy()[:few]
+        values[way].append(block_scores)
 
     ways = {way: lambda way=way: run(way) for way in values}
     seconds = common.alternate(ways, len(blocks))
@@ -111,7 +119,7 @@ def measure(name: str, dtype: torch.dtype, blocks: list[pd.DataFrame], few: int)
         "engine": type(reader).__name__,
         "facts": sum(map(len, blocks)),
         "seconds": seconds,
-        "seconds_per_fact": {way: statistics.median(each) for way, each in per_fact.items()},
+        "seconds_per_fact": {way: statistics.median(times) for way, times in per_fact.items()},
         "ratio": common.ratio(per_fact["padded"], per_fact["ours"]),
         "apart": float(
             np.abs(np.concatenate(values["padded"]) - np.concatenate(values["ours"])).max()
@@ -120,13 +128,13 @@ def measure(name: str, dtype: torch.dtype, blocks: list[pd.DataFrame], few: int)
     }
 
 
-def work(network, asked: list[list[scores.Statement]]) -> dict:
+def work(network, statements_of_blocks: list[list[scores.Statement]]) -> dict:
     """Return what was computed, and the seconds that the matrix products alone take for it.
 
     products_seconds: for the tokens and targets that are used; rows_seconds: for whole rows, with
     what fills them up.
     """
-    total = sum((Counter(counted(statements)) for statements in asked), Counter())
+    total = sum((Counter(counted(statements)) for statements in statements_of_blocks), Counter())
     layers, logits = products(network)
     used = total["nodes"] / scores.ROW_NODES * layers
     used += total["targets"] / scores.ROW_TARGETS * logits

@@ -38,7 +38,9 @@ def judge(model: str, chosen, protocol: mastery.Protocol) -> dict[str, int]:
     prompts = mastery.prompts(tokenizer, chosen, protocol.templates)
     decoding = Decoding(protocol.max_new_tokens, protocol.draws, protocol.temperature)
     completed = complete(common.reader(network), tokenizer, prompts, decoding)
-    pairs = [(c, p.names) for p, each in zip(prompts, completed, strict=True) for c in each]
+    pairs = [
+        (c, p.names) for p, completions in zip(prompts, completed, strict=True) for c in completions
+    ]
     first = [any(n.casefold() in c.text.casefold() for n in names) for c, names in pairs]
     return {
         "completions": len(pairs),

@@ -494,14 +494,14 @@ def place(tmp_path, tiny_model, tiny_facts_folder):
 
 def check(place: Place, before: dict, status: int, streams: tuple, row: tuple) -> str:
     """Check the line that says what is wrong (returned), the status, and that nothing is new."""
-    _, words, wanted = row
+    _, words, expected = row
     out, err = streams
     last = re.split(r"[\r\n]+", err.strip())[-1]  # after the bars of what had begun
     if err:
         assert re.match(r"repro: \w+Error: ", last) and words in last, err
     else:  # `repro check` reports what it finds
         assert out.count("\n") == 1 and words in out
-    assert "Traceback" not in out + err and status == wanted
+    assert "Traceback" not in out + err and status == expected
     assert everything(place.folder) == before
     return last
 

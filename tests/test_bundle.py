@@ -169,8 +169,11 @@ def installed(tmp_path_factory):
 def questions():
     """Return facts to fine-tune on and test questions, all of the two highest exposures."""
     world = atlas.world()
-    known = world[world["exposure"].isin(atlas.EXPOSURES[-2:])]
-    parts = {"train": known[known["split"] == "train"], "asked": known[known["split"] == "test"]}
+    known_facts = world[world["exposure"].isin(atlas.EXPOSURES[-2:])]
+    parts = {
+        "train": known_facts[known_facts["split"] == "train"],
+        "asked": known_facts[known_facts["split"] == "test"],
+    }
     return {name: facts.sample(part, 120, 0) for name, part in parts.items()}
 
 

@@ -79,8 +79,8 @@ def finished(tmp_path_factory, tiny_model, tiny_facts_folder):
     done = Place(tmp_path_factory.mktemp("finished"), tiny_model, tiny_facts_folder)
     status, out, err = done.run(*done.study("run"))
     assert (status, err.count("Traceback")) == (0, 0)
-    made = int(re.fullmatch(r"tiny-llama smoke: (\d+) new records, all are there\n", out)[1])
-    assert made == len(done.record_files()) > 20
+    number = int(re.fullmatch(r"tiny-llama smoke: (\d+) new records, all are there\n", out)[1])
+    assert number == len(done.record_files()) > 20
     return done
 
 

@@ -110,18 +110,18 @@ def test_a_restoration_that_is_killed_leaves_no_model(pair, tmp_path):
         return any(out.parent.glob(".out.*")) or any(tmp_path.glob(".whole.*"))
 
     length = seconds_of([*command, str(whole), "--percent", "20"], settings, tmp_path, begun)
-    wanted = without_dates(content(whole))
+    expected = without_dates(content(whole))
     for _ in range(KILLS):
         status = send([*command, str(out), "--percent", "20"], settings, tmp_path, signal.SIGKILL,
                       begun, moments.uniform(0, length))  # fmt: skip
         if out.exists():  # it was complete before the kill
-            assert without_dates(content(out)) == wanted
+            assert without_dates(content(out)) == expected
             shutil.rmtree(out)
         else:
             assert status == -signal.SIGKILL
         assert all(path.name.startswith(".out.") for path in out.parent.iterdir())
     seconds_of([*command, str(out), "--percent", "20"], settings, tmp_path, begun)
-    assert without_dates(content(out)) == wanted
+    assert without_dates(content(out)) == expected
 
 
 def test_sigterm_ends_a_restoration_as_ctrl_c_does(pair, tmp_path):
@@ -143,9 +143,9 @@ def test_sigterm_ends_a_restoration_as_ctrl_c_does(pair, tmp_path):
 
 def test_an_export_that_is_killed_damages_no_record(tmp_path, monkeypatch):
     moments = random.Random(1)
-    kept = ROOT / "results" / "smollm2-135m" / "quick"
+    committed_folder = ROOT / "results" / "smollm2-135m" / "quick"
     results = tmp_path / "results" / "smollm2-135m" / "quick"
-    shutil.copytree(kept, results)
+    shutil.copytree(committed_folder, results)
     settings = environment(REPRO_CACHE=tmp_path / "cache", REPRO_RESULTS=tmp_path / "results")
     command = [*REPRO, "export", "smollm2-135m", "--profile", "quick"]
     times = {path: path.stat().st_mtime_ns for path in results.iterdir()}
@@ -154,8 +154,8 @@ def test_an_export_that_is_killed_damages_no_record(tmp_path, monkeypatch):
         return any(p.stat().st_mtime_ns != times.get(p) for p in results.iterdir() if p.exists())
 
     length = seconds_of(command, settings, tmp_path, begun)
-    wanted = content(results)
-    assert wanted == content(kept)
+    expected = content(results)
+    assert expected == content(committed_folder)
     monkeypatch.setenv("REPRO_RESULTS", str(tmp_path / "results"))
     for _ in range(KILLS):
         times = {path: path.stat().st_mtime_ns for path in results.iterdir()}
@@ -165,15 +165,15 @@ def test_an_export_that_is_killed_damages_no_record(tmp_path, monkeypatch):
             for name, text in content(results).items()
             if not Path(name).name.startswith(".")
         }
-        assert now.keys() == wanted.keys()
+        assert now.keys() == expected.keys()
         assert {n: t for n, t in now.items() if n != committed.DIGESTS} == {
-            n: t for n, t in wanted.items() if n != committed.DIGESTS
+            n: t for n, t in expected.items() if n != committed.DIGESTS
         }
         committed.forget()
         assert integrity.check_folder(results) == []
     times = {}
     seconds_of(command, settings, tmp_path, begun)
-    assert {n: t for n, t in content(results).items() if not n.startswith(".")} == wanted
+    assert {n: t for n, t in content(results).items() if not n.startswith(".")} == expected
     committed.forget()
 
 
@@ -223,8 +223,11 @@ def test_a_build_of_the_book_that_is_killed_is_built_again(tmp_path):
         return (root / "book").exists() and any((root / "book").rglob("*.ipynb*"))
 
     length = seconds_of(command, settings, tmp_path, begun)
-    wanted = pages_of(root)
-    assert len(wanted) == 2 and str(wanted).count("number 1") == str(wanted).count("number 2") == 1
+    expected = pages_of(root)
+    assert (
+        len(expected) == 2
+        and str(expected).count("number 1") == str(expected).count("number 2") == 1
+    )
     for _ in range(KILLS):
         shutil.rmtree(root / "book")
         send(command, settings, tmp_path, signal.SIGKILL, begun, moments.uniform(0, length))
@@ -232,4 +235,4 @@ def test_a_build_of_the_book_that_is_killed_is_built_again(tmp_path):
             if not path.name.startswith("."):
                 nbformat.read(path, as_version=4)  # whole, or not there
         seconds_of(command, settings, tmp_path, begun)
-        assert pages_of(root) == wanted
+        assert pages_of(root) == expected

@@ -171,18 +171,18 @@ def test_the_transitions_are_by_score(study):
 def test_another_book_shows_it_everywhere(study):
     """On the claims page, across models, and on the cards of the front page."""
     other = open_study("micro-s", "smoke")  # opened only, for what stands first in a book
-    (found,) = claims.others(other)
-    assert (found.model.name, found.profile.name) == ("micro-s", "real")
-    judged = claims.findings([of_study(found)])
+    (shown_study,) = claims.others(other)
+    assert (shown_study.model.name, shown_study.profile.name) == ("micro-s", "real")
+    judged = claims.findings([of_study(shown_study)])
     assert judged["side"].unique().tolist() == ["micro-s, real"]
     assert (judged["verdict"] != claims.NOT_TESTABLE).any()
     assert "micro-s" in claims_page.page(judged, "Claims").html
-    comparisons = by_model.of_models([found])
+    comparisons = by_model.of_models([shown_study])
     effects = across_models.effects(comparisons, by_model.of_papers_models())
     assert "micro-s, real" in set(effects.query("phenomenon == 'helps'")["model"])
-    cards = front_page.cards(found)
+    cards = front_page.cards(shown_study)
     assert cards.count('<th scope="row">micro-s</th>') >= 2
-    assert front_page.models(found) == "micro-s"
+    assert front_page.models(shown_study) == "micro-s"
 
 
 def test_its_own_book_has_its_numbers(study):

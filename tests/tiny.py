@@ -16,15 +16,17 @@ def tokenizer(texts: list[str], bos: bool = False) -> PreTrainedTokenizerFast:
 
     `bos`: of a family that puts BOS before every text, as LLaMA does.
     """
-    made = Tokenizer(models.BPE())
-    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    made.decoder = decoders.ByteLevel()
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     options = {"vocab_size": 700, "initial_alphabet": alphabet, "show_progress": False}
-    made.train_from_iterator(texts, trainers.BpeTrainer(special_tokens=["<s>", "</s>"], **options))
+    backend.train_from_iterator(
+        texts, trainers.BpeTrainer(special_tokens=["<s>", "</s>"], **options)
+    )
     if bos:
-        made.post_processor = processors.TemplateProcessing("<s> $A", None, [("<s>", 0)])
-    return PreTrainedTokenizerFast(tokenizer_object=made, bos_token="<s>", eos_token="</s>")
+        backend.post_processor = processors.TemplateProcessing("<s> $A", None, [("<s>", 0)])
+    return PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>", eos_token="</s>")
 
 
 def network(vocabulary: int, seed: int = 0) -> LlamaForCausalLM:

@@ -135,21 +135,21 @@ def test_a_changed_quote_is_not_found():
 
 
 def test_phrases_that_are_compared_are_in_the_quotes():
-    for each in CLAIMS.values():
-        if (check := each.check_of("paper")) and check[0] == "agree":
-            text = " ".join(" ".join(each.quotes.values()).split())
-            assert all(phrase in text for phrase in check[1]), each.id
+    for claim in CLAIMS.values():
+        if (check := claim.check_of("paper")) and check[0] == "agree":
+            text = " ".join(" ".join(claim.quotes.values()).split())
+            assert all(phrase in text for phrase in check[1]), claim.id
 
 
 def test_claims_are_many_and_whole():
     assert len(CLAIMS) >= 30
     notebooks = {path.stem for path in (ROOT / "notebooks").glob("*.py")}
-    for each in CLAIMS.values():
-        assert each.where and each.text() and "{" not in each.text()
-        assert each.check_of("paper") or each.check_of("ours"), each.id
-        assert not each.notebook or each.notebook in notebooks, each.id
-        assert bool(each.value) == bool(each.quantity), each.id
-        assert not each.value or each.value in each.says or "{value}" in each.says, each.id
+    for claim in CLAIMS.values():
+        assert claim.where and claim.text() and "{" not in claim.text()
+        assert claim.check_of("paper") or claim.check_of("ours"), claim.id
+        assert not claim.notebook or claim.notebook in notebooks, claim.id
+        assert bool(claim.value) == bool(claim.quantity), claim.id
+        assert not claim.value or claim.value in claim.says or "{value}" in claim.says, claim.id
 
 
 def test_few_claims_are_contradicted_and_observations_are_told_apart(findings):
@@ -162,7 +162,7 @@ def test_few_claims_are_contradicted_and_observations_are_told_apart(findings):
         "gain-at-40-at-1920",
         "gain-at-40-at-1920-ood",
     }
-    observed = {each.id for each in CLAIMS.values() if each.kind == "observation"}
+    observed = {claim.id for claim in CLAIMS.values() if claim.kind == "observation"}
     assert set(findings.loc[findings["verdict"] == claims.OBSERVATION, "id"]) == observed
 
 
@@ -189,9 +189,9 @@ def test_every_number_of_the_text_is_covered(section):
     there = numbers_of(text[first : text.index(end, first + len(start))])
     covered = {
         n
-        for each in CLAIMS.values()
-        for n in each.numbers
-        if any(part == section or part.startswith(section + ".") for part in each.where)
+        for claim in CLAIMS.values()
+        for n in claim.numbers
+        if any(part == section or part.startswith(section + ".") for part in claim.where)
     }
     assert there - covered - OTHER.get(section, set()) - FOOTNOTES.get(section, set()) == set()
     assert section in {"§4.2", "App. E"} or there & covered
@@ -238,9 +238,9 @@ def test_means_over_three_runs_fit_three_runs_and_no_others():
     correct = generator.integers(0, 556, (400, 3)).sum(axis=1)
     cells = pd.DataFrame({"accuracy": (100 * correct / (3 * 556)).round(2)})
     assert printed_digits._fitting(cells, 3 * facts)["fits"].all()
-    other = printed_digits._fitting(cells, 5 * facts)
+    five_runs = printed_digits._fitting(cells, 5 * facts)
     # A third of them are whole numbers of a single run's facts, which any number of runs fits.
-    assert other["fits"].mean() < 0.65
+    assert five_runs["fits"].mean() < 0.65
     assert printed_digits._fitting(cells, facts)["fits"].mean() < 0.45
 
 
@@ -248,8 +248,8 @@ def test_ratios_of_eight_bit_sums_are_recognised():
     generator = np.random.default_rng(0)
     divisors = generator.integers(128, 256, 50)
     whole = generator.integers(128, divisors[:, None] + 1, (50, 7))
-    made = (100 * whole / divisors[:, None]).round(2)
-    assert (printed_digits._ratios(made).max(axis=1) == 7).all()
+    percents = (100 * whole / divisors[:, None]).round(2)
+    assert (printed_digits._ratios(percents).max(axis=1) == 7).all()
     random = generator.uniform(70, 99, (200, 7)).round(2)
     assert printed_digits._ratios(random).max() < 6
 
@@ -563,16 +563,16 @@ def test_the_page_has_every_claim_in_the_matrix_and_in_the_list(two_sides):
 
 def test_the_page_shows_quotes_counts_and_what_every_claim_rests_on(two_sides):
     page = html.unescape(claims_page.page(two_sides, "Claims").html)
-    for each in CLAIMS.values():
-        assert all(quote.strip() in page for quote in each.quotes.values()), each.id
-        if each.count:
-            assert f"({each.count})" in page
+    for claim in CLAIMS.values():
+        assert all(quote.strip() in page for quote in claim.quotes.values()), claim.id
+        if claim.count:
+            assert f"({claim.count})" in page
     assert "mean effect in the claimed direction" in page
     assert "7 of 10 testable cells cannot be means over 5 runs" in page
 
 
 def test_every_claim_is_in_a_part_of_the_paper():
-    assert {claims_page.part_of(each) for each in CLAIMS.values()} == set(claims_page.PARTS)
+    assert {claims_page.part_of(claim) for claim in CLAIMS.values()} == set(claims_page.PARTS)
 
 
 def test_the_downloads_hold_everything(two_sides):
@@ -681,8 +681,8 @@ def prose():
     for path in sorted((ROOT / "notebooks").glob("[0-9]*.py")):
         cells = jupytext.read(path, fmt="py:percent").cells
         yield path.name, "\n\n".join(c.source for c in cells if c.cell_type == "markdown")
-    for each in CLAIMS.values():
-        yield f"claims.yaml, {each.id}", f"{each.says} {each.note}"
+    for claim in CLAIMS.values():
+        yield f"claims.yaml, {claim.id}", f"{claim.says} {claim.note}"
 
 
 def test_no_page_has_a_result_typed_by_hand():

@@ -108,11 +108,11 @@ def atlas_scored():
     from repro.study.study import open_study
 
     measured = open_study("micro-m", "full").results.mastery()
-    known = facts.load(world="atlas")
+    all_facts = facts.load(world="atlas")
     network, tokenizer = loading.load_model("micro-m", device="cpu")
     protocol = scores.ScoreProtocol((0, 3))
     engine = cpu_engine.CpuEngine(network)
-    table = scores.measure(engine, tokenizer, known[known["split"] == "test"], protocol)
+    table = scores.measure(engine, tokenizer, all_facts[all_facts["split"] == "test"], protocol)
     table = scores.add_score(table)[["fact_id", "score"]]
     return measured.merge(table, on="fact_id", validate="1:1")
 

@@ -64,10 +64,10 @@ def hub():
 
 def read(task: str, hub, home) -> subprocess.CompletedProcess:
     # In a process of its own, since the address of the Hub is read when `datasets` is imported.
-    known = {k: v for k, v in os.environ.items() if "OFFLINE" not in k}
+    environment = {k: v for k, v in os.environ.items() if "OFFLINE" not in k}
     settings = {"HF_ENDPOINT": f"http://127.0.0.1:{hub.server_port}", "HF_HOME": str(home)}
     command, piped = [sys.executable, "-c", READ, task], {"capture_output": True, "text": True}
-    return subprocess.run(command, env=known | settings, cwd=home, timeout=200, **piped)
+    return subprocess.run(command, env=environment | settings, cwd=home, timeout=200, **piped)
 
 
 def rows_and_skipped(done: subprocess.CompletedProcess) -> tuple[list, dict]:

@@ -32,9 +32,13 @@ def locked(tmp_path) -> Path:
 
 def run(site: Path, cache: Path) -> subprocess.CompletedProcess:
     clean = {n: v for n, v in os.environ.items() if not n.startswith(("REPRO_", "NUMBA_", "XDG_"))}
-    own = {"HOME": "/dev/null", "PYTHONPATH": str(site), "REPRO_CACHE": str(cache)}
+    environment = {"HOME": "/dev/null", "PYTHONPATH": str(site), "REPRO_CACHE": str(cache)}
     return subprocess.run(
-        [sys.executable, "-c", CODE], env=clean | own, capture_output=True, text=True, timeout=300
+        [sys.executable, "-c", CODE],
+        env=clean | environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
 
 

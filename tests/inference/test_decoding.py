@@ -229,8 +229,8 @@ def test_spellings_of_spaces_dashes_and_apostrophes_are_alike_in_both_texts():
 def generated(network, ids: list[int], limit: int) -> list[int]:
     options = {"do_sample": False, "max_new_tokens": limit, "pad_token_id": EOS}
     rows = torch.tensor([ids])
-    made = network.generate(rows, attention_mask=torch.ones_like(rows), **options)
-    return made[0, len(ids) :].tolist()
+    output = network.generate(rows, attention_mask=torch.ones_like(rows), **options)
+    return output[0, len(ids) :].tolist()
 
 
 def test_greedy_equals_generate(tiny_loaded):
@@ -243,9 +243,9 @@ def test_greedy_equals_generate(tiny_loaded):
     network.generation_config.eos_token_id = [EOS, end]
     ended = []
     for prompt, [done] in zip(prompts, complete(network, tokens, prompts, 12), strict=True):
-        made = generated(network, prompt.ids, 12)
-        ended.append(made[-1] == end)
-        assert done.ids == (made[:-1] if ended[-1] else made)
+        expected = generated(network, prompt.ids, 12)
+        ended.append(expected[-1] == end)
+        assert done.ids == (expected[:-1] if ended[-1] else expected)
         assert done.text == tokens.decode(done.ids)
     assert ended[0]
 
@@ -330,8 +330,8 @@ def test_greedy_equals_generate_in_every_family(tiny_loaded, name):
     tokens = tiny_loaded[1]
     network = tiny_loaded[0] if name == "llama" else family(name, len(tokens))
     prompts = prompts_of(tokens)[: len(STARTS)]
-    made = [generated(network, prompt.ids, 12) for prompt in prompts]
-    expected = [m[: m.index(EOS)] if EOS in m else m for m in made]
+    greedy_ids = [generated(network, prompt.ids, 12) for prompt in prompts]
+    expected = [m[: m.index(EOS)] if EOS in m else m for m in greedy_ids]
     for way in ways_of(network, name):
         assert [ids for [ids] in ids_of(complete(way, tokens, prompts, 12))] == expected
 

@@ -31,11 +31,11 @@ def test_every_text_is_in_the_row_and_each_beginning_once(texts):
 @settings(deadline=None)
 @given(TEXTS, st.integers(1, 20))
 def test_rows_hold_all_texts_and_no_more_nodes_than_asked(texts, most):
-    made = packing.groups(texts, most)
-    assert sorted(i for part in made for i in part) == list(range(len(texts)))
-    sizes = [packing.pack([texts[i] for i in part])[0]["input_ids"].shape[1] for part in made]
-    assert all(n <= most or len(p) == 1 for n, p in zip(sizes, made, strict=True))
-    for part, after in pairwise(made):  # none is begun while the one before has room
+    rows = packing.groups(texts, most)
+    assert sorted(i for part in rows for i in part) == list(range(len(texts)))
+    sizes = [packing.pack([texts[i] for i in part])[0]["input_ids"].shape[1] for part in rows]
+    assert all(n <= most or len(p) == 1 for n, p in zip(sizes, rows, strict=True))
+    for part, after in pairwise(rows):  # none is begun while the one before has room
         longer = packing.pack([texts[i] for i in [*part, after[0]]])[0]["input_ids"]
         assert longer.shape[1] > most
 

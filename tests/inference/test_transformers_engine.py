@@ -71,10 +71,10 @@ def dynamic(vocabulary: int) -> LlamaForCausalLM:
 
 def chunked(vocabulary: int) -> Llama4ForCausalLM:
     """Return a Llama 4 whose tokens attend only within chunks of 6."""
-    own = {"attention_chunk_size": 6, "num_key_value_heads": 2, "head_dim": 8}
-    own |= {"intermediate_size_mlp": 48, "num_local_experts": 2, "num_experts_per_tok": 1}
+    settings = {"attention_chunk_size": 6, "num_key_value_heads": 2, "head_dim": 8}
+    settings |= {"intermediate_size_mlp": 48, "num_local_experts": 2, "num_experts_per_tok": 1}
     return Llama4ForCausalLM(
-        Llama4TextConfig(vocab_size=vocabulary, **own, **SIZES, **HEADS, **SPREAD)
+        Llama4TextConfig(vocab_size=vocabulary, **settings, **SIZES, **HEADS, **SPREAD)
     )
 
 
@@ -83,14 +83,14 @@ NETWORKS = [rwkv, mamba, lfm2, recurrent_gemma, longrope, chunked]
 
 def greedily(network, ids: list[int], steps: int, stop: int = 1) -> list[int]:
     """Return the most probable continuation, every token from the whole text by itself."""
-    made = []
+    generated = []
     for _ in range(steps):
         with torch.no_grad():
-            logits = network(torch.tensor([ids + made]), use_cache=False).logits[0, -1]
+            logits = network(torch.tensor([ids + generated]), use_cache=False).logits[0, -1]
         if (token := int(logits.argmax())) == stop:
             break
-        made.append(token)
-    return made
+        generated.append(token)
+    return generated
 
 
 @pytest.mark.parametrize("make", NETWORKS)

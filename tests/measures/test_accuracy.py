@@ -130,8 +130,8 @@ def frame(*rows) -> pd.DataFrame:
 
 
 def test_acc_is_the_mean_over_levels_not_over_facts():
-    made = acc(frame(("m", "P17", 0, 10, 100), ("m", "P17", 4, 8, 10)), ["model"])
-    [row] = made.to_dict("records")
+    table = acc(frame(("m", "P17", 0, 10, 100), ("m", "P17", 4, 8, 10)), ["model"])
+    [row] = table.to_dict("records")
     assert row["accuracy"] == pytest.approx((10 + 80) / 2)
     assert (row["levels"], row["correct"], row["total"]) == (2, 18, 110)
 
@@ -143,10 +143,10 @@ def test_topics_are_summed_before_the_mean():
 
 
 def test_level_without_facts_is_absent_and_never_zero():
-    known = frame(("m", "P17", 0, 1, 2), ("m", "P17", 3, 1, 2))
+    two_levels = frame(("m", "P17", 0, 1, 2), ("m", "P17", 3, 1, 2))
     with_empty = frame(("m", "P17", 0, 1, 2), ("m", "P17", 3, 1, 2), ("m", "P17", 4, 0, 0))
-    for made in (acc(known, ["model"]), acc(with_empty, ["model"])):
-        assert made["accuracy"].tolist() == [50.0] and made["levels"].tolist() == [2]
+    for table in (acc(two_levels, ["model"]), acc(with_empty, ["model"])):
+        assert table["accuracy"].tolist() == [50.0] and table["levels"].tolist() == [2]
     by_level = acc(with_empty, ["model", "test_level"])
     assert by_level["test_level"].tolist() == [0, 3]
     only_empty = acc(frame(("m", "P17", 4, 0, 0)), ["model"])
@@ -156,10 +156,10 @@ def test_level_without_facts_is_absent_and_never_zero():
 
 def test_one_level_has_its_wilson_interval():
     rows = [("a", "P17", 2, 15, 148), ("b", "P17", 2, 81, 263)]
-    made = acc(frame(*rows), ["model"]).set_index("model")
+    table = acc(frame(*rows), ["model"]).set_index("model")
     for model, correct, total in (("a", 15, 148), ("b", 81, 263)):
         low, high = wilson(correct, total)
-        estimate = made.loc[model, ["accuracy", "low", "high"]].tolist()
+        estimate = table.loc[model, ["accuracy", "low", "high"]].tolist()
         assert estimate == pytest.approx([100 * correct / total, 100 * low, 100 * high])
 
 
@@ -188,16 +188,16 @@ def test_interval_covers_the_truth_about_95_times_in_100():
     generator, truth, covered = np.random.default_rng(0), np.array([0.05, 0.3, 0.8]), []
     drawn = generator.binomial(40, truth, size=(1500, 3))
     rows = [(str(i), "t", level, drawn[i, level], 40) for i in range(1500) for level in range(3)]
-    made = acc(frame(*rows), ["model"])
-    covered = (made["low"] <= 100 * truth.mean()) & (100 * truth.mean() <= made["high"])
+    table = acc(frame(*rows), ["model"])
+    covered = (table["low"] <= 100 * truth.mean()) & (100 * truth.mean() <= table["high"])
     assert 0.93 <= covered.mean() <= 0.975
 
 
 def test_groups_are_kept_apart_and_may_be_none():
     rows = [("a", "P17", 0, 1, 4), ("b", "P17", 0, 3, 4), ("b", "P19", 1, 1, 1)]
-    made = acc(frame(*rows), ["model"])
-    assert made["model"].tolist() == ["a", "b"]
-    assert made["accuracy"].tolist() == pytest.approx([25.0, (75 + 100) / 2])
+    table = acc(frame(*rows), ["model"])
+    assert table["model"].tolist() == ["a", "b"]
+    assert table["accuracy"].tolist() == pytest.approx([25.0, (75 + 100) / 2])
     everything = acc(frame(*rows), [])
     assert everything["accuracy"].tolist() == pytest.approx([(50 + 100) / 2])
     assert list(everything.columns) == ["accuracy", "low", "high", "levels", "correct", "total"]

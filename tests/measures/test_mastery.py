@@ -58,17 +58,17 @@ def test_hits_are_summed_over_templates():
     hits = pd.DataFrame(
         {"fact_id": ["a", "b"], "topic": "P17", "split": "test", "t00": [3, 0], "t01": [8, 0]}
     )
-    made = add_levels(hits, 20)
-    assert made["hits"].tolist() == [11, 0]
-    assert made["trials"].tolist() == [20, 20]
-    assert made["rate"].tolist() == [0.55, 0.0]
-    assert made["level"].tolist() == [3, 0]
-    assert made[["t00", "t01"]].equals(hits[["t00", "t01"]])
+    table = add_levels(hits, 20)
+    assert table["hits"].tolist() == [11, 0]
+    assert table["trials"].tolist() == [20, 20]
+    assert table["rate"].tolist() == [0.55, 0.0]
+    assert table["level"].tolist() == [3, 0]
+    assert table[["t00", "t01"]].equals(hits[["t00", "t01"]])
 
 
 def test_distribution_shows_every_level_of_every_split():
-    made = pd.DataFrame({"split": ["train", "train", "test"], "level": [0, 0, 3]})
-    counts = distribution(made, ("train", "dev", "test"))
+    levels = pd.DataFrame({"split": ["train", "train", "test"], "level": [0, 0, 3]})
+    counts = distribution(levels, ("train", "dev", "test"))
     assert counts["count"].tolist() == [2, 0, 0, 0, 0] + [0] * 5 + [0, 0, 0, 1, 0]
     assert counts["split"].tolist() == ["train"] * 5 + ["dev"] * 5 + ["test"] * 5
     assert counts["level"].tolist() == [0, 1, 2, 3, 4] * 3
@@ -80,8 +80,8 @@ def test_distribution_shows_every_level_of_every_split():
 def test_table_is_complete(table, facts):
     assert table["fact_id"].tolist() == sorted(facts["fact_id"])
     templates = ["t00", "t01", "t02", "t03"]
-    known = ["fact_id", "topic", "split", "hits", "trials", "rate", "level"]
-    assert list(table.columns) == known + templates
+    columns = ["fact_id", "topic", "split", "hits", "trials", "rate", "level"]
+    assert list(table.columns) == columns + templates
     assert (table["trials"] == PROTOCOL.trials).all() and PROTOCOL.trials == 8
     assert (table["hits"] == table[templates].sum(axis=1)).all()
     assert table[templates].isin(range(PROTOCOL.draws + 1)).all(axis=None)
@@ -102,9 +102,9 @@ def test_counts_do_not_depend_on_order_or_blocks(tiny_loaded, facts, table):
     shuffled = facts.sample(frac=1, random_state=1)
     assert shuffled["fact_id"].tolist() != facts["fact_id"].tolist()
     pd.testing.assert_frame_equal(measure(*tiny_loaded, shuffled, PROTOCOL, block=5), table)
-    some = shuffled.head(5)
-    alone = measure(*tiny_loaded, some, PROTOCOL)
-    same = table[table["fact_id"].isin(some["fact_id"])].reset_index(drop=True)
+    first_facts = shuffled.head(5)
+    alone = measure(*tiny_loaded, first_facts, PROTOCOL)
+    same = table[table["fact_id"].isin(first_facts["fact_id"])].reset_index(drop=True)
     pd.testing.assert_frame_equal(alone, same)
 
 
@@ -211,14 +211,16 @@ def test_prompts_are_the_papers_templates(tiny_loaded):
     tokens = tiny_loaded[1]
     one = {"fact_id": "f1", "topic": "P17", "subject": "Ovavale", "object": "South Korea"}
     two = {"fact_id": "f2", "topic": "P19", "subject": "Dor {x}", "object": "Arvenia"}
-    made = mastery.prompts(tokens, pd.DataFrame([one, two]), 3)
+    prompts = mastery.prompts(tokens, pd.DataFrame([one, two]), 3)
     mappings = paper.TOPICS["P17"].mappings[:3], paper.TOPICS["P19"].mappings[:3]
     texts = [m.replace("{subject}", "Ovavale") for m in mappings[0]]
     texts += [m.replace("{subject}", "Dor {x}") for m in mappings[1]]
-    assert [tokens.decode(prompt.ids) for prompt in made] == texts
-    assert [prompt.label for prompt in made] == [f"f{i}|{t}" for i in (1, 2) for t in range(3)]
-    assert {prompt.names for prompt in made[:3]} == {("South Korea", "Republic of Korea", "Korea")}
-    assert {prompt.names for prompt in made[3:]} == {("Arvenia",)}
+    assert [tokens.decode(prompt.ids) for prompt in prompts] == texts
+    assert [prompt.label for prompt in prompts] == [f"f{i}|{t}" for i in (1, 2) for t in range(3)]
+    assert {prompt.names for prompt in prompts[:3]} == {
+        ("South Korea", "Republic of Korea", "Korea")
+    }
+    assert {prompt.names for prompt in prompts[3:]} == {("Arvenia",)}
 
 
 def test_bos_comes_first_where_the_family_has_one(tiny_facts):

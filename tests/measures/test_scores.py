@@ -42,9 +42,9 @@ def test_scores_are_those_of_plain_forwards(tiny_loaded, train):
     for reader in (network, cpu_engine.CpuEngine(network)):
         table = scores.measure(reader, tokenizer, train, PROTOCOL)
         assert table["fact_id"].tolist() == sorted(train["fact_id"])
-        known = train.set_index("fact_id")
+        facts_by_id = train.set_index("fact_id")
         for row in table.iloc[::5].itertuples():
-            fact = known.loc[row.fact_id]
+            fact = facts_by_id.loc[row.fact_id]
             for template in PROTOCOL.templates:
                 expected = by_hand(network, tokenizer, fact, template)
                 assert getattr(row, f"t{template:02d}") == pytest.approx(expected, abs=2e-4)

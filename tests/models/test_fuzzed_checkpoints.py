@@ -32,10 +32,10 @@ VALUES = st.recursive(
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     """Return a folder with two files of weights that an index can name."""
-    made = tmp_path_factory.mktemp("fuzzed")
+    place = tmp_path_factory.mktemp("fuzzed")
     for name in ("a", "b"):
-        save_file({f"{name}.weight": torch.ones(2)}, made / f"{name}.safetensors")
-    return made
+        save_file({f"{name}.weight": torch.ones(2)}, place / f"{name}.safetensors")
+    return place
 
 
 @QUICK
@@ -101,10 +101,10 @@ def check(tensors: dict[str, torch.Tensor] | None, content: bytes) -> None:
     """Check that tensors that were read are those of the header."""
     if tensors is None:
         return
-    wanted = as_the_header_says(content)
-    assert tensors.keys() == wanted.keys()
+    expected = as_the_header_says(content)
+    assert tensors.keys() == expected.keys()
     for name, tensor in tensors.items():
-        _, shape, data = wanted[name]
+        _, shape, data = expected[name]
         assert list(tensor.shape) == shape
         assert tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes() == data
 

@@ -35,11 +35,11 @@ def server(tiny_model):
 
 def load(name: str, home, endpoint: str) -> str:
     # In a process of its own, since the address of the Hub is read when its client is imported.
-    known = {k: v for k, v in os.environ.items() if "OFFLINE" not in k}
+    environment = {k: v for k, v in os.environ.items() if "OFFLINE" not in k}
     settings = {"HF_ENDPOINT": endpoint, "HF_HOME": str(home), "HF_HUB_DISABLE_TELEMETRY": "1"}
     piped = {"capture_output": True, "text": True, "timeout": 120}
     command = [sys.executable, "-c", LOAD, name]
-    done = subprocess.run(command, env=known | settings, cwd=home, **piped)
+    done = subprocess.run(command, env=environment | settings, cwd=home, **piped)
     assert done.returncode == 0, done.stderr
     [line] = done.stdout.splitlines()
     return line

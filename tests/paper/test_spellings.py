@@ -16,5 +16,5 @@ def test_the_page_says_how_many_facts_have_special_characters(real_data):
     possible = names.map(lambda name: bool(marks & set("".join(paper.names(name)))))
     counts = len(names), special.sum(), (special | possible).sum()
     text = " ".join(PAGE.read_text(encoding="utf-8").split())
-    told = re.search(r"Of the ([\d,]+) facts .*?, ([\d,]+) have a name.*?for ([\d,]+) a", text)
-    assert [int(number.replace(",", "")) for number in told.groups()] == list(counts)
+    numbers = re.search(r"Of the ([\d,]+) facts .*?, ([\d,]+) have a name.*?for ([\d,]+) a", text)
+    assert [int(number.replace(",", "")) for number in numbers.groups()] == list(counts)

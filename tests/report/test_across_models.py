@@ -70,8 +70,8 @@ def test_results_say_on_how_many_of_our_models():
 
 
 def test_a_model_with_two_studies_counts_once():
-    found = {**FOUND, "one, again": {"helps": compared([40, 60])}}
-    twice = across_models.effects(found, {"theirs"}, {"one, again"})
+    comparisons = {**FOUND, "one, again": {"helps": compared([40, 60])}}
+    twice = across_models.effects(comparisons, {"theirs"}, {"one, again"})
     pd.testing.assert_frame_equal(
         across_models.over_models(twice), across_models.over_models(EFFECTS)
     )

@@ -42,12 +42,12 @@ def test_it_shows_every_share_of_the_largest_sampled_size(means):
     assert cells[:, 1].tolist() == [10.0 + share / 4 + 1 for share in SHARES]
     assert "1,920 facts" in html and "<M>" not in html
     assert re.search(r'<tr aria-current="true"><th scope="row">20 %', html)
-    told = data(html)
-    assert told["shares"][2] == "5 % of the parameters restored"
-    assert told["says"][3].startswith("<b>20 % restored</b>") and "level 2 26.0 % (+5.0)" in html
-    assert len(told["at"]) == len(told["rings"]) == len(told["histograms"]) == len(SHARES)
-    heights = np.array(told["rings"], float)
-    assert (np.diff(told["at"]) > 0).all()
+    shown = data(html)
+    assert shown["shares"][2] == "5 % of the parameters restored"
+    assert shown["says"][3].startswith("<b>20 % restored</b>") and "level 2 26.0 % (+5.0)" in html
+    assert len(shown["at"]) == len(shown["rings"]) == len(shown["histograms"]) == len(SHARES)
+    heights = np.array(shown["rings"], float)
+    assert (np.diff(shown["at"]) > 0).all()
     assert (np.diff(heights, axis=0) < 0).all()  # more is higher up
 
 
@@ -55,8 +55,8 @@ def test_it_shows_every_share_of_the_largest_sampled_size(means):
 def test_histograms_move_what_is_set_back_to_the_unchanged(share):
     record = diagrams.weight_record("micro-m")
     bars = explorer._bars(record, share)
-    for each in (bars.tuned, bars.restored):
-        assert each.sum() == pytest.approx(100)
+    for bar in (bars.tuned, bars.restored):
+        assert bar.sum() == pytest.approx(100)
     assert bars.back.sum() == pytest.approx(share, abs=1e-3)
     assert bars.restored[0] == pytest.approx(bars.tuned[0] + share, abs=1e-3)
     np.testing.assert_allclose(bars.restored[1:], (bars.tuned - bars.back)[1:])
@@ -78,22 +78,22 @@ def test_the_slider_moves_marker_row_and_histogram(means, browser, tmp_path, mod
     (tmp_path / "page.html").write_text(f"<!DOCTYPE html>{text}")
     (tmp_path / "explorer.js").write_text(SCRIPT.read_text())
     visit = Visit(browser, tmp_path.as_uri(), viewport={"width": 390, "height": 844})
-    page, told = visit.open("page.html"), data(part)
+    page, shown = visit.open("page.html"), data(part)
     slider = page.get_by_role("slider", name="Share of the parameters that is set back")
     restored = page.locator("figure.restored .kept")
     seen = set()
     slider.focus()
     page.keyboard.press("Home")
     for place, share in enumerate(SHARES):
-        assert slider.get_attribute("aria-valuetext") == told["shares"][place]
+        assert slider.get_attribute("aria-valuetext") == shown["shares"][place]
         assert page.locator("tr[aria-current]").inner_text().startswith(f"{share} %")
         moved = page.locator(".moving").get_attribute("transform")
-        assert moved == f"translate({told['at'][place]} 0)".replace(".0 ", " ")
+        assert moved == f"translate({shown['at'][place]} 0)".replace(".0 ", " ")
         cy = page.eval_on_selector_all(".ring", "all => all.map(r => r.getAttribute('cy'))")
-        assert cy == told["rings"][place]
+        assert cy == shown["rings"][place]
         assert page.get_by_role("status").inner_text().startswith(f"{share} % restored")
         if model == "micro-m":
-            assert restored.get_attribute("d") == told["histograms"][place][2]
+            assert restored.get_attribute("d") == shown["histograms"][place][2]
             seen.add(restored.get_attribute("d"))
         page.keyboard.press("ArrowRight")
     assert len(seen) == (len(SHARES) if model == "micro-m" else 0)

@@ -99,8 +99,8 @@ def test_of_another_world_only_what_is_measured_is_shown(own_folders, tiny_model
 
 def test_nothing_known_makes_empty_tables():
     empty = FACTS.iloc[:0]
-    for made in (exposure.curves, exposure.levels, exposure.steps, exposure.halves):
-        assert isinstance(table := made(empty), pd.DataFrame) and table.empty
+    for make_table in (exposure.curves, exposure.levels, exposure.steps, exposure.halves):
+        assert isinstance(table := make_table(empty), pd.DataFrame) and table.empty
     assert exposure.reading(empty) == ""
 
 

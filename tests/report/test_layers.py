@@ -85,8 +85,8 @@ def test_blocks_of_several_models_are_counted_by_verdict():
         parts = {"grid": SimpleNamespace(layer_runs=list), "requests": None, "results": results}
         return SimpleNamespace(model=model, profile=profile, **parts)
 
-    made = made_up.layers()
-    table = layers.by_model([study("one", made), study("none", made.iloc[:0])])
+    layer_answers = made_up.layers()
+    table = layers.by_model([study("one", layer_answers), study("none", layer_answers.iloc[:0])])
     assert set(table["model"]) == {"one"}
     assert list(table["layers"]) == layers.block_names(MEANS["layers"])[1:]
     costs = layers.costs(MEANS).query("split == 'test'")

@@ -45,8 +45,9 @@ def test_the_projection_counts_the_papers_grid():
     trained = 5 * (5 * (60 + 120 + 240 + 480 + 960 + 1920) + 75_944)
     assert tokens["fine-tuning"] * 1e6 == trained * 25
     products = table["10¹⁸ operations"].xs("LLaMA-3-8B", level="Model")
-    each = products / tokens * 1e12 / larger_models.LARGE["llama-3-8b"].products
-    assert each["fine-tuning"] == pytest.approx(6) and each["evaluation"] == pytest.approx(2)
+    per_token = products / tokens * 1e12 / larger_models.LARGE["llama-3-8b"].products
+    assert per_token["fine-tuning"] == pytest.approx(6)
+    assert per_token["evaluation"] == pytest.approx(2)
 
 
 def test_the_first_block_says_the_least_and_the_most_of_the_table():

@@ -130,9 +130,9 @@ def test_an_instruct_model_that_is_missing_is_named(tiny_model, tmp_path):
     with pytest.raises(ConfigError, match="is the studied model"):
         strategies.instruct(opened, str(tiny_model))
     (tmp_path / "empty").mkdir()
-    other = strategies.instruct(opened, str(tmp_path / "empty"))
+    missing = strategies.instruct(opened, str(tmp_path / "empty"))
     with pytest.raises(ModelError, match="empty"):
-        weights.weights_id(registry.entry(other.model.instruct))
+        weights.weights_id(registry.entry(missing.model.instruct))
 
 
 def test_the_registrys_instruct_models_exist():

@@ -74,12 +74,12 @@ def test_tied_facts_stay_in_one_half():
 def test_lost_facts_come_back_only_where_they_do():
     (even,) = transitions.returns(EVEN).itertuples()  # at 5 % nothing comes right: no row
     assert even.verdict == "undecided" and even.low < 0 < even.high
-    (known,) = transitions.returns(KNOWN).itertuples()
-    assert known.claim.startswith("20 % restored: lost facts")
-    assert known.verdict == "supported" and known.low_joint > 0
+    (comparison,) = transitions.returns(KNOWN).itertuples()
+    assert comparison.claim.startswith("20 % restored: lost facts")
+    assert comparison.verdict == "supported" and comparison.low_joint > 0
     row = transitions.counts(KNOWN).set_index("restored_percent").loc[20]
     difference = row["brought_back"] / row["lost"] - row["others_right"] / row["others_wrong"]
-    assert known.estimate == pytest.approx(100 * difference)
+    assert comparison.estimate == pytest.approx(100 * difference)
 
 
 def test_the_interval_covers_independence_as_often_as_it_says():
@@ -149,15 +149,15 @@ def test_figures_have_a_panel_for_each_model():
 def test_the_committed_answers_are_those_of_the_records():
     """Of micro-s, each training level at 1,920 facts: every share of every data sample."""
     study = open_study("micro-s", "full")
-    found = single_answers.gather(study)
-    assert found.measure == "R" and len(found.facts) == 2000
-    assert found.facts["fact_id"].is_monotonic_increasing
-    assert set(found.answers["train_size"]) == {1920}
-    assert len(found.answers) == 5 * 5 * len(study.profile.percents)
+    answered = single_answers.gather(study)
+    assert answered.measure == "R" and len(answered.facts) == 2000
+    assert answered.facts["fact_id"].is_monotonic_increasing
+    assert set(answered.answers["train_size"]) == {1920}
+    assert len(answered.answers) == 5 * 5 * len(study.profile.percents)
     accuracy = study.results.accuracy()
     rows = accuracy.query(
         "train_level == 0 and train_size == 1920 and sample == 1 and restored_percent == 20"
         " and split == 'test'"
     )
-    answers = found.answers.query("train_level == 0 and sample == 1 and restored_percent == 20")
+    answers = answered.answers.query("train_level == 0 and sample == 1 and restored_percent == 20")
     assert answers["values"].iloc[0].sum() == rows["correct"].sum()

@@ -60,8 +60,8 @@ def as_documented(name: str) -> tuple:
     """Return where a tensor comes: the order that the page on the tool states, written anew."""
     digits = [int(part) for part in name.split(".") if part.isdigit()]
     first = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-    known = [place for place, part in enumerate(first) if part in name.split(".")]
-    return (*digits[:1], *(known or [len(first)]), name.endswith("bias"), name)
+    places = [place for place, part in enumerate(first) if part in name.split(".")]
+    return (*digits[:1], *(places or [len(first)]), name.endswith("bias"), name)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -55,15 +55,15 @@ def home(tmp_path_factory):
     committed.forget()
 
 
-def check_damaged(path, content: bytes, wanted, whole: bytes) -> None:
+def check_damaged(path, content: bytes, original, whole: bytes) -> None:
     """Write a damaged file; a record is then refused, absent or the one that was written."""
     path.write_bytes(content)
     committed.forget()
     try:
-        loaded = records.load(wanted.kind, wanted.params)
-        assert loaded is None or loaded == wanted
-        for each in records.matching(wanted.kind, {"split": "test"}):
-            assert each in (wanted, record(seed=0), record(seed=1), record(seed=3))
+        loaded = records.load(original.kind, original.params)
+        assert loaded is None or loaded == original
+        for match in records.matching(original.kind, {"split": "test"}):
+            assert match in (original, record(seed=0), record(seed=1), record(seed=3))
     except StoreError as error:
         assert "\n" not in str(error)
     finally:

@@ -586,12 +586,12 @@ def test_the_committed_records_are_as_they_were_written():
 
 
 def test_provenance_traces_a_number_and_is_json():
-    made = provenance.provenance(device="cpu", wall_seconds=1.5)
-    assert json.loads(json.dumps(made)) == made
-    assert set(made) == {
+    origin = provenance.provenance(device="cpu", wall_seconds=1.5)
+    assert json.loads(json.dumps(origin)) == origin
+    assert set(origin) == {
         *("date", "git_commit", "machine", "python", "versions"),
         *("device", "wall_seconds"),
     }
-    assert set(made["versions"]) == set(provenance.PACKAGES)
-    assert f"{os.cpu_count()} cores, {torch.backends.cpu.get_cpu_capability()}" in made["machine"]
-    assert replace(record(seed=0), provenance=made).key == record(seed=0).key
+    assert set(origin["versions"]) == set(provenance.PACKAGES)
+    assert f"{os.cpu_count()} cores, {torch.backends.cpu.get_cpu_capability()}" in origin["machine"]
+    assert replace(record(seed=0), provenance=origin).key == record(seed=0).key

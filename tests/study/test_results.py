@@ -50,10 +50,10 @@ def test_nothing_is_missing(measured):
 
 
 def test_table_5_is_whole_or_absent(measured):
-    known = task_study.TaskStudy(measured.model, measured.profile).requests()
+    requests = task_study.TaskStudy(measured.model, measured.profile).requests()
     expected = len(task_results.TITLES) * (1 + len(measured.profile.tasks["percents"]))
-    assert len(known) in (0, expected)
-    assert missing(known) == []
+    assert len(requests) in (0, expected)
+    assert missing(requests) == []
 
 
 def test_the_learning_rate_is_the_best_on_dev(measured):

@@ -147,12 +147,12 @@ def timeless(result):
 
 def test_two_studies_with_one_seed_are_equal(computed, cache, elsewhere, monkeypatch):
     second = fresh(computed)
-    made = second.run()
+    computed_records = second.run()
     theirs = {key(t): t.record() for t in second.all_requests()}
     # Nothing else is left behind: no temporary file, no partial block, no record unasked for.
     names = [f"{name}.json" for name in theirs] + [f"{key(second.requests.mastery())}.csv"]
     assert sorted(p.name for p in elsewhere.rglob("*") if p.is_file()) == sorted(names)
-    assert made == len(theirs)
+    assert computed_records == len(theirs)
     table = records.load_table(second.requests.mastery().record())
     monkeypatch.setenv("REPRO_CACHE", str(cache))
     ours = {key(t): t.record() for t in computed.all_requests()}
@@ -271,8 +271,8 @@ def test_accuracy_frame_counts_every_question_once(computed):
     frame = computed.results.accuracy()
     assert set(frame) >= ACCURACY
     assert set(frame["split"]) == {"train", "dev", "test", "testood"}
-    each = frame.groupby([*RUN, "restored_percent", "split"])["total"].sum().reset_index()
-    for row in each.itertuples():
+    totals = frame.groupby([*RUN, "restored_percent", "split"])["total"].sum().reset_index()
+    for row in totals.itertuples():
         questions = row.train_size if row.split == "train" else computed.profile.facts[row.split]
         assert row.total == questions
     assert not frame.duplicated([*RUN, "restored_percent", "split", "topic", "test_level"]).any()
@@ -283,10 +283,10 @@ def test_levels_and_topics_without_facts_are_absent(computed):
     frame = computed.results.accuracy()
     assert (frame["total"] > 0).all()
     table = computed.results.mastery()
-    known = table.groupby(["split", "topic", "level"]).size()
+    sizes = table.groupby(["split", "topic", "level"]).size()
     totals = frame[frame["split"] != "train"].groupby(["split", "topic", "test_level"])["total"]
-    assert totals.first().to_dict() == known[known.index.isin(totals.first().index)].to_dict()
-    assert len(totals.first()) == len(known.drop("train", level="split"))
+    assert totals.first().to_dict() == sizes[sizes.index.isin(totals.first().index)].to_dict()
+    assert len(totals.first()) == len(sizes.drop("train", level="split"))
 
 
 def test_base_model_is_in_the_frame(computed):
@@ -307,10 +307,10 @@ def test_runs_that_cannot_exist_are_absent(computed):
     possible = {(v, n) for v, have in sizes.items() for n in (6, 12) if n <= have}
     assert 0 < len(possible) < 5 * 2  # some cannot exist: else this test shows nothing
     frame = computed.results.accuracy()
-    made = frame.loc[frame["train_level"] >= 0, ["train_level", "train_size"]]
-    assert set(made.itertuples(index=False, name=None)) == possible
-    for other in (computed.results.divergence(), computed.results.losses()):
-        assert set(other[RUN[:2]].itertuples(index=False, name=None)) == possible
+    runs = frame.loc[frame["train_level"] >= 0, ["train_level", "train_size"]]
+    assert set(runs.itertuples(index=False, name=None)) == possible
+    for frame_of_runs in (computed.results.divergence(), computed.results.losses()):
+        assert set(frame_of_runs[RUN[:2]].itertuples(index=False, name=None)) == possible
     restored = frame.loc[frame["restored_percent"] > 0, RUN[:2]]
     assert set(restored.itertuples(index=False, name=None)) == {p for p in possible if p[1] == 12}
 
@@ -392,13 +392,13 @@ def test_a_study_without_rates_has_an_empty_frame_of_the_same_columns(computed):
 
 def test_learning_rates_are_compared_on_the_dev_split(computed, cache):
     sizes = {"rates": (1e-4, 1e-3), "rate_size": 12, "sizes": (), "percents": ()}
-    other = fresh(computed, profile=replace(computed.profile, **sizes))
-    frame = other.results.learning_rates()
+    study = fresh(computed, profile=replace(computed.profile, **sizes))
+    frame = study.results.learning_rates()
     assert set(frame["learning_rate"]) == {1e-4, 1e-3}
     assert set(frame["split"]) == {"dev"}
     assert set(frame["train_level"]) == {requests.MIXED}
     assert (frame.groupby("learning_rate")["total"].sum() == 12).all()
-    assert set(other.results.accuracy()["train_level"]) == {
+    assert set(study.results.accuracy()["train_level"]) == {
         -1
     }  # the comparison stays out of the tables
 
@@ -406,12 +406,12 @@ def test_learning_rates_are_compared_on_the_dev_split(computed, cache):
 def test_all_facts_of_a_level_are_a_size(computed):
     level, have = min(pools(computed).items(), key=lambda item: item[1])
     sizes = {"sizes": ("all",), "percents": (), "restore_sizes": ()}
-    other = fresh(computed, profile=replace(computed.profile, **sizes))
-    assert {run.level for run in other.grid.runs()} == set(pools(computed))
-    run = next(run for run in other.grid.runs() if run.level == level)
-    other.compute([other.requests.finetune(run), other.requests.accuracy(run, "train")])
-    assert other.requests.accuracy(run, "train").record().result["total"] == have
-    columns = results.run_columns(other, run)
+    study = fresh(computed, profile=replace(computed.profile, **sizes))
+    assert {run.level for run in study.grid.runs()} == set(pools(computed))
+    run = next(run for run in study.grid.runs() if run.level == level)
+    study.compute([study.requests.finetune(run), study.requests.accuracy(run, "train")])
+    assert study.requests.accuracy(run, "train").record().result["total"] == have
+    columns = results.run_columns(study, run)
     assert columns["train_size"] == have
     assert columns["size_label"] == "All"
 
@@ -536,8 +536,8 @@ def test_layers_are_restored_block_by_block(computed):
 )
 def test_blocks_of_layers_are_about_as_large(computed, layers, blocks, expected):
     model = replace(computed.model, layers=layers)
-    other = fresh(computed, model=model, profile=replace(computed.profile, layer_blocks=blocks))
-    assert other.requests.layer_groups() == expected
+    study = fresh(computed, model=model, profile=replace(computed.profile, layer_blocks=blocks))
+    assert study.requests.layer_groups() == expected
 
 
 def test_strategies_are_runs_of_all_levels_with_records_of_their_own(computed):
@@ -560,9 +560,9 @@ def test_strategies_are_runs_of_all_levels_with_records_of_their_own(computed):
 
 
 def test_a_profile_with_adapters_of_rank_0_is_refused(computed):
-    other = fresh(computed, profile=replace(computed.profile, lora_rank=0))
+    study = fresh(computed, profile=replace(computed.profile, lora_rank=0))
     with pytest.raises(ConfigError, match="rank of at least 1, not 0"):
-        other.all_requests()
+        study.all_requests()
 
 
 def test_an_instruct_model_answers_the_same_questions(computed):

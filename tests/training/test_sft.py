@@ -38,13 +38,13 @@ STEEP = Recipe(learning_rate=3e-3, batch_size=4)
 
 def by_hand(bos: bool = False, **special) -> PreTrainedTokenizerFast:
     """Return a tokenizer whose ids are written above: a word and its leading space is a token."""
-    made = Tokenizer(models.WordLevel(VOCABULARY, unk_token="?"))
-    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    made.decoder = decoders.ByteLevel()
+    backend = Tokenizer(models.WordLevel(VOCABULARY, unk_token="?"))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
     if bos:
-        made.post_processor = processors.TemplateProcessing("<s> $A", None, [("<s>", 0)])
+        backend.post_processor = processors.TemplateProcessing("<s> $A", None, [("<s>", 0)])
     special = {"bos_token": "<s>", "eos_token": "</s>"} | special
-    return PreTrainedTokenizerFast(tokenizer_object=made, **special)
+    return PreTrainedTokenizerFast(tokenizer_object=backend, **special)
 
 
 @pytest.fixture(autouse=True)
@@ -131,10 +131,10 @@ def test_spaces_around_question_and_answer_do_not_count():
 
 
 def test_answer_that_would_merge_with_the_prompt_is_an_error():
-    made = Tokenizer(models.BPE())
+    backend = Tokenizer(models.BPE())
     trainer = trainers.BpeTrainer(special_tokens=["<s>", "</s>"], vocab_size=200)
-    made.train_from_iterator(["<|question|> Who? <|answer|> Bo "] * 5, trainer)
-    merging = PreTrainedTokenizerFast(tokenizer_object=made, bos_token="<s>", eos_token="</s>")
+    backend.train_from_iterator(["<|question|> Who? <|answer|> Bo "] * 5, trainer)
+    merging = PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>", eos_token="</s>")
     with pytest.raises(TrainingError, match="does not separate prompt and answer"):
         encode_examples(merging, ["Who?"], ["Bo"])
 
@@ -468,9 +468,9 @@ def test_the_small_engine_trains_in_bfloat16(tiny_loaded, pool, native):
 
     def losses(way, **options):
         network = copy.deepcopy(tiny_loaded[0])
-        made = finetune(way(network), tiny_loaded[1], pool, STEEP, **options)["loss"]
+        loss = finetune(way(network), tiny_loaded[1], pool, STEEP, **options)["loss"]
         assert {p.dtype for p in network.parameters()} == {torch.float32}
-        return made
+        return loss
 
     def rounded(network):
         return CpuEngine(network, torch.bfloat16, native)

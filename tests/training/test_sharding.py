@@ -162,8 +162,10 @@ def test_two_processes_give_the_losses_and_the_checkpoint_of_one(alone, launched
     assert result["loss"] == pytest.approx(losses, rel=1e-5)
     written = load_file(launched / f"{model}-{name}.safetensors")
     assert written.keys() == weights.keys()
-    found, wanted = (torch.cat([held[n].flatten() for n in weights]) for held in (written, weights))
-    assert (found - wanted).norm() < 1e-4 * wanted.norm()
+    ours, expected = (
+        torch.cat([held[n].flatten() for n in weights]) for held in (written, weights)
+    )
+    assert (ours - expected).norm() < 1e-4 * expected.norm()
     assert all(written[name].dtype is torch.float32 for name in written)
 
 
@@ -181,11 +183,11 @@ def test_two_processes_restore_exactly_what_one_does(given, launched, score_dtyp
     ranking = restore.rank(base, tuned, score_dtype=getattr(torch, score_dtype))
     cut = restore.thresholds(ranking, [percent])[percent]
     assert score_dtype == "float32" or 1 < cut.ties < cut.equal
-    found = json.loads((launched / f"untied-plain-{percent}.json").read_text())
-    assert found["cut"] == vars(cut)
-    assert found["places"] == restore.by_tensor(ranking, [percent])[percent].tolist()
+    report = json.loads((launched / f"untied-plain-{percent}.json").read_text())
+    assert report["cut"] == vars(cut)
+    assert report["places"] == restore.by_tensor(ranking, [percent])[percent].tolist()
     shares = restore.concentration(ranking, [percent])["share_of_change_percent"]
-    assert found["change"] == shares.item()
+    assert report["change"] == shares.item()
     restored = load_file(launched / f"untied-plain-{percent}.safetensors")
     undone = load_file(launched / f"untied-plain-{percent}-undone.safetensors")
     chosen = torch.from_numpy(restore.selected(ranking, percent))

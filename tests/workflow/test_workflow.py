@@ -104,9 +104,9 @@ def is_the_study(step, undisturbed: Path) -> None:
     assert tables(cache) == tables(undisturbed)
     assert (marks / "killed").is_dir()
     lines = (marks / "log").read_text(encoding="utf-8").splitlines()
-    made = [int(line.split(": ")[1].split()[0]) for line in lines if "new records" in line]
+    numbers = [int(line.split(": ")[1].split()[0]) for line in lines if "new records" in line]
     # Each record was made by one process; what the killed one had stored, none has counted.
-    assert 0 < sum(made) <= len(records(undisturbed))
+    assert 0 < sum(numbers) <= len(records(undisturbed))
     assert list(Path(variables["REPRO_RESULTS"]).glob("micro-s/smoke/*.jsonl"))
 
 
