@@ -1,8 +1,8 @@
 """Every phenomenon and finding on every model: mean effects with intervals, side by side.
 
-An effect is the mean over a phenomenon's comparisons, in the direction that the paper states: above
-zero the model agrees. The effect over models is that of a random-effects model, which takes the
-models as drawn from many and lets their true effects differ.
+An effect is the mean over the comparisons of a phenomenon, in the direction that the paper states.
+If it is above zero, the model agrees with the paper. The effect over models comes from a
+random-effects model: the models are a sample of many, and their true effects may differ.
 """
 
 import textwrap
@@ -23,7 +23,7 @@ from repro.statistics.verdicts import CONTRADICTED, HOLDS, SUPPORTED, overall
 COLUMNS = ["phenomenon", "model", "effect", "low", "high", "comparisons", "supported"]
 COLUMNS += ["contradicted", "verdict", "ours", "counts"]
 ALL_OURS = "all of ours"
-ENOUGH = 3  # models: the interval of an effect over two says nothing
+ENOUGH = 3  # fewest models of an effect over models: with two, its interval is too wide
 
 
 def effects(
@@ -34,11 +34,10 @@ def effects(
     """Return one row per phenomenon and model: `COLUMNS`, effects in the unit of the phenomenon.
 
     Args:
-        comparisons: by model and by name of the phenomenon the rows of
-            `verdicts.compare_jointly`, whose `attrs["pooled"]` is the effect.
-            A model without the runs of a phenomenon has no row.
-        published: the models that are the paper's.
-        repeated: studies of a model that has another one here: they do not count as a model.
+        comparisons: rows of `verdicts.compare_jointly` by model and by name of the phenomenon;
+            `attrs["pooled"]` is the effect. A model without the runs of a phenomenon has no row.
+        published: the models of the paper.
+        repeated: second studies of a model, which do not count as a model.
     """
     rows = []
     for model, by_name in comparisons.items():
@@ -55,7 +54,7 @@ def effects(
 
 
 def over_models(effects: pd.DataFrame) -> pd.DataFrame:
-    """Return the effect over our models of each phenomenon that `ENOUGH` of them have.
+    """Return the effect over our models of each phenomenon that at least `ENOUGH` models have.
 
     Columns: phenomenon, model (`ALL_OURS`), effect, low, high, models, between (the standard
     deviation of true effects between models).
@@ -112,7 +111,7 @@ def _forest(axis: Axes, rows_of_models: pd.DataFrame, pooled: pd.DataFrame) -> N
 def results(
     effects: pd.DataFrame, titles: Mapping[str, str], nats: Collection[str] = ()
 ) -> dict[str, str]:
-    """Say of each phenomenon where it holds, and how large it is over our models; by title.
+    """Return a sentence for each phenomenon, by title: where it holds, and how large it is.
 
     `nats` are the phenomena whose effects are in nats; the others are in points.
     """
@@ -132,7 +131,7 @@ def results(
 
 
 def _where(rows: pd.DataFrame, number: int, noun: str) -> str:
-    """Return on which models a phenomenon holds throughout, on average, and the other way round."""
+    """Return on which models a phenomenon holds always, on average, or in the other direction."""
     every = rows["verdict"] == HOLDS
     groups = [_named(rows[chosen]) for chosen in (every, rows["low"] > 0, rows["high"] < 0)]
     counts = f"{groups[0][0]} of {number} {noun}{groups[0][1]}"

@@ -1,7 +1,8 @@
-"""How the facts of a study were chosen by score, and what that does to the facts of a level.
+"""How the facts of a study were chosen by score, and the effect on the facts of a level.
 
-The score only decides which facts are measured. A level is still what Equation 1 says of the
-sampled completions, but within a level facts of some score bands are over-represented.
+The score only decides which facts are measured. The level of a fact still follows from its sampled
+completions (Equation 1). But within a level, some score bands have more facts than in a random
+sample.
 """
 
 from itertools import pairwise
@@ -39,12 +40,11 @@ def bands(scored: pd.DataFrame, edges: list[float]) -> pd.DataFrame:
 
 
 def within_levels(scored: pd.DataFrame) -> pd.DataFrame:
-    """Return what the choice does to the facts of each split and level: `WITHIN`.
+    """Return the effect of the choice on the facts of each split and level: columns `WITHIN`.
 
     `stand_for` is the estimated number of facts of the level, `score_of_drawn` the mean score of
-    those that were drawn, `score_of_all` the estimate for all of them, and `worth` the number of
-    facts drawn at random that would give weighted means of the same variance (Kish's effective
-    sample size).
+    the facts drawn, `score_of_all` its estimate for all facts, and `worth` Kish's effective sample
+    size: the number of random facts whose mean would have the same variance.
     """
     rows = []
     drawn = scored[scored["weight"].notna()]
@@ -57,7 +57,7 @@ def within_levels(scored: pd.DataFrame) -> pd.DataFrame:
 
 
 def _by_split(table: pd.DataFrame, then: str) -> pd.DataFrame:
-    """Return a table in the order of the splits, then of a column, with the splits' titles."""
+    """Return a table sorted by split, then by a column, with the titles of the splits."""
     place = {split: place for place, split in enumerate(SPLIT_TITLES)}
     table = table.sort_values(
         ["split", then], key=lambda c: c.map(place) if c.name == "split" else c, ignore_index=True
@@ -66,10 +66,13 @@ def _by_split(table: pd.DataFrame, then: str) -> pd.DataFrame:
 
 
 def unfilled(distribution: pd.DataFrame, scored: pd.DataFrame) -> pd.DataFrame:
-    """Return the levels with fewer facts than `NEEDED`: DataFrame[split, level, facts, needed, …].
+    """Return the levels with fewer facts than `NEEDED`.
 
-    `distribution` is `Results.distribution`; `scored`, the last column, counts the facts that were
-    scored to find so many.
+    `distribution` is `Results.distribution`, `scored` is `Results.scored`.
+
+    Returns:
+        DataFrame[split, level, facts, needed, scored]; `scored` is the number of facts that were
+        scored.
     """
     counts = distribution.set_index(["split", "level"])["count"]
     sizes = scored["split"].value_counts()
@@ -83,7 +86,7 @@ def unfilled(distribution: pd.DataFrame, scored: pd.DataFrame) -> pd.DataFrame:
 
 
 def how(measured: Study, scored: pd.DataFrame) -> str:
-    """Say in Markdown how a study's facts were chosen; of one drawn at random, that they were."""
+    """Return Markdown: how the facts of a study were chosen, by score or at random."""
     if not measured.choice:
         return "The facts of each split are all there are, or were drawn at random from them."
     population = measured.choice.request().record().result["population"]
@@ -110,7 +113,7 @@ def how(measured: Study, scored: pd.DataFrame) -> str:
 
 
 def tables(measured: Study, scored: pd.DataFrame) -> Html:
-    """Return what the choice drew as tabs: by score band, and within the levels."""
+    """Return the facts drawn as tabs: by score band, and within the levels."""
     if not measured.choice:
         return html.table(pd.DataFrame(), "Facts by score band")
     by_band = bands(scored, measured.choice.edges)
@@ -124,7 +127,7 @@ def tables(measured: Study, scored: pd.DataFrame) -> Html:
 
 
 def filling(measured: Study, scored: pd.DataFrame) -> str:
-    """Say in Markdown which levels have fewer facts than they need, and after how many scored."""
+    """Return Markdown: the levels that have fewer facts than they need, if any."""
     missing = unfilled(measured.results.distribution(), scored)
     needed = "; ".join(
         f"{SPLIT_TITLES[split].lower()} {' / '.join(map(str, by_level))}"

@@ -1,9 +1,9 @@
-"""Controls of restoration (§5): is it which parameters are set back, or how much is undone?
+"""Controls of restoration (§5): does it matter which parameters are restored, or only how much?
 
-The most changed parameters (`top`) are set against as many others: chosen at `random`, the least
-changed (`bottom`), those of the largest `absolute` change. And against `interpolate`, which takes
-the same part of every change back and so chooses nothing: at the same amount undone, whatever
-differs is due to which parameters were set back.
+The most changed parameters (`top`) are compared with as many others: chosen at `random`, the least
+changed (`bottom`), or those with the largest `absolute` change. They are also compared with
+`interpolate`, which undoes the same part of every change and so makes no choice. At the same amount
+undone, any difference is due to the choice of parameters.
 """
 
 from collections.abc import Iterable
@@ -28,18 +28,18 @@ from repro.study.results import control_requests
 
 STRATEGIES = ("top", "absolute", "random", "interpolate", "bottom")
 TOP, NONE, INTERPOLATE = "top", "none", "interpolate"
-AMOUNTS = {"undone_l1": "Σ|s − p|", "undone_l2": "Σ(s − p)²"}  # what an amount undone is part of
-NEAR = 0.5  # percentage points that an amount may be beyond what interpolation undid
-CHANCE = 0.05  # the share of comparisons that chance alone would decide
+AMOUNTS = {"undone_l1": "Σ|s − p|", "undone_l2": "Σ(s − p)²"}  # the sums of which a part is undone
+NEAR = 0.5  # percentage points by which an amount may exceed the largest one of interpolation
+CHANCE = 0.05  # the share of comparisons that are decided by chance alone
 KEYS = ["train_size", "train_level", "strategy", "restored_percent"]
 
 
 def gather(measured: Study) -> tuple[pd.DataFrame, pd.DataFrame, bool]:
     """Return means, units of paired intervals, and whether all levels are taken together.
 
-    `means` has one row per run, strategy and share: accuracy, low, high (percent), spread, n,
-    undone_l1, undone_l2 (percent of the whole change). Accuracy is Acc (§3.3); where a level has
-    fewer than `bootstrap.ENOUGH` test facts, all questions count alike instead.
+    The means have one row per run, strategy and share: accuracy, low, high (percent), spread, n,
+    undone_l1, undone_l2 (percent of the whole change). Accuracy is Acc (§3.3); if a level has fewer
+    than `bootstrap.ENOUGH` test facts, it is the mean over all questions instead.
     """
     counts = measured.results.controls()
     units = measured.results.answers(control_requests(measured))
@@ -62,8 +62,8 @@ def means(counts: pd.DataFrame) -> pd.DataFrame:
 def same_share(means: pd.DataFrame, units: pd.DataFrame) -> pd.DataFrame:
     """Compare the most changed parameters with as many others, share by share.
 
-    Returns rows of `verdicts.COLUMNS`, with the columns of `KEYS` in front; `strategy` is the
-    other one. A positive estimate (points) is in favour of the most changed.
+    Returns rows of `verdicts.COLUMNS`, after the columns of `KEYS`; `strategy` is that of the other
+    parameters. If the estimate (points) is positive, the most changed parameters are better.
     """
     rows = []
     for run in _restored(means, [s for s in STRATEGIES if s != TOP]):
@@ -79,9 +79,9 @@ def same_amount(
 ) -> pd.DataFrame:
     """Compare every choice of parameters with interpolation at the same amount undone.
 
-    Between two measured shares interpolation's accuracy is taken to change evenly with the amount.
-    What undid more than interpolation ever did has nothing to be compared with and is left out.
-    Returns what `same_share` does; a positive estimate is in favour of choosing.
+    Between two measured shares, the accuracy of interpolation is assumed to be linear in the
+    amount. A choice that undid more than interpolation ever did cannot be compared, and has no row.
+    The result is that of `same_share`; if the estimate is positive, the choice is better.
     """
     rows = []
     for setting in _restored(means, [s for s in STRATEGIES if s != INTERPOLATE]):
@@ -98,7 +98,7 @@ def same_amount(
 
 
 def by_model(studies: Iterable[Study]) -> pd.DataFrame:
-    """Return how the most changed parameters fare against every other choice, study by study.
+    """Count the comparisons of the most changed parameters with every other choice, by study.
 
     DataFrame[model, profile, against, comparisons, better, worse, undecided]; a study without
     controls has no row.
@@ -121,7 +121,7 @@ def by_model(studies: Iterable[Study]) -> pd.DataFrame:
 
 
 def answer(rows: pd.DataFrame, amount: str) -> str:
-    """Say in Markdown whether the most changed parameters do what their amount alone would do."""
+    """Return Markdown: whether the most changed parameters do more than their amount alone."""
     top_rows = rows[rows["strategy"] == TOP]
     name = f"Most changed against interpolated, with as much of {AMOUNTS[amount]} undone"
     conclusion = "how much is undone is not all: *which* parameters matters as well"
@@ -135,13 +135,13 @@ def answer(rows: pd.DataFrame, amount: str) -> str:
 
 
 def shown(rows: pd.DataFrame) -> bool:
-    """Tell whether more comparisons are decided than chance, one in twenty, would rarely decide."""
+    """Tell whether more comparisons are decided than chance (one in twenty) can explain."""
     decided = rows["verdict"].isin([SUPPORTED, CONTRADICTED]).sum()
     return bool(stats.binom.sf(decided - 1, len(rows), CHANCE) < CHANCE)
 
 
 def sentence(name: str, rows: pd.DataFrame) -> str:
-    """Return one line of Markdown: how many comparisons are decided, and is that chance?"""
+    """Return one line of Markdown: how many comparisons are decided, and whether that is chance."""
     if rows.empty:
         return f"**{name}: nothing to compare.**"
     number, better, worse, undecided = _decided(rows)
@@ -169,7 +169,7 @@ def _row(means: pd.DataFrame, where: dict) -> pd.Series:
 
 
 def _interpolated(means: pd.DataFrame, run: dict, undone: float, amount: str) -> list[Term]:
-    """Return the two weighted shares of interpolation between which an amount lies, or nothing."""
+    """Return the two weighted shares of interpolation around an amount; none if there are none."""
     run_means = means[(means[KEYS[:2]] == pd.Series(run)).all(axis=1)]
     rows = run_means[run_means["strategy"].isin([NONE, INTERPOLATE])].sort_values(amount)
     most = rows[amount].max()
@@ -217,7 +217,7 @@ def figure(means: pd.DataFrame, x: str) -> Figure:
 
 
 def _strategy_curves(axis: Axes, rows: pd.DataFrame, x: str) -> None:
-    """Draw one line per way of choosing, from the model with nothing restored on."""
+    """Draw one line per strategy, starting at the model with nothing restored."""
     before = rows[rows["strategy"] == "none"]
     if before.empty:
         say_if_empty(axis, before)
@@ -235,7 +235,7 @@ def table(frame: pd.DataFrame, title: str) -> Html:
     """Return comparisons of `controls`: runs by share and strategy, points and interval.
 
     `frame` has train_size, train_level, restored_percent, strategy, estimate, low, high, verdict.
-    A cell is shaded where its interval excludes zero.
+    A cell is shaded if its interval excludes zero.
     """
     rows = in_size_order(frame, ["train_level"]) if len(frame) else frame.assign(group="")
     cells = zip(rows["estimate"], rows["low"], rows["high"], strict=True)
@@ -252,7 +252,7 @@ def table(frame: pd.DataFrame, title: str) -> Html:
 
 
 def findings(share: pd.DataFrame, amount: pd.DataFrame) -> list[Finding]:
-    """Return how the most changed parameters fare against as many others, and as much undone."""
+    """Return the findings: against as many other parameters, and at the same amount undone."""
     claim = "The most changed parameters are the ones to set back."
     source = "what follows if their choice matters"
     against = {"random": "as many at random", "bottom": "as many of the least changed"}

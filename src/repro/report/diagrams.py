@@ -1,6 +1,6 @@
-"""The paper's Figure 1 with real numbers: what fine-tuning changed, and which of it is set back.
+"""The paper's Figure 1 with real numbers: the changes of fine-tuning, and which are restored.
 
-`benchmarks/weights.py` fine-tunes one run and keeps what `restoration.weight_changes` returns.
+`benchmarks/weights.py` fine-tunes one run and writes the result of `restoration.weight_changes`.
 """
 
 import json
@@ -18,7 +18,7 @@ BACK, KEPT = VIVID[1], COLOURS[1]
 
 
 def weight_record(model: str) -> dict | None:
-    """Return what `benchmarks/weights.py` kept of a model's run, or None. `model`: its name."""
+    """Return what `benchmarks/weights.py` has written for a model of the registry, or None."""
     path = files.results_dir() / model / "benchmarks" / "weights.json"
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 

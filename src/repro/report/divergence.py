@@ -52,7 +52,7 @@ def figure(frame: pd.DataFrame) -> Figure:
 
 @plt.rc_context(STYLE)
 def scatter_figure(frame: pd.DataFrame) -> Figure:
-    """Draw what Finding 2 of §4.2 relates: accuracy over KL divergence, one point per run.
+    """Draw Finding 2 of §4.2: accuracy against KL divergence, one point per run.
 
     `frame` has train_level, train_size, kl (nats) and accuracy (percent) on the same facts. A
     line joins the runs of a level in the order of their size.
@@ -72,7 +72,7 @@ def scatter_figure(frame: pd.DataFrame) -> Figure:
 def example(measured: Study) -> dict:
     """Return one worked example of §4.1 (Figure 3): the median fact of the largest run.
 
-    Empty where no run could be compared. See `repro.measures.divergence.compare` for its entries.
+    It is empty if no run could be compared. `repro.measures.divergence.compare` makes its entries.
     """
     requests = [measured.requests.divergence(run) for run in measured.grid.runs()]
     measured.compute(requests)
@@ -124,7 +124,8 @@ def _kl(runs: pd.DataFrame) -> dict:
     topics = runs.groupby("topic")[["kl_sum", "facts"]].sum()
     facts, count = topics["facts"].sum(), len(topics)
     kl = topics["kl_sum"].sum() / facts
-    # The ratio estimator's variance with topics as clusters: facts of a topic share a template.
+    # The variance of the ratio estimator with topics as clusters, because the facts of a topic
+    # share a template.
     residuals = topics["kl_sum"] - kl * topics["facts"]
     variance = (residuals**2).sum() * count / (count - 1) / facts**2 if count > 1 else np.nan
     half = Z95 * np.sqrt(variance)
@@ -166,9 +167,9 @@ def findings(down: pd.DataFrame, up: pd.DataFrame, lowers: pd.DataFrame) -> list
 
 
 def topic_units(divergence: pd.DataFrame) -> pd.DataFrame:
-    """Return `Study.divergence` in the form of `contrast`: units are topics, values nats (§4.1).
+    """Return `Results.divergence` in the form of `bootstrap.contrast`: topics with nats (§4.1).
 
-    Facts of a topic share a sentence, so a topic is drawn anew as a whole.
+    Facts of a topic share a sentence, so a topic is redrawn as a whole.
     """
     columns = ["train_level", "train_size", "size_label", "sample"]
     rows = []

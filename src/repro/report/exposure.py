@@ -1,7 +1,7 @@
-"""Mastery R_k (§3.1) against exposure: in how many sentences a model has read a fact.
+"""Mastery R_k (§3.1) against exposure, the number of sentences in which a model has read a fact.
 
-Known for the models that were pre-trained on `atlas` alone. Facts of a topic share their sentences
-and their likely answers, so the intervals are over topics, as in §4.1.
+The exposure is known for the models that were pre-trained only on `atlas`. Facts of a topic share
+their sentences and their probable answers, so the intervals are over topics, as in §4.1.
 """
 
 import matplotlib.pyplot as plt
@@ -37,8 +37,9 @@ HALF = 0.5  # the mean R at which a model is said to master half
 def known(measured: Study) -> pd.DataFrame:
     """Return DataFrame[model, fact_id, topic, rate, level, exposure] of the `atlas` models here.
 
-    If `measured` is of one of them, it is computed where it is missing, and the others are there as
-    far as they have been measured under the same profile. Otherwise under their own.
+    If `measured` is the study of one of them, its mastery is computed if it is missing; the others
+    have rows if they were measured under the same profile. Otherwise all are taken from the
+    studies under their own profiles.
     """
     columns = ["model", "fact_id", "topic", "rate", "level", "exposure"]
     parts = [
@@ -52,7 +53,7 @@ def known(measured: Study) -> pd.DataFrame:
 
 
 def about(measured: Study, facts: pd.DataFrame) -> str:
-    """Say of whom `known` are the facts, and how to measure the `atlas` models it leaves out."""
+    """Return Markdown: whose facts `known` returned, and how to measure the missing models."""
     titles = ", ".join(facts["model"].unique()) or "none"
     text = f"{facts['fact_id'].nunique():,} facts. Models: {titles}."
     if measured.model.facts != "atlas":
@@ -68,14 +69,14 @@ def about(measured: Study, facts: pd.DataFrame) -> str:
 
 
 def shown(measured: Study, facts: pd.DataFrame) -> str:
-    """Return the title of the model that stands for the others: the study's, where it is known."""
+    """Return the title of the model that is shown in detail: that of the study, if it has facts."""
     titles = list(facts["model"].unique())
     titles_of_study = [title for title in titles if title == measured.model.title]
     return (titles_of_study or titles or [ABSENT])[-1]
 
 
 def unknown(measured: Study) -> list[str]:
-    """Return the names of the `atlas` models that are here and have not been measured so."""
+    """Return the names of the `atlas` models on this machine that have not been measured."""
     return [s.model.name for s in _studies(measured) if missing([s.requests.mastery()])]
 
 
@@ -112,9 +113,10 @@ def topics(facts: pd.DataFrame, model: str) -> pd.DataFrame:
 
 
 def steps(facts: pd.DataFrame) -> pd.DataFrame:
-    """Return how much the mean R rises from each exposure to the next one.
+    """Return by how much the mean R rises from each exposure to the next one.
 
-    Columns: model, fewer, more, rise, low, high; topic by topic, as pair have the same topics.
+    Columns: model, fewer, more (the two exposures), rise, low, high. The rise is taken topic by
+    topic, because both exposures have the same topics.
     """
     rows = []
     for model, model_facts in facts.groupby("model", sort=False):
@@ -132,7 +134,8 @@ def steps(facts: pd.DataFrame) -> pd.DataFrame:
 def halves(facts: pd.DataFrame) -> pd.DataFrame:
     """Return the exposure at which the mean R reaches one half: model, exposure, low, high.
 
-    Between two exposures the mean is taken to rise evenly. Infinite: not reached at any.
+    Between two exposures the mean is assumed to be linear. It is infinite if no exposure reaches
+    one half.
     """
     rows = []
     for model, model_facts in facts.groupby("model", sort=False):
@@ -147,7 +150,7 @@ def halves(facts: pd.DataFrame) -> pd.DataFrame:
 
 
 def reading(facts: pd.DataFrame) -> str:
-    """Say in Markdown what the curves show: do they rise throughout, and where is half mastered?"""
+    """Return Markdown: whether the curves always rise, and where half of the facts is mastered."""
     rises, reached, lines = steps(facts), halves(facts).set_index("model"), []
     for model, model_rises in rises.groupby("model", sort=False):
         down = model_rises[model_rises["high"] < 0]
@@ -183,7 +186,7 @@ def _by_topic(facts: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _ordered(rows: pd.DataFrame, facts: pd.DataFrame) -> pd.DataFrame:
-    """Rows by model in the order of the registry, which is that of their size."""
+    """Return rows in the order of the models in the registry, which is by size."""
     place = {model: i for i, model in enumerate(facts["model"].unique())}
     return rows.sort_values(
         ["model", "exposure"], key=lambda c: c.replace(place), ignore_index=True
@@ -251,7 +254,7 @@ def topics_figure(rates: pd.DataFrame) -> Figure:
 
 
 def _apart(values: list[float]) -> list[float]:
-    """Return the values that have room for a label on a square-root axis."""
+    """Return the values whose labels do not overlap on a square-root axis."""
     accepted: list[float] = []
     for value in values:
         if not accepted or np.sqrt(value) - np.sqrt(accepted[-1]) > 0.055 * np.sqrt(values[-1]):
@@ -260,7 +263,7 @@ def _apart(values: list[float]) -> list[float]:
 
 
 def result(facts: pd.DataFrame) -> str:
-    """Say at how many statements each model masters half."""
+    """Return a sentence: at how many statements each model masters half of the facts."""
     parts = []
     for row in halves(facts).itertuples():
         reached = np.isfinite(row.exposure)

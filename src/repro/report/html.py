@@ -1,10 +1,10 @@
 """Tables as HTML: one renderer for notebooks and pages, for the paper's numbers and for ours.
 
-Every table is an `Html` with a link that downloads the frame behind it. Backgrounds are translucent
-and the text keeps the page's colour, so a table reads in light and in dark mode. What the shading
-says is also said without colour: a gain is bold and has a plus sign, a loss has a minus sign. A
-cell that cannot exist is an en dash, never 0. Spread and interval of a number are in the table and
-in the download; a check box shows them.
+Every table is an `Html` with a link that downloads its frame. Backgrounds are translucent and the
+text has the colour of the page, so a table is readable in light and in dark mode. Shading is never
+the only sign: a gain is bold and has a plus sign, a loss has a minus sign. A cell that cannot exist
+is an en dash, never 0. Spread and interval of a number are in the table and in the download; a
+check box shows them.
 """
 
 import base64
@@ -19,8 +19,8 @@ from pandas.io.formats.style import Styler
 
 from repro.statistics.summary import size_names
 
-ABSENT = "–"  # what cannot exist, never written as 0
-FULL_SHADE = 20.0  # points of difference at which the shading is darkest, in every table
+ABSENT = "–"  # the text of a cell that cannot exist, never 0
+FULL_SHADE = 20.0  # points of difference with the darkest shading, in every table
 GREEN, RED = (0, 150, 90), (215, 60, 50)
 MARK = "border-top:2px solid;border-bottom:2px solid;"
 CELL = {
@@ -30,7 +30,7 @@ CELL = {
     "line-height": "1.2",
     "vertical-align": "top",
 }
-# A row's names stay in view while the table scrolls, so they need a ground of their own.
+# The names of a row stay in view while the table scrolls, so they need a background.
 GROUND = "var(--pst-color-background,var(--jp-layout-color0,Canvas))"
 CSS = f"""
 .repro-table{{margin:0 0 1em}}
@@ -67,7 +67,7 @@ class Html:
         return self.html
 
     def __repr__(self) -> str:
-        """Return the title: the markup itself tells a reader nothing."""
+        """Return the title, because a reader cannot read the markup."""
         return f"<{self.title}>"
 
 
@@ -88,11 +88,17 @@ def _heading(name: object) -> str:
 
 
 def grid(rows, columns, corner: tuple[str, str], title: str, source: pd.DataFrame) -> Html:
-    """Lay out rows (group, row, column, text, css) with every one of `columns`, empty or not.
+    """Return a table from cells (group, row, column, text, css).
 
-    `corner` names the two index columns; where the first name is empty there is only the second.
-    `source` is the frame that the link under the table downloads. Raises ValueError where a cell
-    would have two values.
+    Args:
+        rows: the cells.
+        columns: all columns of the table, also those without a cell.
+        corner: names of the two index columns; if the first is empty, there is only the second.
+        title: of the table.
+        source: the frame that the link under the table downloads.
+
+    Raises:
+        ValueError: a cell has two values.
     """
     order = pd.MultiIndex.from_frame(rows[["group", "row"]].drop_duplicates())
     labels = list(columns)
@@ -114,10 +120,10 @@ def grid(rows, columns, corner: tuple[str, str], title: str, source: pd.DataFram
 def differences(
     frame: pd.DataFrame, corner: tuple[str, str], title: str, source: pd.DataFrame
 ) -> Html:
-    """Lay out ours less the paper's: `frame` has group, row, column and difference (points).
+    """Return a table of differences, ours less the paper's.
 
-    Rows and columns stand in the order of the frame; a cell is shaded by its difference. `source`
-    is what the link downloads.
+    `frame` has group, row, column and difference (points). Rows and columns are in the order of the
+    frame; a cell is shaded by its difference. The link downloads `source`.
     """
     text = frame["difference"].map(lambda value: signed(value) if pd.notna(value) else ABSENT)
     rows = frame.assign(text=text, css=frame["difference"].map(shade))
@@ -141,14 +147,15 @@ def csv_link(frame: pd.DataFrame, name: str) -> Html:
     """Return a link that downloads `frame` as CSV; the data is in the link, so it works offline."""
     data = base64.b64encode(frame.to_csv(index=False).encode()).decode()
     file = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") + ".csv"
-    # The text's own colour: a theme's link colour is faint on the ground it gives to outputs.
+    # In the colour of the text, because the theme's link colour is faint on the background of
+    # outputs.
     link = f'<a download="{file}" href="data:text/csv;charset=utf-8;base64,{data}"'
     link += f' style="color:inherit">{file}</a>'
     return Html(f'<p class="fine">Download: {link}</p>', file)
 
 
 def shade(difference: float) -> str:
-    """Return the CSS of a cell so many points above or below the row without restoration."""
+    """Return the CSS of a cell that differs from the row without restoration by some points."""
     if pd.isna(difference) or round(difference, 2) == 0:
         return ""
     alpha = 0.08 + 0.37 * min(abs(difference) / FULL_SHADE, 1) ** 0.5
@@ -158,7 +165,7 @@ def shade(difference: float) -> str:
 
 
 def signed(value: float, decimals: int = 2) -> str:
-    """Return a number with its sign, with a true minus sign, and no sign when it rounds to 0."""
+    """Return a number with its sign (a true minus sign), without a sign if it rounds to 0."""
     rounded = round(value, decimals) + 0.0
     sign = "+" if rounded > 0 else "−" if rounded < 0 else ""
     return f"{sign}{abs(rounded):.{decimals}f}"
@@ -172,7 +179,7 @@ def in_size_order(frame: pd.DataFrame, order: list[str]) -> pd.DataFrame:
     rows = frame[frame["train_level"] >= 0]
     names = size_names(rows).map(lambda name: f"{int(name):,}" if name.isdecimal() else name)
     rows = rows.assign(group=names, whole=names == "All", size=rows["train_size"])
-    # Whole pools differ in size by level, yet are one block of the table.
+    # "All" is one block of the table, although its size differs between levels.
     rows["size"] = rows["size"].mask(rows["whole"], 0)
     return rows.sort_values(["whole", "size", *order], kind="stable")
 
@@ -184,14 +191,14 @@ def in_model_order(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def change_from_unrestored(rows: pd.DataFrame, keys: list[str]) -> tuple[pd.DataFrame, pd.Series]:
-    """Return rows, and how far each restored one is from its own without restoration."""
+    """Return rows, and the difference of each restored one from the same run unrestored."""
     before = rows.loc[rows["restored_percent"] == 0, [*keys, "accuracy"]]
     rows = rows.merge(before.rename(columns={"accuracy": "before"}), on=keys, how="left")
     return rows, (rows["accuracy"] - rows["before"]).where(rows["restored_percent"] != 0)
 
 
 def restored_label(share: float, mark: float | None) -> str:
-    """Return the name of a row: a restored share in percent, with a sign where it is marked."""
+    """Return the name of a row: the restored share in percent, with a sign if it is marked."""
     return ("▸ " if share == mark else "") + (f"{share:g}%" if share else "0")
 
 
@@ -206,13 +213,13 @@ def tested_on(level: str) -> str:
 
 
 def cell_texts(rows: pd.DataFrame) -> list[str]:
-    """Return the text of each cell: accuracy, and spread, difference, low, high where known."""
+    """Return the text of each cell: accuracy, and if known spread, difference, low and high."""
     cells = rows.reindex(columns=["accuracy", "spread", "difference", "low", "high"])
     return [_cell_text(*values) for values in cells.itertuples(index=False)]
 
 
 def details(text: str) -> str:
-    """Return small print on a line of its own in a cell, which the reader can show and hide."""
+    """Return small text on a line of its own in a cell, which the reader can show and hide."""
     return f'<span class="detail"><br><small>{text}</small></span>'
 
 
@@ -243,7 +250,7 @@ def _plain(value: object, decimals: int) -> str:
 
 
 def _styled(cells, style, title: str, source: pd.DataFrame, hide_index: bool = False) -> Html:
-    """Return cells of HTML with their CSS as a table that scrolls in its own box."""
+    """Return cells of HTML with their CSS as a table in a box that scrolls."""
     digest = hashlib.sha256((title + cells.to_csv() + style.to_csv()).encode()).hexdigest()[:8]
     names = [] if hide_index else list(cells.index.names)
     cells, style = (part.rename_axis(index=[None] * part.index.nlevels) for part in (cells, style))
@@ -255,7 +262,7 @@ def _styled(cells, style, title: str, source: pd.DataFrame, hide_index: bool = F
     if hide_index:
         styler.hide(axis="index")
     text = _headings(styler.to_html(), names, cells.columns.nlevels)
-    if hide_index:  # a heading stands over its column: words left, numbers right
+    if hide_index:  # headings are aligned as their columns: words left, numbers right
         for place, css in enumerate(style.iloc[0] if len(style) else ()):
             if "left" in css:
                 text = text.replace(f"level0 col{place}", f"level0 col{place} words", 1)
@@ -266,10 +273,10 @@ def _styled(cells, style, title: str, source: pd.DataFrame, hide_index: bool = F
 
 
 def _headings(text: str, names: list[str], column_levels: int) -> str:
-    """Put the names of the index where pandas leaves empty header cells, and say what each heads.
+    """Write the names of the index into the empty header cells of pandas, with their scope.
 
-    pandas writes an empty cell over each index column in every row of headings; the first becomes
-    the name, as high as all rows of headings, and the others go.
+    pandas writes an empty cell over each index column in every row of headings. The first becomes
+    the name, as high as all rows of headings, and the others are removed.
     """
     span = f' rowspan="{column_levels}"' if column_levels > 1 else ""
     heads = [
@@ -289,7 +296,7 @@ def _headings(text: str, names: list[str], column_levels: int) -> str:
 
 
 def _details_box(text: str) -> str:
-    """Return the check box that shows spreads and intervals, where the table has any."""
+    """Return the check box that shows spreads and intervals, if the table has any."""
     if 'class="detail"' not in text:
         return ""
     box = '<input type="checkbox" class="show-details">'

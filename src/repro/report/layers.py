@@ -1,8 +1,8 @@
-"""Restoring all parameters of a block of layers (Table 11, Appendix E.2): what does each cost?
+"""The cost of restoring all parameters of a block of layers (Table 11, Appendix E.2).
 
-A block is restored in a model that keeps the rest of its fine-tuning, so the cost of a block is its
-accuracy less that of the same model with nothing restored. The paper prints no such row beside its
-Table 11; Table 4 has it for the 240 facts that the table seems to be of.
+The other layers stay fine-tuned. So the cost of a block is the accuracy with the block restored
+less that of the same model with nothing restored. The paper's Table 11 has no row without
+restoration; Table 4 has it for 240 facts, the size that Table 11 seems to be about.
 """
 
 from collections.abc import Iterable
@@ -56,10 +56,10 @@ def means(answers: pd.DataFrame) -> pd.DataFrame:
 
 
 def costs(means: pd.DataFrame, units: Units = None) -> pd.DataFrame:
-    """Test of every block whether restoring it costs accuracy (in points; below zero: it does).
+    """Test for every block whether restoring it costs accuracy (in points; below zero: it does).
 
     `means` comes from `means` or `published`, `units` from `Results.answers` of `layer_requests`.
-    Returns rows of `verdicts.COLUMNS` with the columns of `KEYS` in front.
+    Returns rows of `verdicts.COLUMNS` after the columns of `KEYS`.
     """
     rows = []
     for setting in means.loc[means["layers"] != NONE, KEYS].to_dict("records"):
@@ -70,7 +70,7 @@ def costs(means: pd.DataFrame, units: Units = None) -> pd.DataFrame:
 
 
 def block_names(names: pd.Series) -> list[str]:
-    """Return the names of blocks from the lowest, `none` first where it is among them."""
+    """Return the names of blocks from the lowest on; `none` comes first, if it is among them."""
     return sorted(names.unique(), key=lambda name: -1 if name == NONE else first(name))
 
 
@@ -80,7 +80,7 @@ def first(name: str) -> int:
 
 
 def by_model(studies: Iterable["Study"]) -> pd.DataFrame:
-    """Return what restoring each block costs in domain, study by study, over the runs of each.
+    """Return the cost of restoring each block in domain, by study, over its runs.
 
     DataFrame[model, profile, layers, runs, lose, gain, undecided, change (mean, in points)]; a
     study that restored no layers has no row.
@@ -106,7 +106,7 @@ def by_model(studies: Iterable["Study"]) -> pd.DataFrame:
 
 
 def sentence(costs: pd.DataFrame) -> str:
-    """Return Markdown that says, block by block, in how many runs restoring it costs or helps."""
+    """Return Markdown: for each block, in how many runs restoring it costs or helps."""
     if costs.empty:
         return "No layers were restored in this profile."
     lines = []
@@ -124,9 +124,9 @@ def sentence(costs: pd.DataFrame) -> str:
 def figure(frame: pd.DataFrame, title: str, theirs: pd.DataFrame | None = None) -> Figure:
     """Draw Table 11 as curves: the change of accuracy from restoring each block of layers.
 
-    `frame` comes from `costs`, of one split and size. Error bars are 95 % intervals, where known;
-    the dotted line is the model without restoration. With `theirs`, the costs of `published`,
-    the paper's curves stand left of ours, on one scale.
+    `frame` comes from `costs`, of one split and size. Error bars are 95 % intervals, if known; the
+    dotted line is the model without restoration. With `theirs`, the costs of `published`, the
+    paper's curves are left of ours, on the same scale.
     """
     if theirs is None:
         drawn, (axis,) = panels(1)
@@ -188,7 +188,7 @@ def tables(means: pd.DataFrame, model: str) -> Html:
 
 
 def result(costs: pd.DataFrame) -> str:
-    """Say in how many runs restoring the lowest, a middle and the last block loses accuracy."""
+    """Return a sentence: in how many runs the lowest, a middle and the last block cost accuracy."""
     if costs.empty:
         return "No layers were restored in this profile."
     names, parts = block_names(costs["layers"]), []

@@ -1,4 +1,4 @@
-"""What stands around tables and figures: findings, tabs, and figures with number and caption.
+"""The parts of a page around tables: findings, tabs, and figures with number and caption.
 
 Everything works without scripts and without a network, in a notebook and on a page of the book.
 """
@@ -61,10 +61,10 @@ LARGER = "this.closest('figure').requestFullscreen()"
 
 @dataclass(frozen=True)
 class Finding:
-    """What the paper (or another `source`) says, and what our comparisons show of it.
+    """A statement of the paper (or another `source`), and the comparisons that test it.
 
-    `rows` are comparisons (`verdicts.COLUMNS`). `holds` and `fails` say in words what one that is
-    supported, and one that is contradicted, shows: `more facts hurt`, `more facts help`.
+    `rows` are comparisons (`verdicts.COLUMNS`). `holds` and `fails` say in words what a supported
+    and a contradicted comparison shows: `more facts hurt`, `more facts help`.
     """
 
     name: str
@@ -109,14 +109,14 @@ def findings(model: str, rows: Iterable[Finding]) -> Html:
 
 
 def statement(result: str, claim: str) -> Html:
-    """Return the first block of a page whose result is no comparison: it, and what it answers."""
+    """Return the first block of a page whose result is not a comparison: result and question."""
     text = f'<p class="result">{html.escape(result)}</p><p>{html.escape(claim)}</p>'
     block = f'<div class="repro-findings"><div>{text}</div></div>'
     return Html(f"<style>{FINDING_CSS}</style>{block}", "Result")
 
 
 def statements(results: Mapping[str, str]) -> Html:
-    """Return the first block of a page of many results: what each is about, and what was found."""
+    """Return the first block of a page with many results: the subject and the text of each."""
     parts = [
         f"<p><b>{html.escape(name)}</b>: {html.escape(text)}.</p>" for name, text in results.items()
     ]
@@ -125,7 +125,7 @@ def statements(results: Mapping[str, str]) -> Html:
 
 
 def tabs(parts: Mapping[str, Html], title: str) -> Html:
-    """Return several tables in one place, of which the reader sees one; printed, all of them."""
+    """Return several tables as tabs; on a printed page all of them are visible."""
     names = "".join(parts) + title + "".join(part.html for part in parts.values())
     name = "tabs-" + hashlib.sha256(names.encode()).hexdigest()[:8]
     heads, panels, rules = "", "", ""
@@ -141,9 +141,9 @@ def tabs(parts: Mapping[str, Html], title: str) -> Html:
 
 
 def figure(drawn: Figure, number: str, caption: str, alt: str) -> Html:
-    """Return a figure as SVG with number and caption; `alt` says what it shows, to who cannot see.
+    """Return a figure as SVG with number and caption; `alt` describes it for blind readers.
 
-    Its colours follow the page's light or dark mode. A button shows it on the whole screen.
+    Its colours follow the light or dark mode of the page. A button shows it on the whole screen.
     """
     svg, dark = style.svg(drawn, alt, number)
     rules = f"<style>{FIGURE_CSS}{dark}</style>"

@@ -21,7 +21,7 @@ from repro.report.layout import Finding, tabs
 from repro.report.style import STYLE, finish, level_curves, side_by_side
 from repro.statistics.summary import means, per_level
 
-LLM = "LLaMA-3-8B"  # of the paper's models, the one that most of its tables are of
+LLM = "LLaMA-3-8B"  # the model of most of the paper's tables
 
 
 def table(frame: pd.DataFrame, title: str) -> Html:
@@ -82,7 +82,7 @@ def differences_of(ours: pd.DataFrame, published: pd.DataFrame) -> pd.DataFrame:
 
 
 def findings(inside: pd.DataFrame, outside: pd.DataFrame, size: int) -> list[Finding]:
-    """Return what §3.4 reads from Table 2, in and out of domain, with its comparisons."""
+    """Return the statements of §3.4 on Table 2, in and out of domain, with their comparisons."""
     claim = "Low levels hurt high ones, high levels hurt low ones, the middle is best overall."
     named = "the training level that the paper names"
     words = f"{named} is better", f"{named} is worse"

@@ -1,8 +1,8 @@
-"""Where the restored parameters lie (Tables 9 and 10, Appendix E.1), by layer and by module.
+"""The restored parameters by layer and by module (Tables 9 and 10, Appendix E.1).
 
-A layer or a module with more parameters holds more of the chosen ones by chance alone. So beside
-the paper's percentage stands the *lift*: the share of the chosen parameters that lie there over the
-share of all parameters that do. A lift of 1 is an even share.
+A layer or module with more parameters has more of the chosen ones by chance alone. So the tables
+show the *lift* beside the paper's percentage: the share of a layer or module in the chosen
+parameters over its share in all parameters. A lift of 1 is what chance gives.
 """
 
 from collections.abc import Iterable
@@ -45,7 +45,7 @@ SIZES = ["hidden", "layers", "intermediate", "heads", "key_value_heads"]
 def published() -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return Tables 9 and 10: layer or module, k (chosen, in percent of all) and n (parameters).
 
-    n follows from LLaMA-3-8B's sizes (`repro.report.speed`); its layers have as many each.
+    n follows from the sizes of LLaMA-3-8B (`repro.models.sizes`); all its layers are equal.
     """
     per_module = parameters()
     layers, modules = (paper.table(name).rename(columns={"percent": "k"}) for name in TABLES)
@@ -92,7 +92,7 @@ def named(places: pd.DataFrame) -> pd.DataFrame:
 
 
 def quarters(layer: pd.Series) -> pd.Series:
-    """Number the quarters of the layers from the lowest (0): 8 layers of 32, or 1 of 4."""
+    """Return the quarter of each layer, from the lowest (0): 8 layers of 32 each, or 1 of 4."""
     return 4 * layer // (layer.max() + 1)
 
 
@@ -125,7 +125,7 @@ def summary(places: pd.DataFrame, by: str) -> pd.DataFrame:
 
 
 def _in_order(values: pd.Series) -> pd.Series:
-    """Return sort keys: modules stand as in Table 10, then those it does not have."""
+    """Return sort keys: modules in the order of Table 10, then those that it does not have."""
     if values.name != "module":
         return values
     place_of_module = {name: place for place, name in enumerate(paper.table("modules")["module"])}
@@ -135,7 +135,8 @@ def _in_order(values: pd.Series) -> pd.Series:
 def by_share(places: pd.DataFrame) -> pd.DataFrame:
     """Return the lift of every module at every share, averaged over all runs, beside Table 10's.
 
-    One row a module, one column a share; the paper does not say which share its table is of.
+    There is one row per module and one column per share; the paper does not give the share of its
+    table.
     """
     means = lifts(named(places), [*RUN, "sample", "top_percent"], ["module"])
     table = means.pivot_table("lift", "module", "top_percent", observed=True)
@@ -148,7 +149,7 @@ def by_share(places: pd.DataFrame) -> pd.DataFrame:
 def by_model(studies: Iterable["Study"], percent: float) -> pd.DataFrame:
     """Return the lift of every module in each study, averaged over its runs, beside Table 10's.
 
-    One row a module, one column a study that counted this share (percent).
+    There is one row per module and one column per study that counted this share (percent).
     """
     table = by_share(pd.DataFrame())[["module", "Table 10"]]
     for one in studies:
@@ -161,7 +162,7 @@ def by_model(studies: Iterable["Study"], percent: float) -> pd.DataFrame:
 
 
 def extremes(by_share: pd.DataFrame, percent: float) -> str:
-    """Say in Markdown which modules have the highest and the lowest lift, ours and the paper's."""
+    """Return Markdown: the modules with the highest and the lowest lift, ours and the paper's."""
     sentences = []
     for who, column in (("Our runs", f"top {percent:g}%"), ("The paper", "Table 10")):
         if column in by_share and len(rows := by_share.dropna(subset=column)):
@@ -174,7 +175,7 @@ def extremes(by_share: pd.DataFrame, percent: float) -> str:
 
 
 def by_samples(rows: pd.DataFrame, value: str, by: list[str]) -> pd.DataFrame:
-    """Average over data samples, with a 95 % interval (Student's t); unknown (NaN) from one."""
+    """Return means over data samples with a 95 % interval (Student's t), NaN for one sample."""
     groups = rows.groupby(by)[value]
     rows = groups.agg(accuracy="mean", spread="std", n="size").reset_index()
     half = rows["spread"] / np.sqrt(rows["n"]) * stats.t.ppf(0.975, (rows["n"] - 1).clip(1))
@@ -186,7 +187,7 @@ def by_samples(rows: pd.DataFrame, value: str, by: list[str]) -> pd.DataFrame:
 def layers_figure(ours: pd.DataFrame, paper: pd.DataFrame) -> Figure:
     """Draw Table 9 as curves: the lift of each layer by its depth, the paper's in grey behind ours.
 
-    Both frames come from `where.summary`. Depth is from 0 (input) to 1, so that models of different
+    Both frames come from `summary`. Depth is from 0 (input) to 1, so that models of different
     numbers of layers share an axis; the dotted line is an even share.
     """
     figure, (axis,) = panels(1)
@@ -203,7 +204,7 @@ def layers_figure(ours: pd.DataFrame, paper: pd.DataFrame) -> Figure:
 def modules_figure(ours: pd.DataFrame, paper: pd.DataFrame) -> Figure:
     """Draw Table 10 as points: the lift of each module, the paper's in grey beside ours.
 
-    Both frames come from `where.summary`; modules stand in the order of the paper's table. The
+    Both frames come from `summary`; modules are in the order of the paper's table. The
     dotted line is an even share.
     """
     figure, (axis,) = panels(1)
@@ -231,7 +232,7 @@ LIFT_SHADE = 10.0  # points of shading for each doubling of a lift: darkest from
 def table(frame: pd.DataFrame, title: str, by: str) -> Html:
     """Return Table 9 (`by` layer) or 10 (`by` module): where the restored parameters lie.
 
-    `frame` comes from `where.summary`; without train_level it is the paper's. A cell holds the
+    `frame` comes from `summary`; without train_level it is the paper's. A cell holds the
     percentage and the lift, and is shaded by the lift: green and bold above an even share.
     """
     ours = "train_level" in frame
