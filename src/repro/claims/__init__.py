@@ -1,1 +1,1 @@
-"""The paper's claims, how each is checked, and the page that shows them."""
+"""The claims of the paper, their checks, and the page that shows them."""

@@ -1,4 +1,4 @@
-"""The phenomena and findings model by model: the paper's from its tables, ours from records."""
+"""The comparisons of all phenomena and findings by model: from the paper's tables, or records."""
 
 from collections.abc import Iterable
 
@@ -19,7 +19,7 @@ TITLES = {
     "kl_falls": "Divergence falls up to 240 facts",
     "kl_rises": "Divergence rises beyond 240 facts",
 }
-IN_NATS = ("kl_falls", "kl_rises")  # the others are in points of accuracy
+IN_NATS = ("kl_falls", "kl_rises")  # phenomena in nats; the others are in points of accuracy
 Rows = dict[str, pd.DataFrame]  # comparisons by the name of the phenomenon
 
 
@@ -27,10 +27,8 @@ def of_study(study: Study) -> Rows:
     """Return the comparisons of every phenomenon for a study, in domain."""
     accuracy, answers = study.results.accuracy(), study.results.answers()
     means, kl_sums = summary.means(accuracy), study.results.divergence()
-    restored, restored_answers = (
-        summary.means(summary.restored(accuracy)),
-        summary.restored(answers),
-    )
+    restored = summary.means(summary.restored(accuracy))
+    restored_answers = summary.restored(answers)
     kl, topics = divergence.means(kl_sums), divergence.topic_units(kl_sums)
     return {
         "rises": phenomena.accuracy_rises(means, "test", answers),
@@ -44,7 +42,7 @@ def of_study(study: Study) -> Rows:
 
 
 def names(studies: Iterable[Study]) -> list[str]:
-    """Return the title of each study's model; of a model with several studies with its profile."""
+    """Return the title of each study's model, with its profile if the model has several studies."""
     studies = list(studies)
     titles = [study.model.title for study in studies]
     return [
@@ -54,10 +52,10 @@ def names(studies: Iterable[Study]) -> list[str]:
 
 
 def of_papers_models() -> dict[str, Rows]:
-    """Return the comparisons that the paper's tables allow, by its model.
+    """Return the comparisons that the paper's tables allow, by model.
 
     Tables 2 and 4 hold in-domain accuracies at 240 and 1,920 facts; the 70B model is in Table 2
-    alone. Their intervals are what rounding hides, and where a spread is printed Student's t.
+    only. The intervals are those of rounding, and by Student's t if a spread is printed.
     """
     frames = of_paper().frames
     accuracies = frames["acc"]
@@ -81,10 +79,10 @@ def of_models(studies: Iterable[Study]) -> dict[str, Rows]:
 
 
 def repeated(studies: Iterable[Study]) -> set[str]:
-    """Return the studies of a model that has a later one, by title and profile.
+    """Return the studies of models that have a later study, by title and profile.
 
-    The later one is that of the profile that stands further down in `profiles.yaml`. A model
-    counts once where models are counted.
+    The later study is that of the later profile in `profiles.yaml`. So that a model counts once,
+    only its last study is counted.
     """
     ordered = sorted(studies, key=lambda study: profiles.PROFILES.index(study.profile.name))
     last = {study.model.name: study for study in ordered}

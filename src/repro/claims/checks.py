@@ -1,8 +1,8 @@
 """The kinds of check that a claim of `paper/claims.yaml` can name.
 
-Each takes the claim, the side it is held against and the check's settings, and returns the rows of
-`verdicts.compare_jointly`: one per comparison that the side's frames allow. Comparisons of runs
-that do not exist are left out.
+A check takes the claim, the side on which it is checked and the settings of the check. It returns
+the rows of `verdicts.compare_jointly`, one for each comparison that the frames of the side allow.
+Comparisons of runs that do not exist have no row.
 """
 
 import itertools
@@ -40,11 +40,11 @@ WORDS = {
     "block": "block {}",
     "last": "last: {}",
 }
-SILENT = {("restored_percent", 0)}  # goes without saying where it is true of all cells
-USUAL = {"split": "test", "restored_percent": 0, "llm": LLM}  # where a cell does not say
-BEST = "best"  # the restored share that is best on dev, or where there is no dev split, in itself
-EVERY = "every"  # all values that a column has
-NO_HARM, MARGIN = "no harm", 1.0  # a loss of less than so many points is none
+SILENT = {("restored_percent", 0)}  # not mentioned in words if it is true of all cells
+USUAL = {"split": "test", "restored_percent": 0, "llm": LLM}  # values that a cell need not name
+BEST = "best"  # the restored share that is best on dev, or without a dev split on the same split
+EVERY = "every"  # all values of a column
+NO_HARM, MARGIN = "no harm", 1.0  # a loss of less than so many points does not count
 PARTS = ("at", "first", "second")  # of a comparison, in the order in which they vary
 Terms = list[tuple[float, dict]]
 
@@ -66,10 +66,11 @@ def compare(claim, side: Side, settings: dict) -> pd.DataFrame:
 
 
 def impact(_claim, side: Side, settings: dict) -> pd.DataFrame:
-    """Compare how much restoring two blocks of layers changes accuracy, whichever way.
+    """Compare the absolute changes of accuracy from restoring two blocks of layers.
 
-    The change is from the same model without restoration, the block −1 of the frame. Its sign is
-    that of the estimate, so that a difference of two absolute changes is a weighted sum of runs.
+    A change is relative to the same model without restoration, the block −1 of the frame. Its sign
+    is taken from the estimate, so that a difference of two absolute changes is a weighted sum of
+    runs.
     """
     name = settings["frame"]
     if (frame := side.frames.get(name)) is None:
@@ -85,15 +86,16 @@ def impact(_claim, side: Side, settings: dict) -> pd.DataFrame:
 
 
 def number(claim, side: Side, settings: dict) -> pd.DataFrame:
-    """Compute a number of the text from cells: the paper's must agree, ours must have its sign.
+    """Compute a number of the text from cells of a table.
 
-    With `over_value` the paper's must be larger. With `over` the number is a ratio of two
+    The paper's own number must agree with the text, and ours must have the same sign. With
+    `over_value` the paper's number must be larger. With `over` the number is a ratio of two
     differences, and ours must be above 1.
     """
     name, over = settings["frame"], settings.get("over")
     if (frame := side.frames.get(name)) is None:
         return table_of([])
-    if not side.printed:  # the readings differ in the paper's tables alone
+    if not side.printed:  # only the paper's tables are read in several ways
         sign = "below" if float(claim.value) < 0 else "above"
         terms = _difference(settings["readings"][0], frame)
         terms = _less(terms, _difference(over or [], frame))
@@ -109,7 +111,8 @@ def number(claim, side: Side, settings: dict) -> pd.DataFrame:
 def rule(_claim, side: Side, settings: dict) -> pd.DataFrame:
     """Apply a function of `phenomena` to a frame, or to one source in it.
 
-    With `size`, only where that is the largest size that two levels have: the one it looks at.
+    With `size`, it is applied only if this is the largest size that two levels have, which the
+    function uses.
     """
     name = settings["frame"]
     if (frame := side.frames.get(name)) is None:
@@ -124,7 +127,7 @@ def rule(_claim, side: Side, settings: dict) -> pd.DataFrame:
 
 
 def count(claim, _side: Side, what: str) -> pd.DataFrame:
-    """Count something in the paper's own data."""
+    """Count something in the data of the paper."""
     models = paper.table("distribution")["model"].unique()
     templates = {len(topic.mappings) for topic in paper.TOPICS.values()}
     counted = {
@@ -140,14 +143,14 @@ def count(claim, _side: Side, what: str) -> pd.DataFrame:
 
 
 def agree(_claim, _side: Side, phrases: list[str]) -> pd.DataFrame:
-    """Judge whether phrases of the text say the same."""
+    """Judge whether phrases of the text agree with each other."""
     verdict = SUPPORTED if len(set(phrases)) == 1 else CONTRADICTED
     text = " | ".join(f"“{phrase}”" for phrase in phrases)
     return table_of([printed_row(text, np.nan, verdict=verdict)])
 
 
 def digits(claim, _side: Side, name: str) -> pd.DataFrame:
-    """Judge by what the printed digits allow."""
+    """Judge by the printed digits (`repro.claims.digit_checks`)."""
     return DIGIT_CHECKS[name](claim.value)
 
 
@@ -159,9 +162,9 @@ CHECKS: dict[str, Callable[..., pd.DataFrame]] = {
 def _compared(
     side: Side, name: str, cells: list[Terms], expected: str, than: float = 0.0, of=verdicts.ALL
 ) -> pd.DataFrame:
-    """Test weighted sums of cells of one frame together, each said in words.
+    """Test weighted sums of cells of one frame together, each with its words.
 
-    Where the best share is to restore nothing, a gain has no runs to compare and decides nothing.
+    If it is best to restore nothing, a gain has no runs to compare, and decides nothing.
     """
     frame, units = side.frames[name], side.units.get(name)
     chosen_on = side.frames.get("restored", frame) if name == "restored_levels" else frame
@@ -195,13 +198,13 @@ def _existing(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _reading(frame: pd.DataFrame, terms: Terms) -> dict:
-    """Return a row on printed numbers, with what rounding alone hides."""
+    """Return a row on printed numbers, with the interval that rounding alone gives."""
     alone = frame.drop(columns="spread", errors="ignore")
     return verdicts.compare("", alone, terms, "above") | {"runs": _described(terms)}
 
 
 def _oriented(side: Side, name: str, terms: Terms) -> Terms:
-    """Return terms with the signs that make their sum positive; as they are where runs lack."""
+    """Return terms with the signs that make their sum positive; unchanged if runs are missing."""
     row = verdicts.compare("", side.frames[name], terms, "above")
     sign = -1 if row["estimate"] < 0 else 1
     return [(sign * weight, cell) for weight, cell in terms]
@@ -217,7 +220,7 @@ def _less(first: Terms, second: Terms) -> Terms:
 
 
 def _described(terms: Terms) -> str:
-    """Return terms in words: what differs between them, then what they share."""
+    """Return terms in words: first the values that differ, then those that they share."""
     cells = [cell for _, cell in terms]
     shared = {k: v for k, v in cells[0].items() if all(cell.get(k) == v for cell in cells)}
     said = {key: value for key, value in shared.items() if (key, value) not in SILENT}
@@ -249,7 +252,7 @@ def _ratio(row: dict, divisor: dict) -> dict:
 def _expanded(parts: list[dict], frame: pd.DataFrame) -> Iterator[tuple[dict, ...]]:
     """Yield the parts with each list replaced by one of its values, in all combinations.
 
-    Leaves out what the frame has no column for, and pairs of a cell with itself.
+    Names without a column in the frame are left out, and so are pairs of a cell with itself.
     """
     keys, values = [], []
     for place, part in enumerate(parts):
@@ -273,12 +276,13 @@ def _difference(cells: list[dict], frame: pd.DataFrame) -> Terms:
 
 
 def _terms(cell: dict, frame: pd.DataFrame) -> Terms:
-    """Return a cell as a term, and with `less` as two; what it does not say is `USUAL`."""
+    """Return a cell as a term, or with `less` as two; values that it does not name are `USUAL`."""
     named = {key: value for key, value in cell.items() if key != "less"}
     less = _terms(named | cell["less"], frame) if "less" in cell else []
     named = USUAL | {NAMES.get(key, key): value for key, value in named.items()}
     named = {key: value for key, value in named.items() if key in frame}
-    # All facts of a level may be as many as a sampled size, so where sizes have names these count.
+    # The number of all facts of a level may equal a sampled size, so sizes are picked by name if
+    # they have names.
     if "size_label" in frame and "train_size" in named:
         named["size_label"] = str(named.pop("train_size"))
     return [(1, named), *((-weight, subtracted) for weight, subtracted in less)]

@@ -1,10 +1,13 @@
-"""The paper's claims, each checked on the paper's own tables and on the models we ran.
+"""The claims of the paper, each checked on the paper's own tables and on our models.
 
-A claim's comparisons are judged by the rule of `repro.statistics.verdicts`; here the verdict gets
-its name. What the paper says and its tables deny is *contradicted*; a number that they do not give
-is *not reproduced by the tables*; a word, count or caption that does not fit is a *slip*; and what
-the paper does not claim at all is *our observation*. Of our models a number of the paper can have
-the *same direction* with another size. What tables or runs do not hold is *not testable here*.
+`repro.statistics.verdicts` judges the comparisons of a claim. The verdict gets its name here:
+
+- *contradicted*: the paper's tables contradict the text;
+- *not reproduced by the tables*: the tables do not give a number of the text;
+- *slip*: a word, a count or a caption is wrong;
+- *our observation*: the paper does not claim it;
+- *same direction*: one of our models agrees with a number of the paper in its sign, not its size;
+- *not testable here*: the tables or runs do not have the numbers.
 """
 
 from collections.abc import Iterable
@@ -52,7 +55,7 @@ VERDICTS = (
 )
 STATEMENT, NUMBER, OBSERVED = "statement", "number", "observation"
 KINDS = {STATEMENT: CONTRADICTED, NUMBER: NOT_REPRODUCED, SLIP: SLIP, OBSERVED: OBSERVATION}
-NONE = "none"  # instead of a check: this side cannot be checked
+NONE = "none"  # in place of a check: the claim cannot be checked on this side
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,7 @@ class Claim:
     outcome: str = ""
 
     def text(self) -> str:
-        """Return what the claim says, with its value."""
+        """Return the text of the claim, with its value."""
         return self.says.format(value=self.value.replace("-", "−"))
 
     def check_of(self, side: str) -> tuple[str, object] | None:
@@ -90,10 +93,10 @@ class Claim:
 
 @dataclass(frozen=True)
 class Finding:
-    """The verdict on a claim and the comparisons it rests on (`verdicts.COLUMNS`).
+    """The verdict on a claim, and the comparisons that it is based on (`verdicts.COLUMNS`).
 
-    `outcome` is the verdict that the comparisons alone would give, `count` how many of how many are
-    as claimed, `pooled` their mean effect in the claimed direction with its 95 % interval.
+    `outcome` is the verdict of the comparisons alone, `count` the numbers of comparisons as claimed
+    and of all, `pooled` their mean effect in the claimed direction with its 95 % interval.
     """
 
     verdict: str
@@ -108,7 +111,7 @@ def load() -> dict[str, Claim]:
     """Return the claims by id, in the order of the file.
 
     Raises:
-        ConfigError: two claims have one id, or a claim has an unknown field, kind or check.
+        ConfigError: two claims have the same id, or a claim has an unknown field, kind or check.
     """
     text = (resources.files("repro.paper") / "claims.yaml").read_text(encoding="utf-8")
     return {claim.id: claim for claim in parse(text)}
@@ -131,7 +134,7 @@ def parse(text: str) -> list[Claim]:
 
 
 def _check_names(claim: Claim) -> None:
-    """Raise ConfigError where a claim's kind or check does not exist."""
+    """Raise ConfigError if the kind or the check of a claim does not exist."""
     if claim.kind not in KINDS:
         names = ", ".join(KINDS)
         raise ConfigError(f"claim {claim.id}: no kind {claim.kind!r}; there are: {names}")
@@ -169,7 +172,7 @@ def _named(claim: Claim, outcome: str) -> str:
 
 
 def _of_model(claim: Claim, kind: str, outcome: str, rows: pd.DataFrame) -> str:
-    """Return the verdict on a model, whose number may agree in sign and not in size."""
+    """Return the verdict on a model, whose number may agree in its sign but not in its size."""
     if kind != "number" or outcome != HOLDS or claim.unit not in ("points", "%"):
         return outcome
     row = rows.iloc[0]
@@ -194,7 +197,7 @@ def findings(sides: Iterable[Side], notebook: str = "") -> pd.DataFrame:
 
 
 def table(judged: pd.DataFrame) -> pd.DataFrame:
-    """Return `findings` as one row a claim, to read or to download: verdict and basis per side."""
+    """Return `findings` with one row per claim, to read or download: verdict and basis by side."""
     rows = []
     for claim in (load()[name] for name in judged["id"].unique()):
         row = {"id": claim.id, "where": ", ".join(claim.where), "claim": claim.text()}
@@ -206,7 +209,7 @@ def table(judged: pd.DataFrame) -> pd.DataFrame:
 
 
 def long_table(judged: pd.DataFrame) -> pd.DataFrame:
-    """Return `findings` as one row a claim and side that tests it, with quotes and effects."""
+    """Return `findings` with one row per claim and side that tests it, with quotes and effects."""
     rows = []
     for side in judged[judged["verdict"] != NOT_TESTABLE].itertuples():
         claim = load()[side.id]
@@ -222,7 +225,7 @@ def long_table(judged: pd.DataFrame) -> pd.DataFrame:
 
 
 def everything(judged: pd.DataFrame) -> list[dict]:
-    """Return `findings` as plain data for a download: claims with quotes, verdicts, comparisons."""
+    """Return `findings` as JSON data: claims with their quotes, verdicts and comparisons."""
     by_claim = []
     for name in judged["id"].unique():
         claim = load()[name]
@@ -245,7 +248,7 @@ def everything(judged: pd.DataFrame) -> list[dict]:
 
 
 def _plain(side) -> dict:
-    """Return one verdict with its comparisons, a list for each; unknown numbers are None."""
+    """Return a verdict with its comparisons as JSON data; unknown numbers are None."""
     columns = [name for name in [*COLUMNS, "low_joint", "high_joint"] if name in side.rows]
     rows = side.rows[columns].round(4)
     comparisons = rows.astype(object).where(rows.notna(), None)
@@ -262,7 +265,7 @@ def _plain(side) -> dict:
 
 
 def counts(judged: pd.DataFrame) -> pd.DataFrame:
-    """Return how many claims have each verdict on each side: one row a side."""
+    """Return the number of claims with each verdict, one row per side."""
     table = pd.crosstab(judged["side"], judged["verdict"]).reindex(judged["side"].unique())
     return (
         table.reindex(columns=list(VERDICTS), fill_value=0).rename_axis(None, axis=1).reset_index()
@@ -270,14 +273,14 @@ def counts(judged: pd.DataFrame) -> pd.DataFrame:
 
 
 def said(cell) -> str:
-    """Return a verdict with n of k where it has several comparisons."""
+    """Return a verdict; if it has several comparisons, with "n of k"."""
     n, k = cell.count
     basis = f": {cell.outcome}" if cell.verdict == OBSERVATION else ""
     return f"{cell.verdict}{basis} ({n} of {k})" if k > 1 else f"{cell.verdict}{basis}"
 
 
 def summarise(claim: Claim, finding: Finding) -> str:
-    """Return what the comparisons show: up to two estimates with intervals, or how many hold."""
+    """Return the result of the comparisons: up to two estimates, or how many hold."""
     rows = finding.rows
     if finding.verdict == SAME_DIRECTION:
         here = _estimate(next(rows.itertuples()))
@@ -299,7 +302,7 @@ def _estimate(row) -> str:
 
 
 def number(value: float) -> str:
-    """Return a number as text: two decimals, none if whole, three where it only looks whole."""
+    """Return a number as text: two decimals, none if whole, three if it would only look whole."""
     whole = value == round(value)
     seems = not whole and float(f"{value:.2f}").is_integer()
     return f"{value:.{0 if whole else 3 if seems else 2}f}".replace("-", "−")

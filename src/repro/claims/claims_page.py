@@ -1,9 +1,9 @@
-"""The page of claims: a matrix of claims by models, and below it one line a claim that opens.
+"""The page of claims: a matrix of claims by models, and below it a line for each claim, to open.
 
-A verdict is a sign with a text alternative, so the colour says nothing that is not also written.
-The filters are radio buttons, and a style sheet hides what the chosen ones leave out (`:has`, which
-browsers know since 2023): they need no script and no network. A few lines of script keep the choice
-in the address of the page and open the claim that the address names.
+A verdict is a sign with a text alternative, so colour is never the only sign. The filters are radio
+buttons, and a style sheet hides the claims that they exclude (`:has`, in browsers since 2023), so
+they need no script and no network. A short script keeps the choice in the address of the page, and
+opens the claim in the address.
 """
 
 import base64
@@ -53,7 +53,7 @@ COLOURS = {
     CONTRADICTED: RED,
     OBSERVATION: (140, 90, 220),
 }
-# Sections of the page: title, and the parts of the paper whose claims stand there first.
+# Sections of the page: title, and the parts of the paper whose claims belong to it.
 PARTS = {
     "Setup": ("§3.1", "§3.2", "§3.3", "App. D", "App. F"),
     "Abstract and §1": ("Abstract", "§1"),
@@ -101,7 +101,7 @@ def _by_part() -> dict[str, list[Claim]]:
 
 
 def _counts(judged: pd.DataFrame, sides: list[str]) -> str:
-    """Return a line that counts the verdicts on the paper's side, which is also the legend."""
+    """Return a line with the number of each verdict on the paper, which is also the legend."""
     counts = judged.loc[judged["side"] == sides[0], "verdict"].value_counts()
     chips = [
         f'<span class="chip {_slug(v)}">{SIGNS[v]} {counts[v]} {v}</span>'
@@ -154,7 +154,7 @@ def _group(name: str, legend: str, options: dict, all_text: str | None) -> str:
 
 
 def _colours() -> str:
-    """Return the style rules of the signs, translucent to read in light and dark mode."""
+    """Return the colours of the signs, translucent so that they suit light and dark mode."""
     rules = ""
     for verdict, colour in COLOURS.items():
         shade = f"rgba({','.join(map(str, colour))},.32)"
@@ -168,7 +168,7 @@ def _classes(part: str, claim: Claim, cells: dict, sides: list[str]) -> str:
 
 
 def _matrix(part: str, claims: list[Claim], cells: dict, sides: list[str]) -> str:
-    """Return one part of the matrix: a row for each side that tests any, a sign for each claim."""
+    """Return one part of the matrix: a row for each side, a sign for each claim."""
     rows = ""
     for side in sides:
         if all(cells[claim.id, side].verdict == NOT_TESTABLE for claim in claims):
@@ -188,14 +188,14 @@ def _matrix(part: str, claims: list[Claim], cells: dict, sides: list[str]) -> st
 
 
 def _short(side: str, sides: list[str]) -> str:
-    """Return a side without its profile, where no other side is of the same model."""
+    """Return the name of a side without its profile, if no other side has the same model."""
     model = side.partition(",")[0]
-    alone = sum(name.partition(",")[0] == model for name in sides) == 1
-    return model if alone else side
+    is_only_one = sum(name.partition(",")[0] == model for name in sides) == 1
+    return model if is_only_one else side
 
 
 def _claim(part: str, claim: Claim, cells: dict, sides: list[str]) -> str:
-    """Return a claim as a line with its signs, which opens into what they rest on."""
+    """Return a claim as a line with its signs, which opens to show the comparisons."""
     signs = "".join(_sign(side, cells[claim.id, side].verdict) for side in sides)
     where = html.escape(", ".join(claim.where))
     line = (
@@ -238,7 +238,7 @@ def _body(claim: Claim, cells: dict, sides: list[str]) -> str:
 
 
 def _verdict(side: str, cell) -> str:
-    """Return a side's verdict, what it rests on, and its comparisons to open."""
+    """Return the verdict on a side, a summary, and its comparisons to open."""
     text = f'{html.escape(TITLES.get(side, side))}: <span class="chip {_slug(cell.verdict)}">'
     text += f"{SIGNS[cell.verdict]} {html.escape(said(cell))}</span>"
     if cell.pooled is not None and len(cell.rows) > 1:

@@ -50,7 +50,7 @@ def printed_row(
 def table_of(
     rows: list[dict], count: tuple[int, int] | None = None, outcome: str | None = None
 ) -> pd.DataFrame:
-    """Return rows as a frame, with what they do not say themselves in `attrs`."""
+    """Return rows as a frame, with `count` and `outcome` in its `attrs`."""
     table = pd.DataFrame(rows, columns=COLUMNS)
     table.attrs |= {"pooled": None, "count": count, "outcome": outcome}
     return table
@@ -63,13 +63,13 @@ def equal(runs: str, difference: float, half: float = 0.0) -> dict:
 
 
 def agrees(value: str, row: dict, above: bool = False) -> dict:
-    """Return a row judged by whether it is the number `value`, to the digits that are printed.
+    """Return a row with its verdict: is it the number `value`, to the printed digits?
 
-    With `above`, by whether it is larger.
+    With `above`: is it larger?
     """
     half = 0.5 * 10 ** -len(value.partition(".")[2]) + 1e-9
-    same = row["low"] <= float(value) + half and float(value) - half <= row["high"]
-    holds = row["low"] > float(value) if above else same
+    is_equal = row["low"] <= float(value) + half and float(value) - half <= row["high"]
+    holds = row["low"] > float(value) if above else is_equal
     return row | {"verdict": SUPPORTED if holds else CONTRADICTED}
 
 
@@ -87,8 +87,8 @@ def same_totals(_value: str) -> pd.DataFrame:
 def fits_repetitions(value: str) -> pd.DataFrame:
     """Count the cells of Table 2 that can be means over so many runs.
 
-    Holds where all can; holds with exceptions where more can than by chance; else contradicted, as
-    a cell that cannot is no such mean.
+    The claim holds if all cells can be; it holds with exceptions if more can be than by chance;
+    otherwise it is contradicted, because a cell that cannot be such a mean is none.
     """
     cells = repetitions(int(value))
     chance, fits = cells["chance"], cells["fits"]
@@ -104,7 +104,7 @@ def fits_repetitions(value: str) -> pd.DataFrame:
 
 
 def is_repeated(_value: str) -> pd.DataFrame:
-    """Contradicted where every cell of Table 6 is whole, which means over runs would not be."""
+    """Check that Table 6 has means over runs: not every cell may be a whole number of answers."""
     cells = single_runs()
     whole, expected = int(cells["fits"].sum()), cells["chance"].sum()
     text = f"{whole} of {len(cells)} cells are whole numbers of right answers; of means over "
@@ -124,7 +124,7 @@ def mean_of_levels(_value: str) -> pd.DataFrame:
 def possible_spread(_value: str, root: bool = False) -> pd.DataFrame:
     """Compare the spread of Acc with the most that the spreads of its levels allow.
 
-    `root` takes the printed numbers for variances.
+    With `root`, the printed numbers are taken as variances.
     """
     table, rows = spreads(root), []
     for row in table.itertuples():
@@ -135,14 +135,14 @@ def possible_spread(_value: str, root: bool = False) -> pd.DataFrame:
 
 
 def possible_variance(value: str) -> pd.DataFrame:
-    """Compare the roots of the spreads, should these be variances."""
+    """Compare the roots of the spreads, as if the spreads were variances."""
     return possible_spread(value, root=True)
 
 
 def same_runs(_value: str) -> pd.DataFrame:
     """Compare Tables 2 and 4 on the same models, by the spread of Table 2.
 
-    A cell contradicts only by its p-value after Holm's correction for the number of cells.
+    A cell is contradicted only by its p-value after Holm's correction for the number of cells.
     """
     table = reruns()
     difference = table["table_4"] - table["table_2"]
@@ -161,7 +161,7 @@ def same_runs(_value: str) -> pd.DataFrame:
 def division(_value: str) -> pd.DataFrame:
     """Compare divided with mixed data (Table 7) by the spread of the divided model in Table 2.
 
-    It is the one trained on 1,920 facts of level 2.
+    The divided model is that trained on 1,920 facts of level 2.
     """
     spread = reruns().query("train_level == 2").set_index("split")["spread"]
     table = paper.table("strategies").pivot(index="split", columns="strategy", values="accuracy")
@@ -190,7 +190,7 @@ def relevance(_value: str) -> pd.DataFrame:
 
 
 def exact_shares(_value: str) -> pd.DataFrame:
-    """Contradict the digits of a row of Table 3 that fits 8-bit ratios better than chance does."""
+    """Contradict a row of Table 3 if it fits 8-bit ratios better than any random row."""
     rows = []
     for row in bfloat16().itertuples():
         fits = f"{row.fits} of {row.shares} shares are ratios over {row.divisor}"
@@ -201,7 +201,10 @@ def exact_shares(_value: str) -> pd.DataFrame:
 
 
 def quoted_ratio(value: str) -> pd.DataFrame:
-    """Form §3.4's increase of the gap; its first two numbers differ by the gap at 240 facts."""
+    """Compute the increase of the gap in §3.4 from other numbers of the section.
+
+    The first two numbers differ by the gap at 240 facts.
+    """
     number = quoted().set_index("name")["value"]
     gap = number["level_0"] - number["level_0_2"]
     increase = -number["gap"] / gap - 1

@@ -30,7 +30,8 @@ def accuracy_rises(means: pd.DataFrame, split: str = "test", units: Units = None
 def accuracy_falls(means: pd.DataFrame, split: str = "test", units: Units = None) -> pd.DataFrame:
     """Test the second half of Phenomenon 1 (§3.4): beyond 240 facts, accuracy falls.
 
-    Compared are the largest sampled size and all facts of a level, where that is more than 240.
+    240 facts are compared with the largest sampled size, and with all facts of a level if these
+    are more than 240.
     """
     text = "level {}: {} facts are worse than {}"
     return _beside_best_size(
@@ -39,7 +40,7 @@ def accuracy_falls(means: pd.DataFrame, split: str = "test", units: Units = None
 
 
 def level_0_is_worst(means: pd.DataFrame, split: str = "test", units: Units = None) -> pd.DataFrame:
-    """Test Phenomenon 2 (§3.4): with many facts level 0 is the worst, and has fallen most."""
+    """Test Phenomenon 2 (§3.4): with many facts level 0 is the worst and has fallen most."""
     size, at = largest_common_size(means), {"split": split, "restored_percent": 0}
     others = [level for level, _ in _levels(means) if level > 0]
     worse, larger_falls = f"{size:,} facts: level 0 is worse than level {{}}", []
@@ -59,10 +60,10 @@ def level_0_is_worst(means: pd.DataFrame, split: str = "test", units: Units = No
 def balance(
     levels: pd.DataFrame, means: pd.DataFrame, size: int, split: str = "test", units: Units = None
 ) -> pd.DataFrame:
-    """Test what §3.4 reads from Table 2: low hurts high, high hurts low, the middle is best.
+    """Test §3.4 on Table 2: low levels hurt high ones, high ones hurt low ones, the middle is best.
 
-    Compared after `size` training facts. The highest level with such a run stands for level 4,
-    and level 2, or else the one below the highest, for the middle, if there are three levels.
+    Runs on `size` training facts are compared. Level 4 is the highest level with such a run. The
+    middle is level 2, else the level below the highest; it is compared if there are three levels.
     """
     trained = [level for level, runs in _levels(means) if size in sizes(runs)]
     if len(trained) < 2:
@@ -97,8 +98,8 @@ def divergence_rises(kl: pd.DataFrame, units: Units = None) -> pd.DataFrame:
 def divergence_lowers_accuracy(joined: pd.DataFrame) -> pd.DataFrame:
     """Test Finding 2 (§4.2): Spearman's correlation of kl and accuracy over runs is negative.
 
-    `joined` has one row per run. The interval is Fisher's z with the standard error of Bonett
-    and Wright; it needs four runs, and takes them as independent.
+    `joined` has one row per run. The interval is Fisher's z with the standard error of Bonett and
+    Wright. It needs four runs, and takes them as independent.
     """
     count, numbers = len(joined), (np.nan, np.nan, np.nan)
     if count > 3 and joined["kl"].nunique() > 1 and joined["accuracy"].nunique() > 1:
@@ -125,9 +126,9 @@ def restoring_helps(
 
 
 def larger_gain(means: pd.DataFrame, units: Units = None) -> pd.DataFrame:
-    """Test Finding 2 (§5.2): more facts, or level 0, leave more to gain from restoration.
+    """Test Finding 2 (§5.2): with more facts, or level 0, restoration gains more.
 
-    The gain is that of the share chosen on the dev split, measured on the test split.
+    The share is chosen on the dev split, and its gain is measured on the test split.
     """
     chosen = best_share(means, "dev").set_index(["train_size", "train_level"])["restored_percent"]
     gains = {run: _gain(*run, share, {"split": "test"}) for run, share in chosen.items()}
@@ -153,24 +154,24 @@ def accuracy_change(means: pd.DataFrame, first: tuple, second: tuple, units: Uni
 
 
 def largest_common_size(means: pd.DataFrame) -> int:
-    """Return the largest sampled size that two levels have, or the largest there is (0: none)."""
+    """Return the largest sampled size that two levels have, else the largest one (0: none)."""
     runs = [size for _, rows in _levels(means) for size in sizes(rows)]
     shared = [size for size in runs if runs.count(size) > 1]
     return max(shared or runs, default=0)
 
 
 def size_before(frame: pd.DataFrame, level: int, large: int) -> int:
-    """Return 240 where the level has it below `large`, else the size before `large` (0: none)."""
+    """Return 240 if the level has it below `large`, else the size before `large` (0: none)."""
     smaller = [size for size in sizes(frame[frame["train_level"] == level]) if size < large]
     return BEST_SIZE if BEST_SIZE in smaller else max(smaller, default=0)
 
 
 def quoted_changes(means: pd.DataFrame, units: Units = None) -> pd.DataFrame:
-    """Return the changes of accuracy that §3.4 states, as quoted, as tabled, and as ours.
+    """Return the changes of accuracy that §3.4 states: quoted, from Table 4, and ours.
 
-    Columns: quantity, unit, quoted, table_4 (the paper's own Table 4), ours, low, high, our_sizes.
-    Our sizes stand in for 1,920 (the largest that two levels have) and, where that is not above
-    240, for 240 (the one below it). `units` makes the intervals paired, as in `verdicts`.
+    Columns: quantity, unit, quoted, table_4 (the paper's Table 4), ours, low, high, our_sizes. In
+    place of 1,920 we take the largest size that two levels have, and in place of 240 the size below
+    it, if it is not above 240. With `units`, the intervals are paired, as in `verdicts`.
     """
     rows = quoted()
     large = largest_common_size(means)
@@ -204,7 +205,7 @@ def _changes(means: pd.DataFrame, small: int, large: int, units: Units) -> dict[
 
 
 def _beside_best_size(frame, at, chosen, text, units: Units, expected="below") -> pd.DataFrame:
-    """Compare, at every level, 240 facts with the sizes that `chosen` names."""
+    """Compare 240 facts with the sizes that `chosen` returns, at every level."""
     rows = []
     for level, runs in _levels(frame):
         for size, name in chosen(runs):
@@ -214,14 +215,14 @@ def _beside_best_size(frame, at, chosen, text, units: Units, expected="below") -
 
 
 def _sizes_below(runs: pd.DataFrame) -> list[tuple]:
-    """Return the smallest size under 240, and how it is called."""
+    """Return the smallest size under 240 with its name."""
     return [(size, str(size)) for size in sizes(runs) if size < BEST_SIZE][:1]
 
 
 def _sizes_above(runs: pd.DataFrame) -> list[tuple]:
-    """Return the largest sampled size above 240, and "All" where all facts are more than that.
+    """Return the largest sampled size above 240, and "All" if all facts are more than 240.
 
-    Where nothing above 240 was run, 1,920 stands for it: a comparison that stays undecided.
+    If there is no run above 240, 1,920 is returned; this comparison stays undecided.
     """
     larger = [size for size in sizes(runs) if size > BEST_SIZE] or [LARGE_SIZE]
     whole = runs.loc[size_names(runs) == "All", "train_size"]
@@ -238,7 +239,9 @@ def _compared(rows: list[tuple], frame: pd.DataFrame, units: Units) -> pd.DataFr
 
 
 def _run(frame: pd.DataFrame, size: int | str, level: int, at: Mapping) -> list[Term]:
-    # All facts of a level may be as many as a sampled size, so where sizes have names these count.
+    """Return a run as a term."""
+    # The number of all facts of a level may equal a sampled size, so sizes are picked by name if
+    # they have names.
     named = {"size_label": str(size)} if "size_label" in frame else {"train_size": size}
     return [(1, {**at, "train_level": level, **named})]
 

@@ -12,15 +12,15 @@ from repro import paper
 from repro.paper import LARGE_SIZE
 
 ROUNDING = 0.005  # half a unit of the last digit of every table
-DRAWS, SEED = 1000, 0  # random rows that Table 3 is held against
+DRAWS, SEED = 1000, 0  # random rows with which Table 3 is compared
 TABLE_4_MODEL = "LLaMA-3-8B"
-RUNS = 3  # that a table is taken for a mean of, as its digits say (`repetitions`)
+RUNS = 3  # runs of which a table is assumed to be the mean, because of its digits (`repetitions`)
 
 
 def with_spread(restore: pd.DataFrame) -> pd.DataFrame:
     """Add the spread that Table 2 prints to the same models in rows of Table 4; NaN elsewhere.
 
-    Only Table 2 prints a spread: of the models trained on 1,920 facts, before restoration.
+    Only Table 2 prints a spread, for the models trained on 1,920 facts, before restoration.
     """
     second = paper.table("accuracy_1920").query("model == @TABLE_4_MODEL and test_level == 'mean'")
     spread = second[["split", "train_level", "spread"]].assign(
@@ -33,9 +33,9 @@ def with_spread(restore: pd.DataFrame) -> pd.DataFrame:
 def repetitions(runs: int) -> pd.DataFrame:
     """Return every testable cell of Table 2 and whether it can be a mean over `runs` runs (§3.3).
 
-    The accuracy of a level is a count over its facts (Tables 1 and 8), so such a mean is a
-    multiple of 1 / (facts · runs). Testable are the cells for which at most half of all two-decimal
-    numbers are such multiples: columns llm, split, train_level, test_level, accuracy, fits, chance.
+    The accuracy of a level is a count over its facts (Tables 1 and 8), so such a mean is a multiple
+    of 1 / (facts · runs). A cell is testable if at most half of all numbers with two decimals are
+    such multiples. Columns: llm, split, train_level, test_level, accuracy, fits, chance.
     """
     cells = paper.table("accuracy_1920").query("test_level != 'mean'").astype({"test_level": int})
     facts = paper.table("distribution").rename(columns={"level": "test_level", "count": "facts"})
@@ -64,7 +64,8 @@ def by_model(runs: int) -> pd.DataFrame:
 def single_runs() -> pd.DataFrame:
     """Return every cell of Table 6 and whether it is a count over its training facts.
 
-    Columns: those of the table, fits, and chance: the share of means over three runs that would be.
+    Columns: those of the table, fits, and chance, the share of means over three runs that would be
+    such counts.
     """
     cells = paper.table("restore_train")
     return _fitting(cells, cells["train_size"]).assign(chance=1 / 3)
@@ -86,10 +87,10 @@ def level_means() -> pd.DataFrame:
 
 
 def spreads(root: bool = False) -> pd.DataFrame:
-    """Return, for every row of Table 2, the spread of Acc and the most its parts allow.
+    """Return the spread of Acc and its largest possible value, for every row of Table 2.
 
-    Whatever the runs, the deviation of a mean is at most the mean of the deviations. `root` takes
-    the printed numbers for variances. Columns: llm, split, train_level, printed, most.
+    The deviation of a mean is never more than the mean of the deviations. With `root`, the printed
+    numbers are taken as variances. Columns: llm, split, train_level, printed, most.
     """
     table = _table_2("spread")
     numbers = table[[*"01234", "mean"]]
@@ -118,10 +119,10 @@ def reruns() -> pd.DataFrame:
 
 
 def bfloat16() -> pd.DataFrame:
-    """Return how well each row of Table 3 fits ratios of sums held in bfloat16 (8 bits).
+    """Return how well each row of Table 3 fits ratios of sums in bfloat16 (8 bits).
 
-    Columns: train_size, train_level, divisor, shares (in the row), fits (how many of them some one
-    divisor gives to the last digit), by_chance (the most in `DRAWS` rows of random digits).
+    Columns: train_size, train_level, divisor (the best one), shares (in the row), fits (how many of
+    them it gives to the last digit), by_chance (the most in `DRAWS` rows of random digits).
     """
     table = paper.table("concentration").pivot(
         index=["train_size", "train_level"],
@@ -139,9 +140,9 @@ def bfloat16() -> pd.DataFrame:
 
 
 def _ratios(rows: np.ndarray) -> np.ndarray:
-    """Count, for rows (n × shares, percent) and every divisor, the shares that it gives: n × 128.
+    """Count the shares that each divisor gives: (rows, 128), for rows of percentages.
 
-    Eight significant bits between 128 and 255 are whole numbers, between 64 and 127 halves.
+    Numbers of eight significant bits are whole between 128 and 255, and halves between 64 and 127.
     """
     divisors = np.arange(128, 256)
     numerators = rows[:, None, :] * divisors[:, None] / 100
@@ -151,10 +152,10 @@ def _ratios(rows: np.ndarray) -> np.ndarray:
 
 
 def block_distances() -> pd.DataFrame:
-    """Return how far Table 11 lies from the models of 240 and of 1,920 facts (Table 4), unrestored.
+    """Return the distances of Table 11 from the unrestored models of Table 4, by their size.
 
-    The middle blocks (layers 4 to 27), whose restoration changes least; median distance in points.
-    Columns: train_level, train_size, distance.
+    It is the median distance in points over the middle blocks (layers 4 to 27), whose restoration
+    changes least. Columns: train_level, train_size (240 or 1,920), distance.
     """
     blocks = paper.table("layer_restore").query("restored_layers not in ['0-3', '28-31']")
     before = paper.table("restore").query("split == 'test' and restored_percent == 0")

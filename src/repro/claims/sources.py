@@ -1,9 +1,9 @@
-"""What a claim is held against: the paper's own tables, or a study of ours, in the same frames.
+"""The frames on which claims are checked: from the paper's own tables, or from a study of ours.
 
-Every frame has `accuracy` (or `kl`) with `low` and `high`. For the paper these bound what rounding
-to the printed digits hides: `rounding` is its half-width. Where Table 2 prints a `spread`, over `n`
-runs, it is there too. For a study they are 95 % intervals, and `units` holds what paired intervals
-need (`repro.statistics.bootstrap`).
+Every frame has `accuracy` (or `kl`) with `low` and `high`. For the paper these bound the number
+before rounding to the printed digits, with the half-width `rounding`; if Table 2 prints a `spread`
+over `n` runs, the frame has it too. For a study they are 95 % intervals, and `units` holds the
+units of paired intervals (`repro.statistics.bootstrap`).
 """
 
 from collections.abc import Callable
@@ -22,7 +22,7 @@ from repro.study import task_study
 from repro.study.results import layer_requests
 
 LLM = "LLaMA-3-8B"  # the model of all of the paper's tables but 1, 2 and 8
-SHARE = 20  # restored share (%) at which we look where the parameters are
+SHARE = 20  # restored share (%) whose parameters are located
 FIRST, LAST = 3 / 32, 2 / 32  # of the layers: 0–2 and 30–31 of LLaMA-3-8B's 32 (Appendix E.1)
 
 
@@ -33,8 +33,8 @@ class Side:
     acc: runs without restoration (§3.4); restored: runs with (§5); levels and restored_levels: the
     same by level of the test facts; change: Table 3; kl and kl_and_accuracy: §4; tasks: Table 5;
     strategies: Table 7; harmless: the largest share that costs nothing; layers, every_layer,
-    quarters, layer_unevenness: Table 9; modules, module_lift: Table 10; blocks: Table 11. What
-    cannot be had is absent.
+    quarters, layer_unevenness: Table 9; modules, module_lift: Table 10; blocks: Table 11. Frames
+    without data are absent.
     """
 
     name: str
@@ -67,7 +67,7 @@ def of_paper() -> Side:
 
 
 def of_study(measured) -> Side:
-    """Return what a `Study` measured. Computes what is missing."""
+    """Return the frames of a `Study`. Computes missing records."""
     accuracy, answers = measured.results.accuracy(), measured.results.answers()
     means, levels = summary.means(accuracy), summary.per_level(accuracy)
     kl_sums = measured.results.divergence()
@@ -94,16 +94,16 @@ def of_study(measured) -> Side:
 
 
 def of_locations(measured) -> Side:
-    """Return Tables 9 and 10 of a study, as far as it has restored runs."""
+    """Return Tables 9 and 10 of a study, if it has restored runs."""
     return Side(_name(measured), _of_parameters(measured))
 
 
 def of_layers(measured) -> Side:
-    """Return Table 11 of a study, as far as it has runs of which layers were restored."""
+    """Return Table 11 of a study, if it has runs whose layers were restored."""
     if (blocks := measured.results.layers()).empty:
         return Side(_name(measured), {})
     answers = measured.results.answers(layer_requests(measured))
-    # The share is of the block, all of which is restored: no share tells runs apart here.
+    # All of a block is restored, so runs do not differ in their share.
     frame, units = (
         _in_order(rows.assign(restored_percent=0)) for rows in (layers.means(blocks), answers)
     )
@@ -111,7 +111,7 @@ def of_layers(measured) -> Side:
 
 
 def of_strategies(measured) -> Side:
-    """Return Table 7 of a study, settings chosen on dev, as far as it has such runs."""
+    """Return Table 7 of a study with settings chosen on dev, if it has such runs."""
     best = strategies.best(strategies.gather(measured))
     rows = best[best["chosen_on"] == "dev"]
     return Side(_name(measured), {"strategies": rows} if len(rows) else {})
@@ -122,7 +122,7 @@ def _name(measured) -> str:
 
 
 def _of_parameters(measured) -> dict[str, pd.DataFrame]:
-    """Return Tables 3, 9 and 10 of a study, as far as it has restored runs."""
+    """Return Tables 3, 9 and 10 of a study, if it has restored runs."""
     change, counted = measured.results.concentration(), measured.results.locations()
     if change.empty:
         return {}
@@ -136,13 +136,13 @@ def _renamed(frame: pd.DataFrame, value: str = "accuracy", **names: str) -> pd.D
 
 
 def _rounded(frame: pd.DataFrame) -> pd.DataFrame:
-    """Add what rounding to the printed digits hides."""
+    """Add the interval and half-width of rounding to the printed digits."""
     low, high = frame["accuracy"] - ROUNDING, frame["accuracy"] + ROUNDING
     return frame.assign(low=low, high=high, rounding=ROUNDING)
 
 
 def _strategies() -> pd.DataFrame:
-    """Return Table 7, and what Table 4 has to compare it with."""
+    """Return Table 7, and the rows of Table 4 to compare it with."""
     restore, rows = paper.table("restore"), [paper.table("strategies")]
     large, base = restore["train_size"] == LARGE_SIZE, restore["restored_percent"] == 0
     for name, chosen in {
@@ -185,16 +185,17 @@ def _joined(kl: pd.DataFrame, levels: pd.DataFrame, level: int) -> pd.DataFrame:
 
 
 def _where(by_depth, modules, run: list[str], bounded: Callable) -> dict[str, pd.DataFrame]:
-    """Return the frames of Tables 9 and 10, `bounded` giving them low and high.
+    """Return the frames of Tables 9 and 10; `bounded` adds low and high.
 
-    Both frames have the columns `run`, sample, layer or module, k and n. A lift is a share of the
-    chosen parameters over the share of all.
+    `by_depth` and `modules` have the columns `run`, sample, layer or module, k and n. A lift is a
+    share of the chosen parameters over the share of all.
     """
     modules = modules.assign(
         module=np.where(modules["module"].str.contains("mlp"), "feed-forward", "attention")
     )
     by_depth = by_depth.assign(part=_parts(by_depth["layer"]))
-    kinds, columns_of_group = lifts(modules, [*run, "sample"], ["module"]), [*run, "sample", "part"]
+    kinds = lifts(modules, [*run, "sample"], ["module"])
+    columns_of_part = [*run, "sample", "part"]
     by_layer = lifts(by_depth, [*run, "sample"], ["part", "layer"])
     quarters = by_depth.assign(quarter=locations.quarters(by_depth["layer"]))
     by_layer = by_layer.assign(uneven=(by_layer["lift"] - 1).abs()).sort_values("uneven")
@@ -202,7 +203,7 @@ def _where(by_depth, modules, run: list[str], bounded: Callable) -> dict[str, pd
         "layers": (lifts(by_depth, [*run, "sample"], ["part"]), "lift", "part"),
         "every_layer": (by_layer, "lift", "layer"),
         "quarters": (lifts(quarters, [*run, "sample"], ["quarter"]), "lift", "quarter"),
-        "layer_unevenness": (by_layer.groupby(columns_of_group).tail(1), "uneven", "part"),
+        "layer_unevenness": (by_layer.groupby(columns_of_part).tail(1), "uneven", "part"),
         "modules": (kinds, "share", "module"),
         "module_lift": (kinds, "lift", "module"),
     }
@@ -210,14 +211,14 @@ def _where(by_depth, modules, run: list[str], bounded: Callable) -> dict[str, pd
 
 
 def _parts(layer: pd.Series) -> np.ndarray:
-    """Call each layer first, middle or last, in the proportions of Appendix E.1."""
+    """Return whether each layer is first, middle or last, in the proportions of Appendix E.1."""
     number = layer.max() + 1
     first, last = layer < np.ceil(FIRST * number), layer >= number - np.ceil(LAST * number)
     return np.select([first, last], ["first", "last"], "middle")
 
 
 def _by_digits(rows: pd.DataFrame, value: str, _by: list[str]) -> pd.DataFrame:
-    """Bound values made of printed percentages by what rounding hides of each."""
+    """Add low and high to values from printed percentages, by the rounding of each."""
     scale = rows["share"] if value == "share" else rows["lift"]
     half = scale * ROUNDING * rows["cells"] / rows["k"]
     rows = rows.rename(columns={value: "accuracy"})

@@ -1,7 +1,8 @@
 """The restoration explorer (§5, Figure 1): a slider over the share of parameters that is set back.
 
-All is drawn here, at every measured share, from committed records; `book/_static/explorer.js` only
-moves what is drawn. Without that script, as in a notebook, it shows the share of the page.
+Everything is drawn here, at every measured share, from committed records.
+`book/_static/explorer.js` only moves it. Without this script, as in a notebook, the explorer shows
+the share of the page.
 """
 
 import json
@@ -58,8 +59,8 @@ CSS = """
 class Bars:
     """Histograms at one share: percent of the parameters, first those that are unchanged.
 
-    `tuned` are those of the fine-tuned model, `back` the part of them that is set back, and
-    `restored` those of the restored model.
+    `tuned` is the histogram of the fine-tuned model, `back` its part that is set back, and
+    `restored` that of the restored model.
     """
 
     tuned: np.ndarray
@@ -74,7 +75,7 @@ def explorer(means: pd.DataFrame, model: str, title: str, percent: float) -> Htm
     Args:
         means: of `summary.means`, restored runs.
         model: its name in the registry, under which its weights are recorded.
-        title: what readers call it.
+        title: its name for readers.
         percent: the share that is shown first.
     """
     rows = means[(means["split"] == "test") & (means["train_level"] >= 0)]
@@ -126,7 +127,7 @@ def _slider(table: pd.DataFrame, first: int, says: str) -> str:
 
 
 def _sentence(table: pd.DataFrame, share: float, bars: Bars | None) -> str:
-    """Return what a share does, in words: it is read out when the slider moves."""
+    """Return the effect of a share in words, which screen readers read when the slider moves."""
     undone = f", {bars.change_percent:.1f} % of the change undone" if bars else ""
     gain = table.loc[share] - table.iloc[0]
     levels = [
@@ -140,7 +141,7 @@ def _sentence(table: pd.DataFrame, share: float, bars: Bars | None) -> str:
 
 
 def _x(share: float, table: pd.DataFrame) -> float:
-    """Return where a share stands: on a square-root scale, which gives the small ones room."""
+    """Return the position of a share on a square-root scale, which gives small shares room."""
     return LEFT + (WIDTH - LEFT - RIGHT) * (share / table.index.max()) ** 0.5
 
 
@@ -285,7 +286,7 @@ def _decades() -> list[tuple[float, str]]:
 
 
 def _bar_x(number: float) -> float:
-    """Return where bar `number` begins: bar 0, of the unchanged, stands apart."""
+    """Return the left end of a bar; bar 0, of unchanged parameters, is apart from the others."""
     width = (SMALL[0] - UNITS_BAR * 3) / 20
     return 4 if number == 0 else UNITS_BAR * 2 + (number - 1) * width
 

@@ -15,7 +15,7 @@ LARGE = {name: ARCHITECTURES[name] for name in ("llama-3-8b", "llama-3-70b")}
 
 
 def lengths(folder: Path | None = None) -> dict[str, float]:
-    """Return what the projection takes from measurements, as means over the benchmarks' models.
+    """Return the measured inputs of `projection`, as means over the models of the benchmarks.
 
     question, answer: tokens; avoided: the share of sampled tokens that need no forward pass.
     """
@@ -33,8 +33,8 @@ def projection(question: float, answer: float, avoided: float) -> pd.DataFrame:
     """Return tokens and matrix products of the paper's whole grid, by model and stage.
 
     Args:
-        question: tokens of a prompt, on average; answer: of an answer. Measured on a small model.
-        avoided: the share of sampled tokens that need no forward pass; likewise measured.
+        question, answer: mean tokens of a prompt and of an answer, measured on small models.
+        avoided: the share of sampled tokens that need no forward pass, measured in the same way.
 
     Returns:
         DataFrame[Model, Stage, tokens (millions), products (10¹⁸ operations)].

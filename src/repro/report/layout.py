@@ -75,12 +75,12 @@ class Finding:
     source: str = "the paper"
 
     def text(self) -> str:
-        """Return what the comparisons show, with its direction and how many there are."""
+        """Return what the comparisons show: the direction, and their numbers."""
         if self.rows.empty:
             return "Nothing to compare in this profile"
         number = len(self.rows)
         holds, fails = ((self.rows["verdict"] == v).sum() for v in (SUPPORTED, CONTRADICTED))
-        # What was found more often stands first, whichever way the paper has it.
+        # The more frequent direction comes first, whatever the paper says.
         words, most, least = (self.holds, holds, fails)
         if fails > holds:
             words, most, least = (self.fails, fails, holds)

@@ -28,9 +28,9 @@ from repro.statistics.summary import tuned
 def figure(means: pd.DataFrame, published: pd.DataFrame | None = None) -> Figure:
     """Draw Figures 2 and 6: accuracy against data size by training level, one row per split.
 
-    `means` comes from `summary.means`; the bands are 95 % intervals over questions. A hollow
-    marker is a level's whole pool ("All"); the dashed line is the model before fine-tuning. With
-    `published`, the paper's numbers stand left of ours, on the same scale.
+    `means` comes from `summary.means`; the bands are 95 % intervals over questions. A hollow marker
+    is the whole pool of a level ("All"); the dashed line is the model before fine-tuning. With
+    `published`, the paper's numbers are left of ours, on the same scale.
     """
     splits = [split for split in ("test", "testood") if (means["split"] == split).any()]
     if published is None:
@@ -76,10 +76,10 @@ def learning_rate_figure(frame: pd.DataFrame, chosen: float) -> Figure:
 
 
 def table(frame: pd.DataFrame, title: str) -> Html:
-    """Return what Figures 2 and 6 draw, for one split: data size by training level.
+    """Return the numbers of Figures 2 and 6 for one split: data size by training level.
 
-    `frame` has train_level, train_size, accuracy (percent), and where known size_label, spread,
-    low, high. The best size of every training level is bold.
+    `frame` has train_level, train_size, accuracy (percent), and if known size_label, spread, low,
+    high. The best size of every training level is bold.
     """
     rows = in_size_order(tuned(frame), ["train_level"])
     best = rows.groupby("train_level")["accuracy"].transform("max")
@@ -90,11 +90,11 @@ def table(frame: pd.DataFrame, title: str) -> Html:
 
 
 def learning_rate_means(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return the share of right dev answers by learning rate, all levels and samples together.
+    """Return the share of correct dev answers by learning rate, over all levels and samples.
 
-    Columns: learning_rate, accuracy, low, high, spread (percent), correct, total, n. Not the mean
-    over levels: on a few dev facts a level with one of them would decide it. All samples answer
-    the same questions, so the interval is that of one sample's questions.
+    It is not a mean over levels, because with few dev facts a level with a single fact would decide
+    it. All samples answer the same questions, so the interval is that of the questions of one
+    sample. Columns: learning_rate, accuracy, low, high, spread (percent), correct, total, n.
     """
     samples = frame.groupby(["learning_rate", "sample"])[["correct", "total"]].sum().reset_index()
     samples["share"] = 100 * samples["correct"] / samples["total"].astype(float)

@@ -17,17 +17,21 @@ UNIT = ["train_level", "sample", "values", "sizes", "strata"]
 class Answered:
     """The test facts of a study and the answers of its fine-tuned models.
 
-    `facts` has a row for each test fact: fact_id, topic, level and `before`, what the pre-trained
-    model shows of it, which `measure` names. `answers` has a row for each run and restored share:
-    train_level, train_size, sample, restored_percent and `values`, an array over the facts of 1
-    (right) and 0 (wrong).
+    Attributes:
+        title: of the study.
+        measure: the name of the column `before` of `facts`: the score, or R.
+        facts: DataFrame[fact_id, topic, level, before], one row for each test fact; `before` is
+            measured on the pre-trained model.
+        answers: DataFrame[train_level, train_size, sample, restored_percent, values], one row for
+            each run and restored share; `values` is an array over facts, 1 right and 0 wrong.
+        chosen: whether the facts were chosen by score.
     """
 
     title: str
     measure: str
     facts: pd.DataFrame
     answers: pd.DataFrame
-    chosen: bool = False  # the facts, by score
+    chosen: bool = False
 
     def tuned(self) -> pd.DataFrame:
         """Return the answers of the runs as they were fine-tuned, with nothing restored."""
@@ -46,7 +50,7 @@ class Answered:
 
 
 def gather(measured: Study) -> Answered:
-    """Return the facts and answers of a study; the facts' scores where they were scored, else R."""
+    """Return the facts and answers of a study; `before` is the score, or R if there is none."""
     facts = measured.pools.facts(None, "test")[["fact_id", "topic", "level", "rate"]]
     scored = measured.results.scored()
     facts = facts.merge(scored[["fact_id", "score"]], on="fact_id", how="left")
@@ -83,7 +87,7 @@ def _runs(measured: Study) -> list[tuple]:
 
 
 def units_of_runs(runs: pd.DataFrame, values, strata: np.ndarray | None = None) -> pd.DataFrame:
-    """Return what `bootstrap` draws from: a row for each run, `values` being a function of it."""
+    """Return the units that `bootstrap` redraws, a row for each run; `values` takes a run."""
     rows = []
     for _, run in runs.iterrows():
         values_of_run = np.asarray(values(run), float)

@@ -1,7 +1,6 @@
-"""How fast it is, from the committed benchmarks; and what larger models would take (§3.2, §3.3).
+"""The speed of mastery, answers, fine-tuning and scores, from the committed benchmarks.
 
-The benchmarks are measurements. The projection is arithmetic: tokens and matrix products counted
-from the protocol and the published architectures, not timed.
+`repro.report.larger_models` estimates from it what larger models would take.
 """
 
 import json
@@ -18,13 +17,13 @@ from repro.models import registry
 from repro.models.devices import FORMATS
 from repro.report.style import COLOURS, STYLE, closed, panels, say_if_empty
 
-KEYS = ["model", "processor"]  # of what was compared in one run
+KEYS = ["model", "processor"]  # columns that identify a run, in which two programs are compared
 
 
 def benchmark_records(name: str, folder: Path | None = None) -> list[dict]:
     """Return the benchmark records of one name, with the model and the processor.
 
-    They are `results/MODEL/benchmarks/NAME.json` and, where a ratio hangs on the processor,
+    They are `results/MODEL/benchmarks/NAME.json` and, if a ratio depends on the processor,
     `NAME.PROCESSOR.json`.
     """
     root = folder or files.results_dir()
@@ -34,8 +33,8 @@ def benchmark_records(name: str, folder: Path | None = None) -> list[dict]:
 
 
 def _named(model: str, record: dict) -> dict:
-    where = record["provenance"]  # the first records say the processor with the machine
-    processor = where.get("processor") or where["machine"].rpartition(", ")[2]
+    origin = record["provenance"]  # in old records the processor is part of the machine
+    processor = origin.get("processor") or origin["machine"].rpartition(", ")[2]
     return record | {"model": model, "processor": processor}
 
 
@@ -53,11 +52,11 @@ def runs(name: str, folder: Path | None = None) -> pd.DataFrame:
 
 
 def sampling(folder: Path | None = None) -> pd.DataFrame:
-    """Return what a fact costs with `generate` and with ours, and the work avoided.
+    """Return the seconds per fact of mastery with `generate` and with ours, and the work avoided.
 
-    *Work avoided* is the share of the asked-for tokens whose forward pass was not needed. *Of
-    the products* is how near the speed comes to that of the matrix products alone; *at most* is
-    how many times faster it would be at their speed.
+    *Work avoided* is the share of the requested tokens whose forward pass was not needed. *Of the
+    products* is the speed as a share of that of the matrix products alone. *At most* is how many
+    times faster than `generate` it would be at the speed of the products.
     """
     rows = []
     for run in runs("mastery", folder).to_dict("records"):
@@ -115,10 +114,11 @@ def avoided(folder: Path | None = None) -> pd.DataFrame:
 
 
 def against_the_fastest(folder: Path | None = None) -> pd.DataFrame:
-    """Return how many times faster ours is, each in the number format that is faster for it.
+    """Return how many times faster ours is, each program in the number format that suits it.
 
-    One row for each work, model and processor. The last two columns compare within a format: where
-    the other way is slow in it, that ratio flatters ours.
+    There is one row for each kind of work, model and processor. The last two columns compare both
+    programs in the same format. If the other program is slow in it, this ratio makes ours look
+    better than it is.
     """
     tables = [
         _against_the_fastest(work, runs(name, folder), seconds)
@@ -191,11 +191,11 @@ def _of_tuning(run: dict) -> dict[str, float]:
 
 
 def scoring(folder: Path | None = None) -> pd.DataFrame:
-    """Return what the score of a fact costs, padded and with ours.
+    """Return the seconds per fact of scores, with a padded forward pass and with ours.
 
-    *Of the products*: the time that the matrix products alone take for the tokens and targets that
-    are used, as a share of ours. *Rows used*: the same as a share of the products of whole rows,
-    which are filled up to one size.
+    *Of the products* is the time of the matrix products of all used tokens and targets, as a share
+    of our time. *Rows used* is the same as a share of the products of whole rows, which are filled
+    up to one size.
     """
     rows = []
     for run in runs("scores", folder).to_dict("records"):
@@ -237,9 +237,9 @@ def answering(folder: Path | None = None) -> pd.DataFrame:
 
 
 def tuning(folder: Path | None = None) -> pd.DataFrame:
-    """Return samples per second with TRL and with ours, and how far the losses are apart.
+    """Return samples per second with TRL and with ours, and the difference of their losses.
 
-    In bfloat16 also how far each is from its own curve in float32, which is what rounding does.
+    In bfloat16, the difference of each from its own losses in float32 shows the effect of rounding.
     """
     rows, raced = [], runs("finetuning", folder).to_dict("records")
     exact = {_race(run): run["loss"] for run in raced if run["dtype"] == "float32"}
@@ -283,7 +283,7 @@ def curves(folder: Path | None = None) -> pd.DataFrame:
 
 
 def planned(folder: Path | None = None) -> pd.DataFrame:
-    """Return what `repro plan` said of a study, and what the study then took."""
+    """Return the estimates of `repro plan` for studies, and what the studies then took."""
     rows = []
     for record in benchmark_records("plan", folder):
         for what, unit, scale in (("seconds", "min", 60), ("memory", "GB", 1e9)):
@@ -295,21 +295,21 @@ def planned(folder: Path | None = None) -> pd.DataFrame:
 
 
 def machines(folder: Path | None = None) -> pd.DataFrame:
-    """Return where, when and with what each benchmark ran, and the command."""
+    """Return machine, date, versions and command of each benchmark."""
     rows = []
     for name in ("mastery", "together", "scores", "evaluation", "finetuning", "restore", "plan"):
         for record in benchmark_records(name, folder):
-            where = record["provenance"]
-            versions = where["versions"] | ({"trl": record["trl"]} if "trl" in record else {})
+            origin = record["provenance"]
+            versions = origin["versions"] | ({"trl": record["trl"]} if "trl" in record else {})
             rows.append(
                 {
                     "Command": record.get(
                         "command", f"python benchmarks/{name}.py {record['model']}"
                     ),
-                    "Machine": where["machine"],
+                    "Machine": origin["machine"],
                     "Processor": record["processor"],
-                    "Date": where["date"][:10],
-                    "Commit": (where["git_commit"] or "–")[:10],
+                    "Date": origin["date"][:10],
+                    "Commit": (origin["git_commit"] or "–")[:10],
                     "Versions": ", ".join(f"{k} {v}" for k, v in versions.items()),
                 }
             )
@@ -318,9 +318,9 @@ def machines(folder: Path | None = None) -> pd.DataFrame:
 
 @plt.rc_context(STYLE)
 def loss_figure(frame: pd.DataFrame) -> Figure:
-    """Draw two ways to fine-tune on the same batches: one panel per model, processor and format.
+    """Draw the losses of TRL and of ours on the same batches, a panel per model and format.
 
-    `frame` comes from `speed.curves`. TRL's curve is wide and pale, ours thin and on top.
+    `frame` comes from `curves`. The curve of TRL is wide and pale, ours is thin and on top of it.
     """
     groups = list(frame.groupby([*KEYS, "dtype"], sort=False)) if len(frame) else []
     figure, axes = panels(max(1, len(groups)))

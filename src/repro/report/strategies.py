@@ -1,7 +1,7 @@
-"""Restoration against other ways to fine-tune (Table 7, Appendix C.3), each at its best setting.
+"""Restoration and other strategies of fine-tuning (Table 7, Appendix C.3), at their best settings.
 
-The paper takes the setting that is best on the very split it reports, which favours the strategy
-with the most settings to choose from. Beside that, the fair way: the setting that is best on dev.
+The paper takes the setting that is best on the split that it reports. This favours the strategy
+with the most settings. So the setting that is best on dev is shown too.
 """
 
 from dataclasses import replace
@@ -31,7 +31,7 @@ INSTRUCT, MIXED, DIVIDED, LORA, RESTORED = (
 ORDER = (INSTRUCT, MIXED, DIVIDED, LORA, RESTORED)
 SETTING = ["train_level", "train_size", "size_label", "restored_percent"]
 REPORTED = ("test", "testood")
-OWN = "itself"  # chosen on the split that is reported, as the paper does
+OWN = "itself"  # the setting is chosen on the split that is reported, as in the paper
 COLUMNS = ["split", "chosen_on", "strategy", "setting", "settings", "accuracy", "low", "high"]
 COLUMNS += ["spread", "n"]
 
@@ -46,8 +46,8 @@ def published() -> pd.DataFrame:
 def gather(measured) -> pd.DataFrame:
     """Return `summary.means` of every setting of every strategy of a `Study`, and `strategy`.
 
-    Divided are the runs whose parameters are restored, with nothing restored: the same models that
-    restoration starts from. A strategy without runs has no rows.
+    The strategy *Divided* has the runs whose parameters are restored, but before restoration. A
+    strategy without runs has no rows.
     """
     restored = summary.restored(measured.results.accuracy())
     none = restored["restored_percent"] == 0
@@ -69,8 +69,8 @@ def gather(measured) -> pd.DataFrame:
 def best(means: pd.DataFrame) -> pd.DataFrame:
     """Return every strategy at its best setting, chosen on dev and on the reported split itself.
 
-    `means` comes from `gather`. Columns: `COLUMNS`; `settings` is how many there were to choose
-    from. Between equals the first wins.
+    `means` comes from `gather`. The columns are `COLUMNS`; `settings` is the number of settings to
+    choose from. Of equally good settings the first is taken.
     """
     rows = [
         _best(rows_of_strategy, split, chosen_on) | {"strategy": strategy}
@@ -109,7 +109,10 @@ def _words(setting: pd.Series) -> str:
 
 
 def luck(best_settings: pd.DataFrame) -> pd.DataFrame:
-    """Return what the paper's way to choose adds to Acc: split, strategy, settings, points."""
+    """Return the points that choosing on the reported split adds to the accuracy.
+
+    Columns: split, strategy, settings, points.
+    """
     table = best_settings.pivot(index=["split", "strategy"], columns="chosen_on", values="accuracy")
     table = table.reindex(columns=["dev", OWN])
     rows = best_settings[best_settings["chosen_on"] == OWN][["split", "strategy", "settings"]]
@@ -120,9 +123,9 @@ def luck(best_settings: pd.DataFrame) -> pd.DataFrame:
 def leads(best_settings: pd.DataFrame) -> pd.DataFrame:
     """Compare restoration with every other strategy, in points: rows of `verdicts.COLUMNS`.
 
-    `best_settings` comes from `best`. The intervals take the answers as independent:
-    strategies were trained on different facts. Columns split, chosen_on and strategy (the other)
-    stand in front.
+    `best_settings` comes from `best`. The intervals take the answers as independent, because
+    strategies were trained on different facts. The columns split, chosen_on and strategy (the other
+    one) come first.
     """
     rows = []
     for row in best_settings.loc[best_settings["strategy"] != RESTORED].itertuples():
@@ -134,7 +137,7 @@ def leads(best_settings: pd.DataFrame) -> pd.DataFrame:
 
 
 def sentence(lead: pd.DataFrame, chosen_on: str) -> str:
-    """Return a line of Markdown: over how many strategies restoration leads, by this choice."""
+    """Return a line of Markdown: how many strategies restoration is better than, by this choice."""
     rows = lead[lead["chosen_on"] == chosen_on].dropna(subset="estimate")
     name = {"dev": "Chosen on dev", OWN: "Chosen on the reported split itself"}[chosen_on]
     if rows.empty:
@@ -147,7 +150,7 @@ def sentence(lead: pd.DataFrame, chosen_on: str) -> str:
 
 
 def absent(measured, means: pd.DataFrame) -> str:
-    """Return Markdown that says of every strategy without a row why it has none."""
+    """Return Markdown: for every strategy without a row, the reason."""
     missing = [name for name in ORDER if name not in set(means["strategy"])]
     lines = []
     for name in missing:
@@ -207,7 +210,7 @@ def table(frame: pd.DataFrame, title: str) -> Html:
 
 
 def findings(lead: pd.DataFrame) -> list[Finding]:
-    """Return what Appendix C.3 says of Table 7, by either way to choose the settings."""
+    """Return the findings of Appendix C.3 on Table 7, for both ways to choose the settings."""
     claim = "Parameter restoration is better than the other ways to fine-tune."
     decided_leads = lead.dropna(subset="estimate")
     words = (
@@ -223,7 +226,7 @@ def findings(lead: pd.DataFrame) -> list[Finding]:
 
 @plt.rc_context(STYLE)
 def figure(best_settings: pd.DataFrame) -> Figure:
-    """Draw Table 7: Acc of each strategy in both domains, by either choice, beside the paper's.
+    """Draw Table 7: Acc of each strategy in both domains, for both choices, beside the paper's.
 
     `best_settings` comes from `best`. Bars are 95 % intervals; the paper's numbers have none.
     """

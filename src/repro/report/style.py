@@ -1,8 +1,8 @@
-"""What all figures share: palette, axes, legends, and the drawing of curves and bars.
+"""The style of all figures: palette, axes, legends, and the drawing of curves and bars.
 
-Figures are narrow with large type, so that they read at phone width. Mastery levels have an ordered
-palette of falling darkness and one marker each, so neither colour vision nor a screen is needed to
-tell them apart.
+Figures are narrow with large type, so that they are readable on a phone. Each mastery level has a
+colour, from dark to light, and a marker of its own, so that levels differ also in grey and for
+colour-blind readers.
 """
 
 import html
@@ -26,8 +26,8 @@ MARKERS = ["o", "s", "^", "D", "v"]
 WIDTH, DPI = 5.2, 150
 VIVID = ["black", *(sns.color_palette("colorblind").as_hex()[i] for i in (3, 0, 2, 4))]
 SHARES = [0, 1, 3, 5, 10, 20, 40, 60, 80, 100]
-FEW_SHARES = [0, 1, 5, 20, 40, 60, 80, 100]  # where a panel is narrow
-# On a dark page level 0 is the lightest, so that it stands out there as it does on a light one.
+FEW_SHARES = [0, 1, 5, 20, 40, 60, 80, 100]  # ticks of a narrow panel
+# On a dark page level 0 is the lightest, so that it is as prominent as on a light page.
 DARK_COLOURS = dict(zip(COLOURS, (_INFERNO[i] for i in (95, 83, 71, 59, 46)), strict=True))
 DARK_PAGE = "html[data-theme=dark] {0},[data-jp-theme-light=false] {0}"
 STYLE = {
@@ -49,7 +49,7 @@ STYLE = {
 
 
 def heat_map(values: pd.DataFrame, xlabel: str, label: str) -> Figure:
-    """Draw values in percent as colours, one row and one column each as in the frame."""
+    """Draw values in percent as colours, with the rows and columns of the frame."""
     size = (WIDTH, 1.4 + 0.2 * len(values))
     figure, axis = plt.subplots(figsize=size, layout="constrained")
     if values.empty:
@@ -99,9 +99,9 @@ def panels(count: int) -> tuple[Figure, np.ndarray]:
 
 
 def level_curves(axis: Axes, rows: pd.DataFrame, x: str, y: str, mark: float | None = None) -> None:
-    """Draw `y` against `x`, one line per training level, with bands where low and high are known.
+    """Draw `y` against `x`, one line per training level, with bands if low and high are known.
 
-    Hollow markers stand for whole pools ("All") where `x` is the size, else for the value `mark`.
+    Hollow markers are whole pools ("All") if `x` is the size, else the value `mark`.
     """
     for level, run in rows.sort_values(x).groupby("train_level"):
         colour, marker = COLOURS[level], MARKERS[level]
@@ -138,7 +138,7 @@ def share_axis(axis: Axes, shares: pd.Series, few: bool = False) -> None:
 
 
 def square_root(values: np.ndarray) -> np.ndarray:
-    """Return the square roots, 0 for negative numbers: an axis asks below its lower end."""
+    """Return the square roots, 0 for negative numbers, which an axis passes below its lower end."""
     return np.sqrt(np.clip(values, 0, None))
 
 
@@ -190,7 +190,7 @@ def thousands(name: str) -> str:
 
 
 def say_if_empty(axis: Axes, rows: pd.DataFrame) -> None:
-    """Write on the axis that there are no such runs, where there are none."""
+    """If there are no rows, write on the axis that there are no such runs."""
     if rows.empty:
         where = {"ha": "center", "va": "center", "transform": axis.transAxes}
         axis.text(0.5, 0.5, "No such runs", backgroundcolor="white", **where)
@@ -205,8 +205,9 @@ def closed(figure: Figure) -> Figure:
 def svg(figure: Figure, alt: str, name: str) -> tuple[str, str]:
     """Return a figure as inline SVG, and the CSS of its colours on a dark page.
 
-    Each colour is a variable whose value is the light one where no style sheet says otherwise.
-    `alt` is the text for who cannot see it; `name` tells the names inside it from another's.
+    Each colour is a variable, whose default is the colour on a light page. `alt` describes the
+    figure for blind readers; `name` makes the names inside it different from those of other
+    figures.
     """
     file = io.StringIO()
     with plt.rc_context(STYLE | {"svg.hashsalt": name}):
@@ -227,7 +228,7 @@ def svg(figure: Figure, alt: str, name: str) -> tuple[str, str]:
 
 
 def _on_dark(colour: str) -> str:
-    """Return what stands for a colour on a dark page: greys turn over, levels have their own."""
+    """Return the colour on a dark page: greys are inverted, levels have colours of their own."""
     red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
     if red == green == blue:
         grey = round(230 - red * (230 - 18) / 255)

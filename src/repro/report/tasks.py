@@ -31,10 +31,10 @@ COLUMNS = {
 
 
 def shown(model: str, profile: str) -> tuple[TaskStudy, str]:
-    """Return the study whose results a page shows, and Markdown that says which and why.
+    """Return the study whose results a page shows, and Markdown that says which one and why.
 
-    Where the model has no part in Table 5, it is the first that `results/` holds; what is missing
-    of the model's own is computed if there are examples.
+    It is the study of the model, whose missing records are computed if there are examples. If the
+    model cannot learn the tasks, it is the first study in `results/`.
     """
     study = open_task_study(model, profile)
     if not study.applies:
@@ -76,7 +76,7 @@ def table(frame: pd.DataFrame, title: str) -> Html:
     """Return Table 5: restored share by measure of XSum and GSM8K, shaded as `restoration`.
 
     `frame` has metric (of `TASK_COLUMNS`), restored_percent, accuracy (percent; ROUGE is an
-    F-measure), and where known low, high.
+    F-measure), and if known low, high.
     """
     ordered = frame.assign(group="").sort_values("restored_percent", kind="stable")
     rows, difference = change_from_unrestored(ordered, ["metric"])
@@ -116,7 +116,7 @@ def tables(means: pd.DataFrame, model: str) -> Html:
 
 
 def findings(differences: pd.DataFrame) -> list[Finding]:
-    """Return what §5.2 says of other tasks, with the comparisons of each share and measure."""
+    """Return the finding of §5.2 on other tasks, with the comparisons of each share and measure."""
     claim = "The benefits of restoring generalise across tasks."
     words = "restoring a share helps", "restoring a share hurts"
     return [Finding("Section 5.2, Table 5", claim, differences, *words)]

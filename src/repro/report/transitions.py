@@ -1,13 +1,14 @@
-"""What becomes of single facts: known before fine-tuning, lost by it, brought back by restoration.
+"""Single facts: known before fine-tuning, lost by it, and brought back by restoration.
 
-A test fact is *known* when the pre-trained model has it at level `KNOWN` or above, so that more
-than half of its sampled completions hold the answer (Equation 1). It is *lost* when the fine-tuned
-model answers it wrong. Both questions of this page need the answer to every question, which the
-records keep: does what the pre-trained model shows of a fact tell whether it will be lost, and
-does restoration bring back the lost facts, or others?
+A test fact is *known* if the pre-trained model has it at level `KNOWN` or above: more than half of
+its sampled completions contain the answer (Equation 1). It is *lost* if the fine-tuned model
+answers it wrong. The page asks two questions, which need the answer to every single question:
 
-Every training level is looked at with as many facts as its largest restored run had. Intervals are
-over questions and data samples (`repro.statistics.bootstrap`).
+- Can it be told from the answers of the pre-trained model that a fact will be lost?
+- Does restoration bring back the lost facts, or others?
+
+The runs of each training level are those of its largest restored size. Intervals are over questions
+and data samples (`repro.statistics.bootstrap`).
 """
 
 from collections.abc import Iterable
@@ -31,8 +32,8 @@ from repro.report.style import COLOURS, MARKERS, STYLE, closed, panels, say_if_e
 from repro.statistics import bootstrap
 from repro.statistics.verdicts import compare_jointly
 
-BINS, IN_BIN = 5, 20  # of a level's facts in the calibration curve: at most, and facts of each
-FEW = 10  # facts that must be lost, and come right, to ask which ones come back
+BINS, IN_BIN = 5, 20  # most bins of a level in the calibration curve, fewest facts of a bin
+FEW = 10  # fewest facts that are lost, and that come right, for the second question
 ALL = -1  # "level" of all facts together
 CURVE = ["level", "before", "facts", "lost", "low", "high"]
 RECOVERY = ["level", "restored_percent", "wrong", "right", "share", "low", "high"]
@@ -46,11 +47,11 @@ BY_MODEL += ["verdict"]
 
 
 def calibration(answered: Answered) -> pd.DataFrame:
-    """Return how many of a level's facts are lost, by what the pre-trained model shows of them.
+    """Return the share of lost facts by level and by `before`, the pre-trained model's measure.
 
-    The facts of each level from 1 are divided into bins of equal size by `before`. `CURVE`: level,
-    the bin's mean of `before`, its number of facts, and the percentage that fine-tuned models
-    answer wrong, mean over runs, with its 95 % interval.
+    The facts of each level from 1 are divided into bins of equal size by `before`. The columns are
+    `CURVE`: level, the mean of `before` in the bin, its number of facts, and the percentage that
+    fine-tuned models answer wrong, as a mean over runs with its 95 % interval.
     """
     rows = []
     for level in LEVELS[1:]:
@@ -66,10 +67,10 @@ def calibration(answered: Answered) -> pd.DataFrame:
 
 
 def losses(answered: Answered) -> pd.DataFrame:
-    """Compare, level by level, the facts of which the model shows more with those of less.
+    """Compare the upper and the lower half of the facts of each level, by `before`.
 
     Returns rows of `verdicts.compare_jointly`: the percentage lost of the upper half less that of
-    the lower, in points. Levels with fewer facts than a paired interval needs have no row.
+    the lower half, in points. Levels with too few facts for a paired interval have no row.
     """
     comparisons = []
     for level in LEVELS[1:]:
@@ -87,13 +88,13 @@ def losses(answered: Answered) -> pd.DataFrame:
 
 
 def _bins(before: pd.Series, number: int) -> list[np.ndarray]:
-    """Return the places of facts in bins of `before` as equal as ties allow, from the lowest."""
+    """Return the places of the facts of each bin of `before`; ties make sizes unequal."""
     bins = pd.qcut(before, number, labels=False, duplicates="drop")
     return [group.index.to_numpy() for _, group in before.groupby(bins)]
 
 
 def _upper_half(before: pd.Series) -> np.ndarray:
-    """Return which facts are in the upper half: bool. What is tied stays together."""
+    """Return which facts are in the upper half, bool (facts,). Equal values stay together."""
     values = before.to_numpy(float)
     cuts = np.unique(values)[1:]
     if not len(cuts):
@@ -108,10 +109,10 @@ def _upper_half(before: pd.Series) -> np.ndarray:
 def recovery(answered: Answered) -> pd.DataFrame:
     """Return how many wrong answers are right after restoration, by level before fine-tuning.
 
-    `RECOVERY`: level (`ALL`: of all facts, which is what every level would have if restoration did
-    not care what the model knew), restored_percent, wrong (answers, over all runs), right after
-    restoration, their share in percent with its 95 % interval. Levels of fewer than `IN_BIN` facts
-    have no row.
+    The columns are `RECOVERY`: level, restored_percent, wrong (answers, over all runs), right
+    (after restoration), their share in percent with its 95 % interval. The level `ALL` is all
+    facts: every level would have this share if restoration were independent of what the model
+    knew. Levels of fewer than `IN_BIN` facts have no row.
     """
     rows = []
     level_of = answered.facts["level"].to_numpy()
@@ -127,11 +128,11 @@ def recovery(answered: Answered) -> pd.DataFrame:
 
 
 def returns(answered: Answered) -> pd.DataFrame:
-    """Compare, share by share, how often lost facts come back with how often others come right.
+    """Compare how often lost facts come back with how often other facts come right.
 
-    Returns rows of `verdicts.compare_jointly`: of the known facts that were answered wrong the
-    percentage that restoration brings back, less that of the other facts answered wrong. Under
-    independence of what was known it is 0. A share has no row where fewer than `FEW` facts of
+    Returns rows of `verdicts.compare_jointly`, one for each restored share: the percentage of known
+    facts answered wrong that come right, less that of the other facts answered wrong. It is 0 if
+    restoration is independent of what was known. A share has no row if fewer than `FEW` facts of
     either kind were answered wrong, or fewer than `FEW` come right.
     """
     is_known = (answered.facts["level"] >= KNOWN).to_numpy()
@@ -150,12 +151,12 @@ def returns(answered: Answered) -> pd.DataFrame:
 
 
 def counts(answered: Answered) -> pd.DataFrame:
-    """Return how many answers change in which way at each restored share, over all runs: `COUNTS`.
+    """Return the numbers of answers that change at each restored share, over all runs.
 
-    known: answers asked of known facts; lost: of these wrong after fine-tuning; brought_back: of
-    these right after restoration; expected: as many as there would be if the answers that come
-    right were drawn from all wrong ones; others: facts that were not known; broken: right after
-    fine-tuning, wrong after restoration.
+    The columns are `COUNTS`: known: answers about known facts; lost: those of them that are wrong
+    after fine-tuning; brought_back: lost ones that are right after restoration; expected: their
+    number if the answers that come right were drawn from all wrong ones; others: facts that were
+    not known; broken: right after fine-tuning, wrong after restoration.
     """
     is_known = (answered.facts["level"] >= KNOWN).to_numpy()
     rows = []
@@ -200,12 +201,13 @@ def _come_right(pairs: pd.DataFrame) -> int:
 
 
 def _ratio(pairs: pd.DataFrame, groups: list[np.ndarray]):
-    """Return the function of a run that gives the values whose mean is a share of wrong answers.
+    """Return a function from a run to values of facts whose mean is the share that comes right.
 
     The share of a group's wrong answers that come right is a ratio of two sums over facts and runs.
-    Each fact's value is that ratio plus the fact's part in its deviation (the ratio linearised), so
-    that their mean is the ratio and their spread that of the ratio. Of two groups the mean is
-    halved, so their values are doubled, those of the first with a minus sign.
+    To bootstrap it as a mean, it is linearised: the value of a fact is the ratio plus the fact's
+    part in its deviation. Then the mean of the values is the ratio, and their spread is that of the
+    ratio. For two groups, the mean over both halves each, so the values are doubled; those of the
+    first group have a minus sign.
     """
     runs, parts = len(pairs), []
     signs = [1.0] if len(groups) == 1 else [-2.0, 2.0]
@@ -229,7 +231,7 @@ def _ratio(pairs: pd.DataFrame, groups: list[np.ndarray]):
 
 
 def findings(answered: Answered) -> list[Finding]:
-    """Return the answers to the two questions of the page, each corrected for its comparisons."""
+    """Return the findings on both questions, each corrected for its number of comparisons."""
     lost, back = losses(answered), returns(answered)
     higher_half = f"facts with a higher {answered.measure} of one level are lost"
     return [
@@ -253,7 +255,7 @@ def findings(answered: Answered) -> list[Finding]:
 
 
 def about(models: Iterable[Answered]) -> str:
-    """Say in Markdown of each model how many facts and runs stand behind its numbers."""
+    """Return Markdown: the numbers of facts and runs of each model."""
     lines = []
     for answered in models:
         runs = answered.tuned()
@@ -273,7 +275,7 @@ def about(models: Iterable[Answered]) -> str:
 def by_model(models: Iterable[Answered]) -> pd.DataFrame:
     """Return the comparisons of every model: `BY_MODEL`, differences in points.
 
-    low_joint and high_joint are of intervals that hold for all comparisons of a model's question.
+    low_joint and high_joint bound intervals that hold for all comparisons of a model and question.
     """
     parts = [pd.DataFrame(columns=BY_MODEL)]
     for answered in models:
@@ -304,7 +306,7 @@ def calibration_figure(models: Iterable[Answered]) -> Figure:
 def recovery_figure(models: Iterable[Answered]) -> Figure:
     """Draw the wrong answers that come right against the restored share, a panel for each model.
 
-    A line for each level before fine-tuning; the dashed line is of all facts.
+    There is a line for each level before fine-tuning; the dashed line is for all facts.
     """
     curves = [(answered, recovery(answered)) for answered in models]
     shown = [(answered, curve) for answered, curve in curves if len(curve)]
