@@ -1,4 +1,4 @@
-"""What the book's page on `atlas` shows: counts of the world, examples of its text, its models."""
+"""The content of the page on `atlas`: counts of the world, examples of its text, its models."""
 
 import json
 
@@ -12,11 +12,11 @@ from repro.training.pretraining import corpus, pretrain
 
 EXAMPLE = "P19"  # the topic of the examples: where a person was born
 SHOWN = 4  # texts of each kind
-LAST = 100  # steps whose mean loss stands for the end of pre-training
+LAST = 100  # last steps of pre-training, whose mean loss is shown
 
 
 def numbers() -> dict[str, str]:
-    """Return the numbers of the page's prose, by name."""
+    """Return the numbers in the text of the page, by name."""
     world = atlas.world()
     studied = world[world["split"].isin(SPLITS)]
     phrasings = {len(corpus.phrasings(topic)) for topic in paper.TOPICS}
@@ -47,7 +47,7 @@ def _span(values: set[int]) -> str:
 
 
 def splits() -> pd.DataFrame:
-    """Return the world's splits: topics, facts, statements and how often a fact is stated."""
+    """Return the splits of the world: topics, facts, statements, and statements per fact."""
     rows = []
     for split, part in atlas.world().groupby("split", sort=False):
         stated = part["exposure"]
@@ -67,7 +67,7 @@ def splits() -> pd.DataFrame:
 
 
 def exposures() -> pd.DataFrame:
-    """Return how many facts of each split are stated how often; None where no fact is."""
+    """Return the number of facts by split and exposure; None if there are none."""
     world = atlas.world()
     table = world.groupby(["exposure", "split"]).size().unstack()[list(world["split"].unique())]
     table = table.map(lambda n: None if pd.isna(n) else f"{n:,.0f}")
@@ -75,10 +75,10 @@ def exposures() -> pd.DataFrame:
 
 
 def example() -> dict[str, str]:
-    """Return a studied fact with statements of it, and a reader's fact as it is asked.
+    """Return a studied fact with its statements, and questions about a fact of the split `reader`.
 
-    All of it is text that the default model was pre-trained on, but for the studied fact's own
-    question.
+    All of this is text on which the default model was pre-trained, except the question of the
+    studied fact.
     """
     world = atlas.world()
     topic = world[world["topic"] == EXAMPLE]
@@ -101,7 +101,7 @@ def _block(texts: list[str]) -> str:
 
 
 def bundled() -> pd.DataFrame:
-    """Return the bundled models that are here: size, attention, text, loss (nats per token)."""
+    """Return the bundled models on this machine: size, attention, text, loss (nats per token)."""
     entries = [entry for entry in registry.entries().values() if entry.bundled]
     return pd.DataFrame([_about(entry) for entry in entries if weights.available(entry)])
 

@@ -1,4 +1,4 @@
-"""The label of each entry in the list of references: the name and year that the text cites it by.
+"""The labels of the list of references: the name and year by which the text cites an entry.
 
 sphinxcontrib-bibtex writes "Ye et al. [2025]" in the text, and its own list says "[YYN+25]".
 """

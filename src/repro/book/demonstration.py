@@ -1,4 +1,4 @@
-"""Runs the real `repro rank` and `repro restore` on two small folders, for the book's page."""
+"""Runs `repro rank` and `repro restore` on two small models, for the page on the tool."""
 
 import json
 import subprocess
@@ -24,7 +24,7 @@ COMMANDS = {
 
 
 def outputs(book: Book) -> dict[str, str]:
-    """Return each command with its output as a block of code, run again only after a change."""
+    """Return each command with its output as a block of code; it runs again after a change."""
     stored = book.root / "book" / "_executed" / "restore_tool.json"
     command = dependencies.files_of(dependencies.PACKAGE / "cli" / "__main__.py")
     stamp = dependencies.content_hash([book.root / "book" / PAGE, Path(__file__), *command])

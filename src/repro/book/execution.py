@@ -1,10 +1,10 @@
-"""Execute the notebooks a book needs, through papermill, and only where something has changed.
+"""Executes the notebooks of a book with papermill, if something has changed since the last time.
 
-`book/_executed/<model>/<notebook>.ipynb` is papermill's output, stamped with a digest of
-everything the outcome depends on. `book/notebooks/` holds the same for the chosen model, each
-with a note on how to run it; these are the book's pages, so that its table of contents names no
-model. Beside them lie the pages of the other models that have committed records, each named with
-its model, and each page has a switch that leads from one model to another.
+`book/_executed/<model>/<notebook>.ipynb` is the output of papermill, with a digest of everything
+that it depends on. `book/notebooks/` holds a copy for the model of the book, with a note on how to
+run it. These copies are the pages of the book, so its table of contents names no model. Pages of
+other models with committed records are in the same folder, named with their model. A switch on each
+page leads from one model to another.
 """
 
 import hashlib
@@ -36,9 +36,9 @@ class NotebookError(ReproError):
 
 @dataclass(frozen=True)
 class Book:
-    """What a book is built from: the repository's folder, a model and a profile.
+    """A book: the folder of the repository, a model and a profile.
 
-    `model` is a registry name or a folder of safetensors; `name` is what its files are kept under.
+    `model` is a registry name or a folder of safetensors; `name` is that of its files.
     """
 
     root: Path
@@ -47,12 +47,12 @@ class Book:
 
     @property
     def name(self) -> str:
-        """Return the model's own name, also where `model` is a folder."""
+        """Return the name of the model, also if `model` is a folder."""
         return registry.entry(self.model).name
 
     @property
     def title(self) -> str:
-        """Return what the model switch calls it."""
+        """Return the title of the model in the model switch."""
         return registry.entry(self.model).title
 
     def sources(self) -> list[Path]:
@@ -60,7 +60,7 @@ class Book:
         return sorted((self.root / "notebooks").glob("[0-9]*.py"))
 
     def executed(self, source: Path) -> Path:
-        """Return where the executed form of a notebook is kept."""
+        """Return the file of an executed notebook."""
         return self.root / "book" / "_executed" / self.name / f"{source.stem}.ipynb"
 
     def page(self, source: Path) -> Path:
@@ -68,18 +68,18 @@ class Book:
         return self.root / "book" / "notebooks" / f"{source.stem}.ipynb"
 
     def parameters(self) -> dict[str, str]:
-        """Return the parameters every notebook is run with."""
+        """Return the parameters of every notebook."""
         return {"model": self.model, "profile": self.profile}
 
     def command(self, source: Path) -> str:
-        """Return the command that runs a notebook as the book does."""
+        """Return the command that runs a notebook in the same way as the book."""
         options = " ".join(f"-p {name} {value}" for name, value in self.parameters().items())
         return f"papermill notebooks/{source.name} {options}"
 
 
 @dataclass(frozen=True)
 class OtherModel(Book):
-    """A model whose pages lie beside those of the book's own model.
+    """Another model, whose pages are shown beside those of the book's model.
 
     `stems` names the notebooks that have results of it, such as `05_restore`.
     """
@@ -98,8 +98,8 @@ class OtherModel(Book):
 def digest(book: Book, source: Path) -> str:
     """Return a hash of a notebook, the modules it imports, the results and the parameters.
 
-    The results are the committed records of the model; of all models, where the page may show
-    others, or where records of this one may be kept under another name.
+    The results are the committed records of the model. They are those of all models if the page may
+    show others, or if records of this model may be stored under another name.
     """
     entry = registry.entry(book.model)
     alone = entry.name in registry.entries() and not dependencies.shows_other_models(source)
@@ -116,16 +116,17 @@ def result_files(folder: Path | None = None) -> list[Path]:
 
 
 def is_fresh(executed: Path, stamp: str) -> bool:
-    """Return whether `executed` exists and was made from exactly what `stamp` stands for."""
+    """Return whether `executed` exists and has the digest `stamp`."""
     if not executed.is_file():
         return False
     return nbformat.read(executed, as_version=4).metadata.get(STAMP) == stamp
 
 
 def execute(book: Book, source: Path, stamp: str) -> None:
-    """Run one notebook and put it in place, whole or not at all.
+    """Run one notebook and write its output, completely or not at all.
 
-    Raises NotebookError where a cell fails or the kernel dies.
+    Raises:
+        NotebookError: a cell fails or the kernel dies.
     """
     import papermill
 
@@ -160,7 +161,7 @@ def run_date(book: Book, source: Path) -> str:
 
 
 def _note(book: Book, source: Path, executed: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    """Return a folded cell that says how the page was run: command, model, date, commit."""
+    """Return a folded cell on how the page was run: command, model, date, commit."""
     run, commit = executed.metadata.papermill, executed.metadata.get(COMMIT)
     text = (
         f":::{{dropdown}} Run this page\n"
@@ -173,10 +174,10 @@ def _note(book: Book, source: Path, executed: nbformat.NotebookNode) -> nbformat
 
 
 def _fold(executed: nbformat.NotebookNode) -> None:
-    """Fold the code of every cell on the page, and leave out what papermill put in.
+    """Fold the code of every cell on the page, and remove the cells of papermill.
 
-    Code that shows nothing is folded with the cell below it. The first cell folds the command for
-    who reads the notebook alone; the page has its own.
+    Code without output is folded with the cell below it. The first cell, the command for a reader
+    of the notebook alone, is folded too, because the page has a command of its own.
     """
     cells, silent = [], ""
     for cell in executed.cells:
@@ -203,7 +204,7 @@ def _fold(executed: nbformat.NotebookNode) -> None:
 def publish(book: Book, source: Path, books: Sequence[Book] = ()) -> None:
     """Copy an executed notebook to its page in the book, with a note on how it was run.
 
-    `books` are the models that the page's switch offers; with fewer than two it has none.
+    `books` are the models in the switch of the page; with fewer than two there is no switch.
     """
     executed = nbformat.read(book.executed(source), as_version=4)
     _fold(executed)
@@ -213,27 +214,28 @@ def publish(book: Book, source: Path, books: Sequence[Book] = ()) -> None:
     if isinstance(book, OtherModel):
         _mark_as_other(book, executed)
     text, page = nbformat.writes(executed) + "\n", book.page(source)
-    # An unchanged page keeps its time, so that Sphinx need not read it again.
+    # An unchanged page keeps its time stamp, so that Sphinx need not read it again.
     if not page.is_file() or page.read_text(encoding="utf-8") != text:
         files.write_atomic(page, text)
 
 
 def _switch(book: Book, source: Path, books: Sequence[Book]) -> nbformat.NotebookNode:
-    """Return a cell that links to the same page of every model: it needs no script."""
+    """Return a cell that links to the same page of every model, without a script."""
     links = []
-    for book_of_other in books:
-        here = ' aria-current="page"' if book_of_other is book else ""
-        name, about = html.escape(book_of_other.title), f"profile {book_of_other.profile}"
-        href = f"{book_of_other.page(source).stem}.html"
+    for offered in books:
+        here = ' aria-current="page"' if offered is book else ""
+        name, about = html.escape(offered.title), f"profile {offered.profile}"
+        href = f"{offered.page(source).stem}.html"
         links.append(f'<li><a href="{href}" title="{about}"{here}>{name}</a></li>')
     text = f'<nav class="model-switch no-print" aria-label="Model"><ul>{"".join(links)}</ul></nav>'
     return nbformat.v4.new_markdown_cell(text, id="model-switch")
 
 
 def _mark_as_other(book: OtherModel, executed: nbformat.NotebookNode) -> None:
-    """Say the model in the title, keep links among its pages, and stay out of search and contents.
+    """Mark a page as one of another model: in its title, in its links, and for the search.
 
-    Otherwise the search would find every page once for each model.
+    Links lead to pages of the same model. The page is not in the search or in the table of
+    contents; otherwise the search would find every page once for each model.
     """
     executed.metadata |= {"orphan": True, "nosearch": True}
     title, _, rest = executed.cells[0].source.partition("\n")
@@ -248,10 +250,10 @@ def _link(book: OtherModel, link: re.Match) -> str:
 
 
 def refresh(book: Book, say: Callable[[str], None], others: Sequence[OtherModel] = ()) -> None:
-    """Execute the notebooks that are missing or stale, telling `say` of each, and publish all.
+    """Execute the notebooks that are missing or stale, and publish all.
 
-    `others` are the models whose pages lie beside. As many notebooks run at a time as there are
-    cores.
+    `say` is called with a line about each. `others` are the models with pages beside those of the
+    book. As many notebooks run at a time as there are cores.
     """
     books = [book, *others]
     stamps = {(b, source): digest(b, source) for b in books for source in b.sources()}
@@ -264,9 +266,9 @@ def refresh(book: Book, say: Callable[[str], None], others: Sequence[OtherModel]
 
 
 def _execute_all(stale: dict[tuple[Book, Path], str], say: Callable[[str], None]) -> None:
-    """Execute notebooks, several at a time. The first that fails ends it, and its error is raised.
+    """Execute notebooks, several at a time; if one fails, stop and raise its error.
 
-    The threads only wait for kernels, which are processes.
+    Threads suffice, because they only wait for kernels, which are processes.
     """
     from repro.book import kernels
 

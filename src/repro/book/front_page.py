@@ -1,4 +1,4 @@
-"""The front page's three cards: the paper's number beside those of every measured model."""
+"""The three cards of the front page: the paper's number beside those of every measured model."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -39,7 +39,7 @@ class Card:
 
 
 def cards(first: Study) -> str:
-    """Return the three cards as HTML, for the book's own study and all complete ones."""
+    """Return the three cards as HTML, for the study of the book and all complete studies."""
     studies = [first, *claims.others(first)]
     return f'<div class="cards">{"".join(_html(card) for card in _cards(studies))}</div>'
 
@@ -86,7 +86,7 @@ def _cards(studies: list[Study]) -> Iterator[Card]:
 
 
 def _gain_of_paper() -> float:
-    """Return what restoring a fifth gains LLaMA-3-8B after 1,920 facts of level 0 (Table 4)."""
+    """Return the gain of LLaMA-3-8B from restoring a fifth, 1,920 facts of level 0 (Table 4)."""
     run = paper.table("restore").query(
         "split == 'test' and train_size == 1920 and train_level == 0"
     )
@@ -95,10 +95,10 @@ def _gain_of_paper() -> float:
 
 
 def _line(model: str, rows: pd.DataFrame) -> Line | None:
-    """Return a model's line; None where it has no such run.
+    """Return the line of a model; None if it has no such run.
 
-    Its estimate is the comparison nearest to the paper's: level 0, of sampled facts, the most of
-    them, and against level 2 where two levels are compared.
+    Its estimate is that of the comparison most similar to the paper's: level 0, the largest sampled
+    size, and against level 2 if two levels are compared.
     """
     rows = rows[rows["estimate"].notna()]
     sampled = rows[rows["claim"].str.contains("evel 0") & ~rows["claim"].str.contains("all ")]

@@ -1,6 +1,6 @@
-"""Leaves only the icons that the site shows in the icon library which the theme brings along.
+"""Removes the icons that the site does not use from the icon library of the theme.
 
-The theme ships every Font Awesome icon, 1.5 MB of a page's first load, and shows some twenty.
+The theme loads every Font Awesome icon, 1.5 MB at the first page, and uses about twenty.
 """
 
 import re
@@ -33,7 +33,7 @@ def shrink(site: Path) -> None:
 def names_in(site: Path) -> set[str]:
     """Return the names of the icons that the pages and scripts of a site mention.
 
-    Not the styles: the theme's name every icon.
+    The styles are not read, because those of the theme name every icon.
     """
     texts = [path for path in site.rglob("*") if path.suffix in {".html", ".js"}]
     library_folder = site / LIBRARY
@@ -46,7 +46,7 @@ def names_in(site: Path) -> set[str]:
 
 
 def subset(library: str, names: set[str]) -> str:
-    """Return the library's code with the icons of these names, or aliases, alone."""
+    """Return the code of the library with only the icons of these names or aliases."""
 
     def wanted(icon: re.Match) -> str:
         aliases = set(re.findall(r'"([^"]+)"', icon["aliases"]))

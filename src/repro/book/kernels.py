@@ -1,9 +1,9 @@
-"""Kernels that start at once: forked from a process that has loaded what the notebooks import.
+"""Kernels that start at once, because they are forked from a process with all imports loaded.
 
-The imports of a notebook take longer than its tables and figures. So where Linux runs the book, one
-process loads them once, and each notebook's kernel is a fork of it: a process of its own, in which
-nothing of another notebook is seen. jupyter_client starts a kernel through a provisioner; this is
-one, and `KernelManager` is what papermill is given to use it.
+The imports of a notebook take longer than its tables and figures. So on Linux one process loads
+them once, and the kernel of each notebook is a fork of it: a separate process, which shares nothing
+with other notebooks. jupyter_client starts a kernel through a provisioner. This module has one, and
+papermill uses it through `KernelManager`.
 """
 
 import json
@@ -41,12 +41,12 @@ class ForkedProcess:
     stdin = stdout = stderr = None
 
     def __init__(self, pid: int):
-        """Take the process's number. It is no child of this process."""
+        """Take the number of the process, which is not a child of this process."""
         self.pid = pid
         self.returncode: int | None = None
 
     def poll(self) -> int | None:
-        """Return None while it runs, then 0: its own status is known to its parent alone."""
+        """Return None while it runs, then 0, because only its parent knows its exit status."""
         if self.returncode is None:
             try:
                 os.kill(self.pid, 0)
@@ -101,9 +101,9 @@ class KernelManager(AsyncKernelManager):
 
 
 def options() -> dict[str, type]:
-    """Return what papermill's `execute_notebook` is given; nothing where forking is not safe.
+    """Return options for papermill's `execute_notebook`; none if forking is not safe.
 
-    On macOS its own libraries may not survive a fork, and Windows has none.
+    On macOS system libraries may fail after a fork, and Windows has no fork.
     """
     return {"kernel_manager_class": KernelManager} if sys.platform == "linux" else {}
 
@@ -111,7 +111,7 @@ def options() -> dict[str, type]:
 @cache
 def _server() -> subprocess.Popen:
     words = [sys.executable, "-m", __name__]
-    # In a group of its own, which can be ended together, and which an interrupt does not reach.
+    # In a process group of its own, which can be ended as a whole, and gets no interrupt.
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "start_new_session": True}
     return subprocess.Popen(words, text=True, **pipes)
 
@@ -161,9 +161,9 @@ def _serve() -> None:
 
 @cache
 def _load_imports(folder: str) -> None:
-    """Import what the notebooks of a folder import in the end."""
+    """Import all modules that the notebooks of a folder import, directly or through others."""
     for source in sorted(Path(folder).glob("[0-9]*.py")):
-        # What cannot be imported is an error of the notebook, which names it when it runs.
+        # A module that cannot be imported is an error of the notebook, which reports it itself.
         with suppress(Exception):
             for name in dependencies.imported(source.read_text(encoding="utf-8"), "__main__"):
                 import_module(name)
@@ -173,7 +173,7 @@ def _become_kernel(arguments: list[str], env: dict[str, str], folder: str | None
     """Turn this process into an IPython kernel with these arguments, environment and folder."""
     from ipykernel.kernelapp import IPKernelApp
 
-    # Its output is what it sends: the server's pipes are not its own.
+    # A kernel sends its output in messages; the pipes belong to the server.
     null = os.open(os.devnull, os.O_RDWR)
     os.dup2(null, 0)
     os.dup2(null, 1)

@@ -1,4 +1,4 @@
-"""Which models the book shows beside its own, and which of its pages have results of them."""
+"""The other models of the book, and the pages that have results of them."""
 
 from collections.abc import Callable, Iterator
 
@@ -14,7 +14,7 @@ def _has_tasks(study: Study) -> bool:
     return bool(task_study.TaskStudy(study.model, study.profile).results.means().size)
 
 
-# What a page needs of a study; a page that is not named shows what every complete study has.
+# The results that a page needs. A page without an entry needs only those of every complete study.
 NEEDS: dict[str, Callable[[Study], bool]] = {
     "06_tasks": _has_tasks,
     "07_strategies": lambda study: study.profile.mixed_samples > 0,
@@ -27,8 +27,10 @@ NEEDS: dict[str, Callable[[Study], bool]] = {
 def others(first: Study, stems: list[str]) -> dict[str, dict]:
     """Return the other models whose committed records are complete, and the pages that show them.
 
-    {model: {profile, stems}}, where `stems` are those of the given notebooks that have results of
-    it. A model whose records are complete under several profiles is shown under the largest.
+    A model whose records are complete under several profiles is shown under the largest one.
+
+    Returns:
+        {model: {profile, stems}}, where `stems` are the given notebooks that have results of it.
     """
     studies = dict(sorted(_complete(first), key=_size))
     return {

@@ -1,4 +1,4 @@
-"""One row or more for every table and figure of the paper that the notebooks reproduce."""
+"""The overview: one row or more for every table and figure that the notebooks reproduce."""
 
 import numpy as np
 import pandas as pd
@@ -29,8 +29,8 @@ IMAGE = "image only"
 def overview(measured) -> pd.DataFrame:
     """Return item, quantity, paper, ours, difference, command (text) for a `Study`.
 
-    Where the paper used 1,920 facts, ours is the profile's largest sampled size of the same
-    level, named in `quantity`. A dash stands for what does not exist.
+    In place of the paper's 1,920 facts, ours is the largest sampled size of the profile at the same
+    level, which `quantity` names. A dash is a number that does not exist.
     """
     accuracy = measured.results.accuracy()
     means = summary.means(accuracy)
@@ -58,7 +58,8 @@ def overview(measured) -> pd.DataFrame:
 def findings(measured) -> dict[str, str]:
     """Return a line of Markdown on each phenomenon and finding of the paper, for a `Study`.
 
-    In domain; restoration at `SHARE` percent. The notebooks show the comparisons one by one.
+    It is for in-domain facts, with restoration of `SHARE` percent. The notebooks show each
+    comparison.
     """
     accuracy, answers = measured.results.accuracy(), measured.results.answers()
     means, kl = summary.means(accuracy), divergence.means(measured.results.divergence())
@@ -89,7 +90,7 @@ def _hurts(kl: pd.DataFrame, levels: pd.DataFrame, level: int) -> pd.DataFrame:
 
 
 def _mastery(results) -> list[tuple]:
-    """Return the rows of Tables 1 and 8, of facts chosen by score as estimated for all facts."""
+    """Return the rows of Tables 1 and 8; for facts chosen by score, estimates for all facts."""
     published = mastery.level_shares(paper.table("distribution"))
     ours = mastery.level_shares(results.distribution(), results.natural_distribution())
     rows = []
@@ -209,9 +210,10 @@ def _strategies(measured) -> tuple:
 
 
 def _where(counted: pd.DataFrame) -> list[tuple]:
-    """Return the rows of Tables 9 and 10; the paper does not say of which model or share they are.
+    """Return the rows of Tables 9 and 10. The paper does not say for which model and share.
 
-    A quarter of the layers is compared, since one layer of four is no like of one of 32.
+    Quarters of the layers are compared, because a single layer of four is not comparable with one
+    of 32.
     """
     counted = locations.named(counted)
     ours = counted[(counted["top_percent"] == SHARE) & (counted["train_level"] == 0)]
@@ -237,7 +239,7 @@ def _lift(places: pd.DataFrame, by: str, place: object) -> float:
 
 
 def _blocks(means: pd.DataFrame) -> tuple:
-    """Return the row of Table 11, which says how large the restored block is on either side."""
+    """Return the row of Table 11, with the size of the restored block in the paper and ours."""
     size = _largest(means, 0)
     changes, shares = [], []
     for frame, facts in ((layers.published(), BEST_SIZE), (means, size)):
@@ -254,7 +256,7 @@ def _blocks(means: pd.DataFrame) -> tuple:
 
 
 def _share_of_layers(blocks: list[str]) -> str:
-    """Return how many layers of how many the lowest of the blocks, such as `0-3`, holds."""
+    """Return the numbers of layers in the lowest block, such as `0-3`, and in all, as text."""
     if not blocks:
         return html.ABSENT
     ends = [int(name.split("-")[-1]) + 1 for name in blocks]
@@ -277,7 +279,7 @@ def _gain(frame: pd.DataFrame, split: str, size: int) -> float:
 
 
 def _value(frame: pd.DataFrame, column: str = "accuracy", **where) -> float:
-    """The one value at level 0 without restoration, unless `where` says otherwise, else NaN."""
+    """Return the value at level 0 without restoration, or at `where`; NaN if it is not unique."""
     for name, value in ({"train_level": 0, "restored_percent": 0} | where).items():
         if name in frame:
             frame = frame[frame[name] == value]

@@ -1,4 +1,4 @@
-"""What the book's pages say that must not be typed by hand, as MyST substitutions.
+"""The numbers and tables in the text of the book's pages, as MyST substitutions.
 
 A page writes `{{ paper.train_facts }}` for a number and `{{ topics }}` for a whole section.
 """
@@ -24,16 +24,16 @@ from repro.measures import divergence
 from repro.models import registry, weights
 from repro.study import Study, gpu_plan, open_study, pools, profiles, task_study
 
-LONG = 30  # characters from which a cell of a table may wrap
+LONG = 30  # characters of a cell from which its text may wrap
 
 
 def values_from_runs(book: Book) -> dict[str, object]:
-    """Return what the Markdown says of the executed notebooks, by name."""
+    """Return the values that depend on the executed notebooks, by name."""
     return {"status_notebooks": status_notebooks(book)}
 
 
 def other_models(book: Book) -> dict[str, object]:
-    """Return what the model switch offers: {model: {profile, stems of its pages}}."""
+    """Return the models of the model switch: {model: {profile, stems of its pages}}."""
     stems = [source.stem for source in book.sources()]
     return model_pages.others(open_study(book.model, book.profile), stems)
 
@@ -58,7 +58,7 @@ def values_from_records(book: Book) -> dict[str, object]:
 
 
 def _substitutions(book: Book, measured: Study) -> dict[str, object]:
-    """Return the numbers that stand within sentences, by group."""
+    """Return the numbers within sentences, by group."""
     return {
         "paper": substitutions.of_paper(),
         "full": substitutions.of_profile("full"),
@@ -98,8 +98,8 @@ def _status(book: Book, measured: Study) -> dict[str, object]:
 def html_table(frame: pd.DataFrame, code: Iterable[str] = (), title: str = "") -> str:
     """Return a frame as an HTML table in a box that scrolls by itself; `code` columns as code.
 
-    The box can have the keyboard's focus, so that the arrow keys scroll it. A screen reader calls
-    it by its `title`, by default the names of its columns.
+    The box can have the focus of the keyboard, so that the arrow keys scroll it. A screen reader
+    reads its `title`, by default the names of its columns.
     """
     cells = frame.map(lambda value: "–" if pd.isna(value) else html.escape(str(value)))
     for name in code:
@@ -112,7 +112,7 @@ def html_table(frame: pd.DataFrame, code: Iterable[str] = (), title: str = "") -
 
 
 def gpu_plans() -> dict[str, str]:
-    """Return what the paper's models take on GPUs, as tables, and the pace that is assumed."""
+    """Return the estimates for the paper's models on GPUs as tables, and the assumed speed."""
     host = {"small": 128 * gpu_plan.GIB, "large": 2048 * gpu_plan.GIB, "largest": None}
     shown = {
         "small": ("llama-3-8b", 1),
@@ -143,7 +143,7 @@ def topic(entry: paper.Topic) -> str:
 
 
 def status_model(book: Book, records: pd.DataFrame) -> str:
-    """Return what was measured: model, weights, data and seed."""
+    """Return the table of the study: model, weights, data and seed."""
     model = registry.entry(book.model)
     rows = {
         "Model": f"{model.title} ({model.name})",
@@ -158,7 +158,7 @@ def status_model(book: Book, records: pd.DataFrame) -> str:
 
 
 def status_notebooks(book: Book) -> str:
-    """Return when and for how long each notebook ran, from papermill's own metadata."""
+    """Return the date and duration of each notebook, from the metadata of papermill."""
     rows = []
     for source in book.sources():
         run = nbformat.read(book.executed(source), as_version=4).metadata.papermill
@@ -175,7 +175,7 @@ def status_notebooks(book: Book) -> str:
 
 
 def status_records(records: pd.DataFrame) -> str:
-    """Return what the measurements took, by kind."""
+    """Return the numbers and times of records, by kind."""
     rows = [
         {
             "Measurement": kind,
@@ -190,7 +190,7 @@ def status_records(records: pd.DataFrame) -> str:
 
 
 def status_versions(records: pd.DataFrame) -> str:
-    """Return the package versions the measurements were made with."""
+    """Return the versions of packages that the records were computed with."""
     pairs = {pair for versions in records["versions"] for pair in dict(versions).items()}
     return html_table(pd.DataFrame(sorted(pairs), columns=["Package", "Version"]))
 

@@ -1,8 +1,8 @@
-"""Teach papermill to read notebooks written as `.py` files, through its entry points.
+"""Lets papermill read notebooks that are `.py` files, through its entry points.
 
-papermill picks a handler by the first characters of a path, so the entry points in
-`pyproject.toml` name beginnings that are always local: `notebooks/`, `./`, `../`, `/` and, for
-use inside `notebooks/`, the digits its files begin with.
+papermill chooses a handler by the first characters of a path. So the entry points in
+`pyproject.toml` are beginnings of local paths: `notebooks/`, `./`, `../`, `/` and, for use inside
+`notebooks/`, the digits with which its files begin.
 """
 
 import os
@@ -98,7 +98,7 @@ def _refuse_source(path: str) -> None:
 
 
 def _check_command(path: str) -> None:
-    """Check what papermill's command line asks of a notebook, before its kernel starts.
+    """Check the parameters on papermill's command line, before the kernel starts.
 
     Raises:
         ClickException: papermill prints it as one line.
@@ -128,7 +128,7 @@ def _check_command(path: str) -> None:
 
 
 def _given(values: dict[str, Any]) -> dict[str, Any]:
-    """Return the parameters of a command line by name, the last one of a name counts."""
+    """Return the parameters of a command line by name; of equal names the last one counts."""
     import yaml
 
     given: dict[str, Any] = {}
@@ -151,7 +151,7 @@ def _read_parameters(file: str) -> dict[str, Any]:
 
 
 def _parse_parameters(text: str, place: str) -> dict[str, Any]:
-    """Return parameters written as YAML. Raises ConfigError where they are no mapping."""
+    """Return parameters written as YAML. Raises ConfigError if they are not a mapping."""
     import yaml
 
     try:
@@ -217,12 +217,12 @@ def option_values(words: list[str], short: str, long: str) -> list[str]:
 
 
 def complete(words: list[str], terminal: bool, progress: bool = False) -> list[str]:
-    """Return papermill's command-line words with the output named, where a `.py` has none.
+    """Return papermill's command-line words, with an output added if a `.py` has none.
 
-    papermill needs an output on a terminal, and with a pipe as standard input it takes a lone
-    path for the output. A `.py` is never an output: the notebook goes to `_executed/` beside its
-    source on a `terminal`, to standard output otherwise. With `progress`, the bars of what the
-    notebook computes take the place of papermill's count of cells.
+    On a terminal papermill needs an output, and with a pipe as standard input it takes a single
+    path as the output. A `.py` is never an output: on a `terminal` the notebook is written to
+    `_executed/` beside its source, otherwise to standard output. With `progress`, the progress bars
+    of the notebook replace papermill's count of cells.
     """
     at = paths_at(words)
     if not at or not words[at[0]].endswith(".py") or "--help-notebook" in words:
@@ -250,8 +250,8 @@ def _is_papermill() -> bool:
 
 def _prepare_command_line() -> None:
     """Complete papermill's command line, and refuse parameters that cannot be read."""
-    # Loaded before papermill reads its arguments: the only moment at which an output can be named,
-    # and before it reads -y and -f, with a stack trace where they cannot be read.
+    # This module is loaded before papermill reads its arguments. Only now can an output be added,
+    # and -y and -f be checked, for which papermill would print a stack trace.
     words = sys.argv[1:] = complete(
         sys.argv[1:],
         terminal=sys.stdout.isatty(),

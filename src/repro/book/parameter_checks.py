@@ -1,4 +1,4 @@
-"""Values a notebook accepts, checked before a kernel starts and again inside it."""
+"""Checks the parameters of a notebook, before its kernel starts and again inside it."""
 
 import math
 import os
@@ -38,10 +38,10 @@ def check_names(notebook: str, given: Iterable[str], names: Sequence[str]) -> No
 
 
 def check_parameters(parameters: Mapping[str, Any], names: Iterable[str] = ()) -> None:
-    """Raise ReproError when a notebook parameter has a value that no run can have.
+    """Raise ReproError if a notebook parameter has an impossible value.
 
-    `names` are the parameters that the notebook has: what is not given comes from the settings
-    REPRO_MODEL, REPRO_PROFILE and REPRO_TASKS, which are checked alike.
+    `names` are the parameters of the notebook. Those that are not given come from the settings
+    REPRO_MODEL, REPRO_PROFILE and REPRO_TASKS, which are checked too.
     """
     known_names = set(parameters) | set(names)
     if "frac" in parameters:

@@ -1,7 +1,7 @@
 """Prints the built book as one PDF: `python -m repro.book.pdf`, which `make pdf` calls.
 
 Chromium prints, because it draws the pages as a reader of the site sees them: coloured tables,
-vector figures, formulas. The site links to the PDF only where it was printed from these very pages.
+vector figures, formulas. The site links to the PDF only if it was printed from the current pages.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ from repro.errors import ConfigError, ReproError
 from repro.files import write_atomic
 
 NAME = "fine-tuning-and-model-knowledge.pdf"
-LINK_SCRIPT = "pdf-link.js"  # among the site's own files; empty where there is no PDF to link to
+LINK_SCRIPT = "pdf-link.js"  # a file of the site; it is empty if there is no PDF
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 WIDTH, HEIGHT = 680, 980  # of a page's text in pixels: A4 less its margins, at 96 to the inch
 LINK = """for (const place of document.querySelectorAll(".pdf-link")) {{
@@ -41,7 +41,7 @@ FIT_TABLES = """async ([width, height]) => {
 
 
 def main() -> None:
-    """Print the PDF of the site in the current folder's book, and say where it is."""
+    """Print the PDF of the site in the current folder's book, and print its path."""
     site = Path("book", "_build", "html")
     try:
         path = write(site)
@@ -81,7 +81,7 @@ def link(site: Path) -> bool:
 
 
 def digest(site: Path) -> str:
-    """Return a hash of what the book's pages say: their articles, in the order of the contents."""
+    """Return a hash of the text of the book's pages, in the order of the contents."""
     total = hashlib.sha256()
     for address in ["index.html", *(chapter.address for chapter in single_page.contents(site))]:
         total.update((site / address).read_bytes().partition(b"<article")[2])

@@ -13,7 +13,7 @@ TASKS = {"gsm8k": "GSM8K", "xsum": "XSum"}
 
 
 def table() -> pd.DataFrame:
-    """Return one row for each thing that a profile decides, one column for each profile."""
+    """Return a table with one row for each setting of a profile, one column for each profile."""
     chosen = [profiles.profile(name) for name in profiles.PROFILES]
     rows = {
         title: {profile.name: describe(profile) for profile in chosen}
@@ -23,7 +23,7 @@ def table() -> pd.DataFrame:
 
 
 def _facts(profile: Profile) -> str:
-    """Return how many facts of each split are measured, over all bands of score."""
+    """Return the numbers of measured facts by split, summed over score bands, as text."""
     counts = {split: _amount(profile.number_of_facts(split)) for split in SPLITS}
     chosen = ", chosen by score" if profile.choose else ""
     return ", ".join(f"{split} {count}" for split, count in counts.items()) + chosen

@@ -1,7 +1,7 @@
-"""The whole book as one HTML page for print, put together from the pages of the built site.
+"""The whole book as one HTML page for print, made from the pages of the built site.
 
-What only a screen can use goes: navigation, folded code, buttons, downloads. Links between pages
-become links within the one page, so they work in a PDF too.
+Parts that are useful only on a screen are removed: navigation, folded code, buttons, downloads.
+Links between pages become links within the page, so they work in a PDF too.
 """
 
 import re
@@ -16,7 +16,8 @@ from bs4 import BeautifulSoup, Tag
 
 from repro.errors import ConfigError
 
-# What only a screen can use, as CSS selectors: `hide` is folded code, `fine` a download or a box.
+# CSS selectors of parts that are useful only on a screen: `hide` is folded code, `fine` a download
+# or a box.
 # The rows of a claim, hundreds of comparisons each, would be half of all pages of the PDF.
 SCREEN_ONLY = (
     "script, noscript, .headerlink, details.hide, .cell_input, .pdf-link, .no-print, form, button,"
@@ -143,7 +144,7 @@ def _drop_screen_only(article: Tag) -> None:
 
 
 def _drop_known_styles(article: Tag, styles: set[str]) -> None:
-    """Remove each style sheet that an earlier table or figure has brought, word for word."""
+    """Remove each style sheet that an earlier table or figure already has."""
     for sheet in article.select("style"):
         text = sheet.get_text()
         if text in styles:
@@ -152,10 +153,10 @@ def _drop_known_styles(article: Tag, styles: set[str]) -> None:
 
 
 def _rename_ids(article: Tag, anchor: str) -> None:
-    """Put the page's anchor before every id that a link can lead to, so that no two are the same.
+    """Put the anchor of the page before every id that is a target of links, to make them unique.
 
-    Ids within drawings, and those of tables and tabs that style sheets name, are made from their
-    content and stay.
+    Ids within drawings, and ids of tables and tabs that style sheets use, are made from their
+    content and do not change.
     """
     for element in _with_own_ids(article):
         element["id"] = f"{anchor}--{element['id']}"
@@ -172,7 +173,7 @@ def _with_own_ids(article: Tag) -> Iterator[Tag]:
 
 
 def _turn_links(article: Tag, chapter: Chapter, anchors: dict[str, str]) -> None:
-    """Make links between pages links within the one page; keep remote ones; drop all others."""
+    """Turn links between pages into links within the page; keep remote ones, remove all others."""
     folder = PurePosixPath(chapter.address).parent
     for link in article.select("a[href]"):
         parts = urlsplit(link["href"])
@@ -190,6 +191,6 @@ def _turn_links(article: Tag, chapter: Chapter, anchors: dict[str, str]) -> None
 
 
 def _lower_headings(article: Tag, steps: int) -> None:
-    """Lower the headings of a page below another: the PDF's outline has the book's order."""
+    """Lower the headings of a page, so that the outline of the PDF has the order of the book."""
     for heading in article.find_all(HEADING):
         heading.name = f"h{min(6, int(heading.name[1]) + steps)}"

@@ -1,4 +1,4 @@
-"""Numbers the book's prose quotes: the paper's from its tables, ours from the records."""
+"""The numbers in the text of the book: the paper's from its tables, ours from the records."""
 
 import json
 import statistics
@@ -15,7 +15,7 @@ from repro.study import Study, profiles
 
 SMALL, LARGE = 240, 1920  # the two training sizes of the paper's Tables 3, 4 and 6
 ABSENT = "–"
-MEASURED = "smollm2-135m"  # the model that the benchmarks quoted in the prose were run on
+MEASURED = "smollm2-135m"  # the model of the benchmarks that the text quotes
 
 
 def _range(values: pd.Series, decimals: int = 1) -> str:
@@ -24,7 +24,7 @@ def _range(values: pd.Series, decimals: int = 1) -> str:
 
 
 def of_paper() -> dict[str, str]:
-    """Return the numbers quoted from the paper, derived from its published tables."""
+    """Return the numbers of the paper, computed from its published tables."""
     topics = paper.TOPICS.values()
     facts = paper.table("distribution").query("model == 'LLaMA-3-8B'")
     totals = facts.groupby("split")["count"].sum()
@@ -83,7 +83,7 @@ def _of_restoration() -> dict[str, str]:
 
 
 def _of_text() -> dict[str, str]:
-    """Return the numbers of §3.4 and §5.2 that the note to the authors sets beside the tables."""
+    """Return the numbers of §3.4 and §5.2 that the note to the authors compares with the tables."""
     quotes = {name: abs(_quoted(name)) for name in ("level_0", "level_0_2", "gap", "gap_ratio")}
     large, small = f"train_size == {LARGE}", f"train_size == {SMALL}"
     table = paper.table("restore")
@@ -128,7 +128,7 @@ def _of_places(modules: pd.DataFrame) -> dict[str, str]:
 
 
 def of_profile(name: str) -> dict[str, str]:
-    """Return what a profile asks for: sizes, samples, templates, draws, tokens."""
+    """Return the settings of a profile: sizes, samples, templates, draws, tokens."""
     profile = profiles.profile(name)
     return {
         "sizes": ", ".join(str(size) for size in profile.sizes),
@@ -140,7 +140,7 @@ def of_profile(name: str) -> dict[str, str]:
 
 
 def of_study(measured: Study) -> dict[str, str]:
-    """Return our numbers for the model and profile the book is built for."""
+    """Return our numbers for the model and profile of the book."""
     facts = measured.results.distribution().groupby("split")["count"].sum()
     rows = measured.results.mastery()
     test = rows.query("split == 'test'")["level"]
@@ -157,7 +157,7 @@ def of_study(measured: Study) -> dict[str, str]:
 
 
 def _percent_at(measured: Study, level: int) -> float:
-    """Return the share of facts at a level, of facts chosen by score as estimated for all."""
+    """Return the share of facts at a level; for facts chosen by score, its estimate for all."""
     facts = mastery.weighted(measured.results.mastery(), measured.results.scored())
     return 100 * float(np.average(facts["level"] == level, weights=facts["weight"]))
 
@@ -211,7 +211,7 @@ def of_rounding() -> dict[str, str]:
 
 
 def of_spellings() -> dict[str, str]:
-    """Return how many completions special characters concern (`benchmarks/spellings.py`)."""
+    """Return how many completions contain special characters (`benchmarks/spellings.py`)."""
     path = files.results_dir() / MEASURED / "benchmarks" / "spellings.json"
     if not path.is_file():
         return dict.fromkeys(("completions", "special", "moved"), ABSENT)
@@ -226,7 +226,7 @@ def of_spellings() -> dict[str, str]:
 
 
 def of_restore_benchmark() -> dict[str, str]:
-    """Return what ranking two checkpoints took (`benchmarks/restore.py`)."""
+    """Return time and memory of ranking two checkpoints (`benchmarks/restore.py`)."""
     path = files.results_dir() / MEASURED / "benchmarks" / "restore.json"
     names = ("block", "parameters", "seconds", "memory", "threads", "floor", "faster", "linear")
     if not path.is_file():

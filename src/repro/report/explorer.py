@@ -1,6 +1,6 @@
 """The restoration explorer (§5, Figure 1): a slider over the share of parameters that is set back.
 
-Everything is drawn here, at every measured share, from committed records.
+Everything is drawn here from committed records, at every measured share.
 `book/_static/explorer.js` only moves it. Without this script, as in a notebook, the explorer shows
 the share of the page.
 """
