@@ -106,9 +106,9 @@ def _line(model: str, rows: pd.DataFrame) -> Line | None:
     chosen = against if len(against) else sampled
     if chosen.empty:
         return None
-    row, (held, of) = chosen.iloc[-1], verdicts.count(rows)
+    row, (supported, of) = chosen.iloc[-1], verdicts.count(rows)
     opposite = int((rows["verdict"] == verdicts.CONTRADICTED).sum())
-    count = f"holds in {held} of {of}" + (f", the opposite in {opposite}" if opposite else "")
+    count = f"holds in {supported} of {of}" + (f", the opposite in {opposite}" if opposite else "")
     return Line(model, row["claim"], row["estimate"], row["low"], row["high"], count)
 
 

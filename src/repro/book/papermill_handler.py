@@ -131,14 +131,14 @@ def _given(values: dict[str, Any]) -> dict[str, Any]:
     """Return the parameters of a command line by name; of equal names the last one counts."""
     import yaml
 
-    given: dict[str, Any] = {}
+    parameters: dict[str, Any] = {}
     for text in values["parameters_base64"] or []:
-        given |= yaml.safe_load(b64decode(text)) or {}
+        parameters |= yaml.safe_load(b64decode(text)) or {}
     for file in values["parameters_file"] or []:
-        given |= _read_parameters(file)
+        parameters |= _read_parameters(file)
     for text in values["parameters_yaml"] or []:
-        given |= _parse_parameters(text, "-y")
-    return given | dict(values["parameters"] or []) | dict(values["parameters_raw"] or [])
+        parameters |= _parse_parameters(text, "-y")
+    return parameters | dict(values["parameters"] or []) | dict(values["parameters_raw"] or [])
 
 
 def _read_parameters(file: str) -> dict[str, Any]:
@@ -155,12 +155,12 @@ def _parse_parameters(text: str, place: str) -> dict[str, Any]:
     import yaml
 
     try:
-        given = yaml.safe_load(text)
+        parameters = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ConfigError(f"the parameters of {place} are no YAML: {one_line(error)}") from error
-    if given is not None and not isinstance(given, dict):
+    if parameters is not None and not isinstance(parameters, dict):
         raise ConfigError(f"the parameters of {place} must be names with values: {{frac: 0.4}}")
-    return given or {}
+    return parameters or {}
 
 
 def _check_folder(output: Path) -> None:

@@ -33,8 +33,10 @@ def check_names(notebook: str, given: Iterable[str], names: Sequence[str]) -> No
         if name not in names and not name.startswith("PAPERMILL_"):
             near = get_close_matches(name, names, 1)
             meant = f"; did you mean {near[0]}?" if near else "."
-            there = ", ".join(names) or "none"
-            raise ConfigError(f"{notebook} has no parameter {name}{meant} Its parameters: {there}.")
+            listed_names = ", ".join(names) or "none"
+            raise ConfigError(
+                f"{notebook} has no parameter {name}{meant} Its parameters: {listed_names}."
+            )
 
 
 def check_parameters(parameters: Mapping[str, Any], names: Iterable[str] = ()) -> None:

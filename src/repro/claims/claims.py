@@ -283,8 +283,8 @@ def summarise(claim: Claim, finding: Finding) -> str:
     """Return the result of the comparisons: up to two estimates, or how many hold."""
     rows = finding.rows
     if finding.verdict == SAME_DIRECTION:
-        here = _estimate(next(rows.itertuples()))
-        return f"{here} here, {claim.value.replace('-', '−')} in the paper"
+        estimate = _estimate(next(rows.itertuples()))
+        return f"{estimate} here, {claim.value.replace('-', '−')} in the paper"
     if len(rows) > 2:
         verdict_counts = rows["verdict"].value_counts()
         words = (SUPPORTED, CONTRADICTED, UNDECIDED)
@@ -303,9 +303,9 @@ def _estimate(row) -> str:
 
 def number(value: float) -> str:
     """Return a number as text: two decimals, none if whole, three if it would only look whole."""
-    whole = value == round(value)
-    seems = not whole and float(f"{value:.2f}").is_integer()
-    return f"{value:.{0 if whole else 3 if seems else 2}f}".replace("-", "−")
+    is_whole = value == round(value)
+    seems_whole = not is_whole and float(f"{value:.2f}").is_integer()
+    return f"{value:.{0 if is_whole else 3 if seems_whole else 2}f}".replace("-", "−")
 
 
 def sides(first: Study) -> list[Side]:

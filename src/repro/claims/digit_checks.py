@@ -106,12 +106,12 @@ def fits_repetitions(value: str) -> pd.DataFrame:
 def is_repeated(_value: str) -> pd.DataFrame:
     """Check that Table 6 has means over runs: not every cell may be a whole number of answers."""
     cells = single_runs()
-    whole, expected = int(cells["fits"].sum()), cells["chance"].sum()
-    text = f"{whole} of {len(cells)} cells are whole numbers of right answers; of means over "
+    whole_cells, expected = int(cells["fits"].sum()), cells["chance"].sum()
+    text = f"{whole_cells} of {len(cells)} cells are whole numbers of right answers; of means over "
     text += f"{RUNS} runs {expected:.0f} would be"
     outcome = CONTRADICTED if cells["fits"].all() else UNDECIDED
     row = printed_row(text, np.nan, verdict=outcome)
-    return table_of([row], (len(cells) - whole, len(cells)), outcome)
+    return table_of([row], (len(cells) - whole_cells, len(cells)), outcome)
 
 
 def mean_of_levels(_value: str) -> pd.DataFrame:

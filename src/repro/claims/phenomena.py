@@ -225,8 +225,8 @@ def _sizes_above(runs: pd.DataFrame) -> list[tuple]:
     If there is no run above 240, 1,920 is returned; this comparison stays undecided.
     """
     larger = [size for size in sizes(runs) if size > BEST_SIZE] or [LARGE_SIZE]
-    whole = runs.loc[size_names(runs) == "All", "train_size"]
-    every = [("All", f"all {n:,}") for n in whole.unique() if n > BEST_SIZE]
+    pool_sizes = runs.loc[size_names(runs) == "All", "train_size"]
+    every = [("All", f"all {n:,}") for n in pool_sizes.unique() if n > BEST_SIZE]
     return [(larger[-1], f"{larger[-1]:,}"), *every]
 
 

@@ -48,13 +48,13 @@ def of_paper() -> Side:
     restored = pd.concat([paper.table("restore"), paper.table("restore_train")], ignore_index=True)
     second = paper.table("accuracy_1920").rename(columns={"model": "llm"})
     second = second.assign(train_size=LARGE_SIZE, restored_percent=0, n=RUNS)
-    whole = second["test_level"] == "mean"
+    is_mean = second["test_level"] == "mean"
     before = restored[restored["restored_percent"] == 0].assign(source="Table 4", llm=LLM)
-    acc = [with_spread(before), second[whole].drop(columns="test_level").assign(source="Table 2")]
+    acc = [with_spread(before), second[is_mean].drop(columns="test_level").assign(source="Table 2")]
     frames = {
         "acc": pd.concat(acc, ignore_index=True),
         "restored": restored,
-        "levels": second[~whole].astype({"test_level": int}),
+        "levels": second[~is_mean].astype({"test_level": int}),
         "change": _renamed(paper.table("concentration"), "share_of_change_percent"),
         "tasks": tasks.published(),
         "strategies": _strategies(),

@@ -220,14 +220,14 @@ def _tried(network, results: WeakKeyDictionary, way: Callable) -> bool:
         if not all(logits.isfinite().all() for logits in alone):
             return True  # damaged weights, of which whoever computes with them tells
         try:
-            together = way(network, texts).float()
+            joint_logits = way(network, texts).float()
         except UNSUPPORTED:
             results[network] = False
             return False
         expected = torch.stack(alone).float()
         # A network of float32 weights that are sharded may compute in bfloat16.
         allowed = TOLERANCE.get(alone[0].dtype, ROUNDING) * expected.norm()
-        results[network] = bool((together - expected).norm() <= allowed)
+        results[network] = bool((joint_logits - expected).norm() <= allowed)
     return results[network]
 
 

@@ -97,10 +97,10 @@ def _forest(axis: Axes, rows_of_models: pd.DataFrame, pooled: pd.DataFrame) -> N
     axis.axvline(0, color="0.3", ls=":", lw=1.2)
     rows = [*rows_of_models.to_dict("records"), *pooled.assign(ours=True).to_dict("records")]
     for place, row in enumerate(rows):
-        together = row["model"] == ALL_OURS
-        colour = VIVID[0] if together else VIVID[2 if row["ours"] else 1]
+        is_pooled = row["model"] == ALL_OURS
+        colour = VIVID[0] if is_pooled else VIVID[2 if row["ours"] else 1]
         ends = np.abs([[row["low"] - row["effect"]], [row["high"] - row["effect"]]])
-        marker = "D" if together else "o" if row["ours"] else "s"
+        marker = "D" if is_pooled else "o" if row["ours"] else "s"
         axis.errorbar(row["effect"], place, xerr=ends, fmt=marker, color=colour, ms=5, lw=1.4)
     axis.set_yticks(range(len(rows)), [textwrap.fill(row["model"], 22) for row in rows])
     axis.set_ylim(max(len(rows), 1) - 0.4, -0.6)

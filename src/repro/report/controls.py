@@ -44,11 +44,11 @@ def gather(measured: Study) -> tuple[pd.DataFrame, pd.DataFrame, bool]:
     counts = measured.results.controls()
     units = measured.results.answers(control_requests(measured))
     facts = measured.pools.facts(None, "test")["level"].value_counts()
-    together = bool(facts.min() < bootstrap.ENOUGH)
-    if together:
+    take_together = bool(facts.min() < bootstrap.ENOUGH)
+    if take_together:
         counts = counts.assign(test_level=0)
         units = units.assign(strata=[np.zeros_like(s) for s in units.get("strata", ())])
-    return means(counts), units, together
+    return means(counts), units, take_together
 
 
 def means(counts: pd.DataFrame) -> pd.DataFrame:
@@ -67,9 +67,9 @@ def same_share(means: pd.DataFrame, units: pd.DataFrame) -> pd.DataFrame:
     """
     rows = []
     for run in _restored(means, [s for s in STRATEGIES if s != TOP]):
-        there = {**run, "strategy": TOP}
+        top_run = {**run, "strategy": TOP}
         text = "the {restored_percent:g}% most changed parameters do better than {strategy}"
-        terms = [(1, there), (-1, run)]
+        terms = [(1, top_run), (-1, run)]
         rows.append(run | compare(text.format(**run), means, terms, "above", units))
     return pd.DataFrame(rows, columns=[*KEYS, *COLUMNS])
 
@@ -111,8 +111,10 @@ def by_model(studies: Iterable[Study]) -> pd.DataFrame:
             f"as many, {name}": share[share["strategy"] == name] for name in STRATEGIES[1:]
         }
         for amount, name in AMOUNTS.items():
-            same = same_amount(model_means, units, amount)
-            by_choice[f"as much of {name}, interpolate"] = same[same["strategy"] == TOP]
+            rows_at_amount = same_amount(model_means, units, amount)
+            by_choice[f"as much of {name}, interpolate"] = rows_at_amount[
+                rows_at_amount["strategy"] == TOP
+            ]
         for text, compared in by_choice.items():
             if len(compared):
                 rows.append((one.model.title, one.profile.name, text, *_decided(compared)))

@@ -249,10 +249,10 @@ def _histograms(bars: dict, share: float, record: dict | None) -> str:
         text = "The weights of this model's runs were not kept, so their changes are not shown."
         return f'<p class="repro-note">{text}</p>'
     paths = _paths(bars[share]) or ["", "", ""]
-    same = np.zeros_like(shown.tuned)
-    same[0] = 100.0
+    unchanged = np.zeros_like(shown.tuned)
+    unchanged[0] = 100.0
     panels = (
-        ("pre-trained", _path(same), "", "every parameter is unchanged"),
+        ("pre-trained", _path(unchanged), "", "every parameter is unchanged"),
         ("fine-tuned", paths[0], paths[1], "in colour: those that the share sets back"),
         ("restored", paths[2], "", "those set back are unchanged again"),
     )

@@ -82,8 +82,8 @@ def unknown(measured: Study) -> list[str]:
 
 def _studies(measured: Study) -> list[Study]:
     ours = [e for e in registry.entries().values() if e.facts == "atlas" and weights.available(e)]
-    same = measured.model.facts == "atlas"
-    return [open_study(e.name, measured.profile.name if same else e.profile) for e in ours]
+    is_atlas = measured.model.facts == "atlas"
+    return [open_study(e.name, measured.profile.name if is_atlas else e.profile) for e in ours]
 
 
 def curves(facts: pd.DataFrame) -> pd.DataFrame:

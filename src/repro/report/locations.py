@@ -77,8 +77,8 @@ def chosen(places: pd.DataFrame, percent: float) -> pd.DataFrame:
     """
     shares = sorted(places["top_percent"].unique()) if len(places) else []
     if len(places) and percent not in shares:
-        there = ", ".join(f"{share / 100:g}" for share in shares)
-        raise ConfigError(f"frac {percent / 100:g} is not counted in this profile: use {there}")
+        available = ", ".join(f"{share / 100:g}" for share in shares)
+        raise ConfigError(f"frac {percent / 100:g} is not counted in this profile: use {available}")
     return named(places[places["top_percent"] == percent] if len(places) else places)
 
 

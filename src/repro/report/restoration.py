@@ -176,11 +176,11 @@ def tables(
     `name` is what the paper calls the table, such as `Table 4(a)`; `model` is ours.
     """
     published = paper.table("restore_train" if split == "train" else "restore")
-    what = {"test": "in-domain Acc", "testood": "out-of-domain Acc", "train": "training facts"}
+    titles = {"test": "in-domain Acc", "testood": "out-of-domain Acc", "train": "training facts"}
     rows = means[means["split"] == split]
-    ours = table(rows, f"{name}, ours: {model}, {what[split]} (%)", mark)
+    ours = table(rows, f"{name}, ours: {model}, {titles[split]} (%)", mark)
     theirs = published[published["split"] == split] if split != "train" else published
-    theirs = table(theirs, f"{name} of the paper: LLaMA-3-8B, {what[split]} (%)", mark)
+    theirs = table(theirs, f"{name} of the paper: LLaMA-3-8B, {titles[split]} (%)", mark)
     gains = gain_differences(means, published, split)
     cells = gains.assign(
         group=gains["train_size"].map("{:,}".format),

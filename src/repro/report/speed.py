@@ -286,10 +286,10 @@ def planned(folder: Path | None = None) -> pd.DataFrame:
     """Return the estimates of `repro plan` for studies, and what the studies then took."""
     rows = []
     for record in benchmark_records("plan", folder):
-        for what, unit, scale in (("seconds", "min", 60), ("memory", "GB", 1e9)):
-            said, took = record["planned"][what] / scale, record["taken"][what] / scale
+        for quantity, unit, scale in (("seconds", "min", 60), ("memory", "GB", 1e9)):
+            said, took = record["planned"][quantity] / scale, record["taken"][quantity] / scale
             row = {"Model": registry.entry(record["model"]).title, "Profile": record["profile"]}
-            row |= {"What": f"{what}, {unit}".replace("seconds", "time"), "planned": said}
+            row |= {"What": f"{quantity}, {unit}".replace("seconds", "time"), "planned": said}
             rows.append({**row, "taken": took, "planned / taken": said / took})
     return pd.DataFrame(rows)
 

@@ -86,8 +86,8 @@ def _best(rows: pd.DataFrame, split: str, chosen_on: str) -> dict:
     """Return the best setting of one strategy by one choice, and its accuracy on the split."""
     judged = rows[rows["split"] == (split if chosen_on == OWN else chosen_on)]
     setting = judged.loc[judged["accuracy"].idxmax(), SETTING]
-    there = (rows[SETTING] == setting).all(axis=1) & (rows["split"] == split)
-    chosen = rows.loc[there, COLUMNS[5:]].iloc[0].to_dict()
+    is_best = (rows[SETTING] == setting).all(axis=1) & (rows["split"] == split)
+    chosen = rows.loc[is_best, COLUMNS[5:]].iloc[0].to_dict()
     return {
         "split": split,
         "chosen_on": chosen_on,

@@ -108,9 +108,9 @@ def level_curves(axis: Axes, rows: pd.DataFrame, x: str, y: str, mark: float | N
         axis.plot(x, y, data=run, color=colour, marker=marker, ms=6, lw=1.6)
         if "low" in run:
             axis.fill_between(run[x], run["low"], run["high"], color=colour, alpha=0.1, lw=0)
-        whole = run[size_names(run) == "All"] if x == "train_size" else run[run[x] == mark]
+        hollow_rows = run[size_names(run) == "All"] if x == "train_size" else run[run[x] == mark]
         style = {"mfc": "white", "mec": colour, "ls": "", "zorder": 3}
-        axis.plot(whole[x], whole[y], marker, ms=9, **style)
+        axis.plot(hollow_rows[x], hollow_rows[y], marker, ms=9, **style)
 
 
 def untuned_line(axis: Axes, rows: pd.DataFrame) -> None:

@@ -111,14 +111,14 @@ def _short(column: str) -> str:
 
 def _rank_text(report: dict, tensors: int) -> str:
     """Return the report of `repro rank` as text, with its two tables."""
-    n, zero, same = report["n"], report["zero_base"], report["unchanged"]
+    n, zero, unchanged = report["n"], report["zero_base"], report["unchanged"]
     table = pd.DataFrame(report["concentration"])[list(HEADINGS)].rename(columns=HEADINGS)
     modules = pd.DataFrame(report["modules"]).rename(columns=_short)
     return "\n".join(
         [
             f"{n:,} parameters in {tensors:,} tensors, {_describe(report['settings'])}",
             f"{zero:,} ({100 * zero / n:.2f} %) were zero before,"
-            f" {same:,} ({100 * same / n:.2f} %) did not change",
+            f" {unchanged:,} ({100 * unchanged / n:.2f} %) did not change",
             *_differences(report),
             "",
             _text(table),

@@ -248,10 +248,10 @@ def _check_sharding(params: dict) -> None:
 
 def _session(study, bars: bool) -> Session:
     """Return the session of a study: its model is whole, or divided if the launch divides it."""
-    if how := launch.sharding():
+    if sharding := launch.sharding():
         from repro.study.sharded_session import ShardedSession  # imports FSDP, which is slow
 
-        return ShardedSession(study.model, how, study.number_format.name, bars)
+        return ShardedSession(study.model, sharding, study.number_format.name, bars)
     return Session(study.model, study.number_format.name, bars)
 
 

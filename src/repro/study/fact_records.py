@@ -141,8 +141,8 @@ def _undone(state: RunState, undone: restore.Change) -> dict:
     """Return the number of restored parameters, and their share of the whole change (%)."""
     if not undone.k:
         return {"restored": 0}
-    whole = state.tuned.change
-    l1, l2 = undone.l1 / whole.l1, undone.l2 / whole.l2
+    whole_change = state.tuned.change
+    l1, l2 = undone.l1 / whole_change.l1, undone.l2 / whole_change.l2
     return {
         "restored": undone.k,
         "undone": {"l1": round(100 * l1, 9), "l2": round(100 * l2, 9)},

@@ -160,23 +160,23 @@ def check_fits(name: str | Path) -> None:
         return
     from repro.models import devices
 
-    how, sharing = launch.sharding(), devices.processes()
+    sharding, sharing = launch.sharding(), devices.processes()
     if sharing.device.type == "cuda":
-        _check_gpus(model, how, sharing)
+        _check_gpus(model, sharding, sharing)
         return
     import psutil
 
     # All processes of a machine share its memory.
-    needed = (16 if how else 20 * sharing.num_processes) * model.parameters
-    if needed > (here := psutil.virtual_memory().total):
+    needed = (16 if sharding else 20 * sharing.num_processes) * model.parameters
+    if needed > (memory_here := psutil.virtual_memory().total):
         raise ConfigError(
             f"{model.name} needs {needed / 1e9:,.0f} GB of memory to be fine-tuned, and this"
-            f" machine has {here / 1e9:,.0f}: `repro plan {model.name} --gpus 8` says what it takes"
-            " on GPUs"
+            f" machine has {memory_here / 1e9:,.0f}:"
+            f" `repro plan {model.name} --gpus 8` says what it takes on GPUs"
         )
 
 
-def _check_gpus(model: registry.ModelEntry, how: launch.Sharding | None, sharing) -> None:
+def _check_gpus(model: registry.ModelEntry, sharding: launch.Sharding | None, sharing) -> None:
     """Raise ConfigError if the GPUs of this launch are too small for a model."""
     import psutil
     import torch
@@ -184,11 +184,11 @@ def _check_gpus(model: registry.ModelEntry, how: launch.Sharding | None, sharing
     from repro.study import gpu_plan
 
     memory = torch.cuda.get_device_properties(sharing.device).total_memory
-    if how and model.name in gpu_plan.ARCHITECTURES:
+    if sharding and model.name in gpu_plan.ARCHITECTURES:
         host = psutil.virtual_memory().total
         machine = gpu_plan.Machine(sharing.num_processes, memory, host)
-        gpu_plan.check(model, machine, how.offload)
-    elif not how and 22 * model.parameters > memory:
+        gpu_plan.check(model, machine, sharding.offload)
+    elif not sharding and 22 * model.parameters > memory:
         raise ConfigError(
             f"{model.name} needs {22 * model.parameters / 1e9:,.0f} GB on each GPU that holds it"
             f" whole, and this one has {memory / 1e9:,.0f}: divide it, with accelerate launch"

@@ -112,11 +112,11 @@ def _check_splits(numbers: dict[str, int], facts: dict[str, int | str | list[int
     """
     _require(set(numbers) <= set(paper.SPLITS), "it names a split that does not exist")
     for split, needed in facts.items():
-        held = numbers.get(split, 0)
-        fits = held == needed if _is_count(needed) else held > 0
+        number = numbers.get(split, 0)
+        fits = number == needed if _is_count(needed) else number > 0
         if isinstance(needed, list):
-            fits = 0 < held <= sum(needed)
-        _require(fits, f"it holds {held} facts of split {split}, not {needed}")
+            fits = 0 < number <= sum(needed)
+        _require(fits, f"it holds {number} facts of split {split}, not {needed}")
 
 
 def _check_answers(params: dict, result: dict) -> None:
@@ -130,10 +130,10 @@ def _check_answers(params: dict, result: dict) -> None:
     _require(_is_count(total) and total > 0, f"it holds answers to {total} questions")
     _require(_is_count(correct, total), f"{correct} right answers of {total} are impossible")
     try:
-        held = int(accuracy.unpack(result["hits"], total).sum())
+        marked = int(accuracy.unpack(result["hits"], total).sum())
     except StoreError as error:
         raise ValueError(f"its answers are not those to {total} questions") from error
-    _require(held == correct, f"{held} answers are marked right, but {correct} were counted")
+    _require(marked == correct, f"{marked} answers are marked right, but {correct} were counted")
     questions = params.get("facts", {}).get(params["split"])
     if params["split"] != "train" and _is_count(questions):
         message = f"it holds {total} answers, but {questions} questions were asked"

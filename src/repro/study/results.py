@@ -327,5 +327,5 @@ def _stacked(tables: list[pd.DataFrame]) -> pd.DataFrame:
     lengths = [len(table) for table in different.values()]
     starts = dict(zip(different, np.cumsum([0, *lengths]), strict=False))
     rows = [np.arange(len(table)) + starts[id(table)] for table in tables]
-    together = pd.concat(different.values(), ignore_index=True)
-    return together.iloc[np.concatenate(rows)].reset_index(drop=True)
+    distinct_rows = pd.concat(different.values(), ignore_index=True)
+    return distinct_rows.iloc[np.concatenate(rows)].reset_index(drop=True)

@@ -68,16 +68,19 @@ class Session:
             return
         self.network, self.tokenizer = loading.load_model(self.model)
         alone = self.engine and self.processes.num_processes == 1
-        same = self.dtype is torch.float32
-        fits = alone and same and cpu_engine.fits(self.network)
+        is_float32 = self.dtype is torch.float32
+        fits = alone and is_float32 and cpu_engine.fits(self.network)
         self.small = fits and self.network.num_parameters() <= devices.SMALL_MODEL
-        self.decoder = self.network if same else loading.load_model(self.model, self.dtype)[0]
+        self.decoder = self.network if is_float32 else loading.load_model(self.model, self.dtype)[0]
         self.trainer = self.reader = self.network
         if alone and cpu_engine.fits(self.decoder):
             self.reader = cpu_engine.CpuEngine(self.decoder)
             # The float32 weights are trained, and multiplied in the dtype of the decoder.
-            self.trainer = self.reader if same else cpu_engine.CpuEngine(self.network, self.dtype)
-        elif not same:
+            if is_float32:
+                self.trainer = self.reader
+            else:
+                self.trainer = cpu_engine.CpuEngine(self.network, self.dtype)
+        elif not is_float32:
             self.reader = self.decoder
         self._loaded = True
 

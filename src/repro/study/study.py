@@ -180,9 +180,9 @@ class Study:
             StoreError: there is no record yet.
         """
         folder = (folder or files.results_dir()) / self.model.name / self.profile.name
-        if not (done := finished(self.all_requests())):
+        if not (finished_records := finished(self.all_requests())):
             raise StoreError(f"nothing to export: run {self.model.name} {self.profile.name} first")
-        return records.export(done, folder)
+        return records.export(finished_records, folder)
 
     def __getstate__(self) -> dict:
         """Return the parts sent to another process: not the model, which it loads itself."""

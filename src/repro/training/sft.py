@@ -228,11 +228,11 @@ def _check_examples(examples: Sequence[Example], longest: float) -> None:
 def _steps(training: Training, table, recipe: Recipe, progress, resumption) -> list[float]:
     """Take all steps of AdamW and return the loss of each."""
     network, optimizer, schedule = training.network, training.optimizer, training.schedule
-    done = resumption.load(network, optimizer, schedule) if resumption else []
-    losses, trained = list(done), list(network.parameters())
+    earlier_losses = resumption.load(network, optimizer, schedule) if resumption else []
+    losses, trained = list(earlier_losses), list(network.parameters())
     network.train()
     for number, batch in enumerate(_batches(training, recipe.epochs)):
-        if number < len(done):  # a step that was taken before an interruption
+        if number < len(earlier_losses):  # a step that was taken before an interruption
             continue
         losses.append(_finite(_backward(training, batch, table), number, recipe))
         _clip(trained, recipe.clip)
