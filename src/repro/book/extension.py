@@ -1,4 +1,4 @@
-"""The Sphinx extension: run what is missing, write what is computed, bring MathJax along."""
+"""The Sphinx extension: runs the notebooks, fills in computed text, and adds MathJax."""
 
 import json
 import os
@@ -45,7 +45,7 @@ log = logging.getLogger(__name__)
 
 
 def root_of(folder: Path) -> Path:
-    """Return the repository's folder: the nearest one above that holds notebooks and the book.
+    """Return the repository's folder: the nearest one above that has the notebooks and the book.
 
     A page that is built alone, such as book/notebooks/05_restore.ipynb, lies deeper than the book.
 
@@ -82,7 +82,7 @@ def models_beside(book: execution.Book) -> list[execution.OtherModel]:
 
 
 def _stored_or_computed(book: execution.Book, name: str, inputs: list[Path]) -> dict[str, Any]:
-    """Return what the function `name` of `pages` gives, from disk where its inputs are the same."""
+    """Return the result of the function `name` of `pages`, from disk if its inputs are the same."""
     stored = book.root / "book" / "_executed" / book.name / f"{name}.json"
     stamp = f"{book.parameters()} {dependencies.content_hash(inputs)}"
     record = json.loads(stored.read_text(encoding="utf-8")) if stored.is_file() else {}
@@ -122,7 +122,7 @@ def prepare(app: Sphinx, config: Config) -> None:
 
 
 def site_address() -> str:
-    """Return the address that the site will be served under, from REPRO_SITE, or nothing.
+    """Return the address that the site will be served under (REPRO_SITE), empty if it is not set.
 
     Raises:
         ConfigError: it is not a web address.
@@ -151,7 +151,7 @@ def footer(book: execution.Book) -> str:
 
 
 def add_shortcuts(app: Sphinx, page: str, template: str, context: dict, doctree: Any) -> None:
-    """Put links to what readers look for, and to the PDF if there is one, in a page's foot."""
+    """Add links to the pages that readers look for, and to the PDF if it exists, to the foot."""
     pathto = context["pathto"]
     links = []
     for text, place in SHORTCUTS.items():
@@ -164,9 +164,9 @@ def add_shortcuts(app: Sphinx, page: str, template: str, context: dict, doctree:
 
 
 def describe(app: Sphinx, page: str, template: str, context: dict, doctree: Any) -> None:
-    """Say what the site is about where another site or a messenger shows a link to it.
+    """Add the description that another site or a messenger shows with a link to this site.
 
-    A picture must be named with its whole address, which only REPRO_SITE tells.
+    A picture needs a complete address, and only REPRO_SITE has the start of it.
     """
     title = escape(re.sub("<[^>]*>", "", context.get("title") or app.config.html_title or ""))
     tags = {"og:title": title, "og:description": DESCRIPTION, "og:type": "website"}
@@ -184,7 +184,7 @@ def describe(app: Sphinx, page: str, template: str, context: dict, doctree: Any)
 
 
 def drop_unused_mathjax(app: Sphinx, page: str, template: str, context: dict, doctree: Any) -> None:
-    """Load MathJax, which weighs more than all else together, only where a formula is."""
+    """Load MathJax, the largest file of the site, only on pages with a formula."""
     if 'class="math' in context.get("body", "") or "$" in context.get("body", ""):
         return
     scripts = context.get("script_files", [])
@@ -207,7 +207,7 @@ def drop_unused_cell_styles(
 def drop_search_scripts(app: Sphinx, exception: Exception | None) -> None:
     """Load the index of the search on its own page alone.
 
-    The theme loads it everywhere, for a search while one types, which this book does not have.
+    The theme loads it on every page, for a search while typing, which this book does not have.
     """
     if exception is None and app.builder.format == "html":
         for path in Path(app.outdir).rglob("*.html"):

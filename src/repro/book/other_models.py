@@ -1,7 +1,8 @@
-"""What Sphinx must know of the pages of other models: which there are, their foot, their sidebar.
+"""Tells Sphinx which pages of other models there are, and gives them their foot and sidebar.
 
-The table of contents names the pages of the book's own model alone. So a page of another model
-would lead back to that one: its sidebar is made to lead to pages of its own model where there are.
+The table of contents names only the pages of the book's own model, so the sidebar of a page of
+another model would lead back to the first model. Here its links are changed to the pages of its own
+model, where such pages exist.
 """
 
 from collections.abc import Callable
@@ -36,11 +37,11 @@ def described(
 def read_pages(app: Sphinx, config: Config) -> None:
     """Let Sphinx read the pages of the other models, which the table of contents does not name.
 
-    It has left out every such file, and still leaves out those that are no page of the book.
+    The configuration excludes every such file. Those that are no page of the book stay excluded.
     """
-    if (Path(app.srcdir) / "notebooks").is_dir():  # not where one page is built alone
+    if (Path(app.srcdir) / "notebooks").is_dir():  # there is none if one page is built alone
         pages = {f"{name}.ipynb" for name in config.html_context.get(PAGES, ())}
-        config.exclude_patterns = [each for each in config.exclude_patterns if each not in pages]
+        config.exclude_patterns = [name for name in config.exclude_patterns if name not in pages]
 
 
 def keep_model(app: Sphinx, page: str, template: str, context: dict, doctree: Any) -> None:
@@ -55,9 +56,10 @@ def keep_model(app: Sphinx, page: str, template: str, context: dict, doctree: An
 
 
 def _lead_on(contents: Any, about: dict[str, Any]) -> Any:
-    """Return the contents, a BeautifulSoup, with the links of a model and the page itself marked.
+    """Return the contents, a BeautifulSoup, with the links of a model and with its page marked.
 
-    As the theme marks the page that is read: `current` and `active`, each part above it unfolded.
+    It is marked as the theme does it: the classes are `current` and `active`, and each part of the
+    contents that contains the page is unfolded.
     """
     for link in contents.select("a[href]"):
         stands_for = link["href"] == about["stands_for"]

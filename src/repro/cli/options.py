@@ -71,7 +71,7 @@ NumberFormat = Annotated[
 ]
 Gpus = Annotated[
     int | None,
-    typer.Option(metavar="N", help="Reckon for so many GPUs instead; needs no weights."),
+    typer.Option(metavar="N", help="Estimate for this number of GPUs instead; needs no weights."),
 ]
 GpuMemory = Annotated[str, typer.Option(metavar="80G", help="Memory of each GPU, with --gpus.")]
 HostMemory = Annotated[

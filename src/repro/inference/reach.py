@@ -1,22 +1,23 @@
 """Whether a completion can still come to contain a name with the tokens that are left.
 
-A sample of 32 tokens that has two left can no longer spell a name of three tokens. It is decided:
-what would follow is not computed. The bound comes from the vocabulary alone, so it holds for every
-model: no sequence of tokens spells the name in fewer.
+A sample that has two tokens left can no longer spell a name of three tokens. It is decided, so its
+last tokens are not computed. The bound comes from the vocabulary alone, so it holds for every
+model: no sequence of tokens of this vocabulary spells the name in fewer tokens.
 
-Steps, for one name of n characters, folded as names are compared (`repro.paper.folded`):
+The steps, for one name of n characters, which is folded as names are compared
+(`repro.paper.folded`):
 
-1. `rest[i]`: the fewest tokens that spell the characters from i on, where a token begins at i. From
-   the end to the start: a token that reaches the end of the name needs one; a token that spells the
-   characters from i to j needs one and `rest[j]`.
-2. `whole`: the fewest tokens where nothing of the name is there yet. The first of them may begin
-   before the name.
-3. A text may end with the first i characters of the name, for several i. It needs the least of
-   their `rest[i]` and of `whole`.
+1. `rest[i]` is the fewest tokens that spell the characters from i to the end, if a token begins at
+   i. It is computed from the end of the name to its start. A token that reaches the end of the name
+   needs one token; a token that spells the characters from i to j needs one, and `rest[j]` more.
+2. `whole` is the fewest tokens if the text has no character of the name yet. The first of these
+   tokens may begin before the name.
+3. A text may end with the first i characters of the name, for several i. It needs the minimum of
+   `whole` and of `rest[i]` for these i.
 
 Parts of characters: in a byte-level vocabulary a token may end inside a character, and the next
-token goes on inside it. Decoded alone, such a part is `PART`. Here a part counts as any character
-outside ASCII, or as nothing: the bound becomes lower by it, and stays a bound.
+token begins inside it. Such a part, decoded alone, is `PART`. This module lets a part stand for any
+character outside ASCII, or for nothing. That can only make the bound lower, so it stays a bound.
 """
 
 import functools
@@ -29,17 +30,17 @@ from transformers import PreTrainedTokenizerBase
 from repro.models.tokens import token_texts
 from repro.paper import folded
 
-PART = "\ufffd"  # what part of a character decodes to
-PARTS = 3  # that a token may hold one after another: a character has four bytes at most
-LONGEST_FOLD = 3  # characters that one character becomes at most when it is folded
-WITH_CASE = range(0x80, 0x20000)  # outside ASCII, what folding may change
+PART = "\ufffd"  # the text that a part of a character is decoded to
+PARTS = 3  # most parts of one character in a token: a character has at most four bytes
+LONGEST_FOLD = 3  # most characters that one character becomes when it is folded
+WITH_CASE = range(0x80, 0x20000)  # the characters outside ASCII that folding may change
 _BY_TOKENIZER: WeakKeyDictionary[PreTrainedTokenizerBase, "Reach | None"] = WeakKeyDictionary()
 
 
 def reach_of(tokenizer: PreTrainedTokenizerBase) -> "Reach | None":
-    """Return the bounds for a tokenizer's vocabulary, made once; None where there are none.
+    """Return the bounds for a tokenizer's vocabulary, which are computed once.
 
-    There are none where the text of a token depends on its neighbours.
+    It returns None if the text of a token depends on its neighbours: there are no bounds then.
     """
     if tokenizer not in _BY_TOKENIZER:
         texts = token_texts(tokenizer)
@@ -58,17 +59,17 @@ class Reach:
         self._longest = max(map(len, self._whole), default=0)
         self._ordered = sorted(self._whole)
         self._ordered_by_end = sorted(text[::-1] for text in self._whole)
-        self._joined = PART.join(self._ordered)  # no name holds what stands between them
+        self._joined = PART.join(self._ordered)  # no name contains PART
         self._bounds: dict[str, tuple[int, list[int]]] = {}
 
     def most(self, names: Sequence[str]) -> int:
-        """Return with how many tokens left every text can still reach a name, as far as known."""
+        """Return the number of tokens with which, as far as known, every text can reach a name."""
         return min((self._bound(folded(name))[0] for name in names), default=0)
 
     def needed(self, names: Sequence[str], text: str) -> int:
-        """Return how many tokens a text, which holds no name yet, needs at least to hold one."""
+        """Return the fewest tokens that a text without a name needs to contain one."""
         text = folded(text)
-        if text.endswith(PART):  # nobody knows its last character yet
+        if text.endswith(PART):  # its last character is not known yet
             return 1
         return min((self._needed(folded(name), text) for name in names), default=0)
 
@@ -91,17 +92,17 @@ class Reach:
         return self._bounds[name]
 
     def _partial_for(self, name: str) -> list[str]:
-        """Return the tokens with parts of characters that may spell some of a name.
+        """Return the tokens with parts of characters that may spell a part of a name.
 
-        One that shares no character with the name spells no more of it than its parts do.
+        A token that shares no character with the name spells no more of it than its parts do.
         """
         parts = [PART * PARTS] if self._partial else []
         return parts + [text for text in self._partial if not set(name).isdisjoint(text)]
 
     def _ends(self, name: str, i: int, partial: list[str]) -> Iterator[int]:
-        """Yield up to where tokens spell a name that begin at its character i.
+        """Yield the places in a name up to which the tokens that begin at its character i spell it.
 
-        One character is always among them: where no token begins there, the bound is lower.
+        The next character is always one of them. If no token spells it, the bound is only lower.
         """
         yield i + 1
         for end in range(i + 2, min(len(name), i + self._longest) + 1):
@@ -124,7 +125,7 @@ class Reach:
 
     @staticmethod
     def _spells_inside(text: str, partial: list[str]) -> bool:
-        """Tell whether a token with parts of characters spells a text, from any of its own on."""
+        """Tell whether any end of a token with parts of characters spells a text."""
         tails = (token[at:] for token in partial for at in range(len(token)))
         return any(len(text) in _spelled(tail, text, 0) for tail in tails)
 
@@ -135,9 +136,9 @@ def _any_starts_with(ordered: list[str], start: str) -> bool:
 
 
 def _spelled(token: str, name: str, i: int) -> set[int]:
-    """Return up to where a token with parts of characters may spell a name from i on.
+    """Return the places up to which a token with parts of characters may spell a name from i on.
 
-    Past the end of the name it may say anything.
+    After the end of the name the token may have any text.
     """
     ends = {i}
     for character in token:
@@ -150,7 +151,7 @@ def _spelled(token: str, name: str, i: int) -> set[int]:
 
 
 def _lengths_of_part(text: str) -> list[int]:
-    """Return how many characters at the start of a folded text one other character may become."""
+    """Return the numbers of characters at the start of a folded text that may be one character."""
     lengths = [
         n for n in range(1, min(LONGEST_FOLD, len(text)) + 1) if text[:n] in _special_folds()
     ]
@@ -159,9 +160,9 @@ def _lengths_of_part(text: str) -> list[int]:
 
 @functools.cache
 def _special_folds() -> frozenset[str]:
-    """Return what characters outside ASCII become when folded, if it is ASCII or longer than one.
+    """Return the folded texts of characters outside ASCII that are ASCII or longer than one.
 
-    Parts of it are among them: a name may begin or end there.
+    Their parts are included, because a name may begin or end inside such a text.
     """
     texts = {t for t in map(folded, map(chr, WITH_CASE)) if t.isascii() or len(t) > 1}
     return frozenset(t[a:b] for t in texts for b in range(1, len(t) + 1) for a in range(b))

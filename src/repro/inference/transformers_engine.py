@@ -19,7 +19,7 @@ from repro.errors import ModelError, one_line
 from repro.inference import kv_cache, packing
 from repro.inference.sampling import check_logits
 
-# What a cache that a network has no use for makes transformers raise.
+# The errors of transformers when it gives a cache to a network that has no use for it.
 UNSUPPORTED = (
     *(AttributeError, IndexError, KeyError, NotImplementedError),
     *(RuntimeError, TypeError, ValueError),
@@ -28,7 +28,7 @@ UNSUPPORTED = (
 # one of these. The first tokens of a vocabulary may be special, with states so large that rounding
 # to bfloat16 changes much. The lengths differ by much, so that an effect of padding shows.
 TRIED = (2, 3, 5, 7, 11, 13, 4, 9, 6), (5, 3, 4)
-TOLERANCE = {torch.float32: 1e-3}  # of the norm of the logits; else, for rounding:
+TOLERANCE = {torch.float32: 1e-3}  # of the norm of the logits; of other dtypes:
 ROUNDING = 0.1
 _PADS: WeakKeyDictionary[PreTrainedModel, bool] = WeakKeyDictionary()
 _CACHES: WeakKeyDictionary[PreTrainedModel, bool] = WeakKeyDictionary()
@@ -42,7 +42,7 @@ class CachedRows:
     """
 
     def __init__(self, network: PreTrainedModel, draws: int, in_place: bool):
-        """Take a network; `in_place` False keeps to transformers' own cache."""
+        """Take a network; with `in_place` False, transformers' own cache is used."""
         self.network, self.draws, self.in_place = network, draws, in_place
         self.work = Counter()
 
@@ -132,9 +132,9 @@ def prefill(network, prompts: Sequence[list[int]], cache=None):
 
 
 class WholeTexts:
-    """Computes every distinct text from its start at each step, beside texts of its own length.
+    """Computes every distinct text from its start at each step, with the texts of equal length.
 
-    It is an `Engine` (`repro.inference.decoding`): slow, and right for any causal model.
+    It is an `Engine` (`repro.inference.decoding`): slow, but correct for any causal model.
     """
 
     def __init__(self, network: PreTrainedModel):
@@ -188,7 +188,7 @@ def start_logits(network, prompts: Sequence[list[int]]) -> torch.Tensor:
 def pads(network: PreTrainedModel, longest: int) -> bool:
     """Tell whether texts of at most `longest` tokens, padded on the left, have their own logits.
 
-    Two short texts are tried, once for each network: no attribute of a model says it.
+    Two short texts are tried, once for each network, because no attribute of a model tells it.
 
     Raises:
         ModelError: the network cannot be computed at all, or not for texts this long.
@@ -197,7 +197,7 @@ def pads(network: PreTrainedModel, longest: int) -> bool:
 
 
 def caches(network: PreTrainedModel, longest: int) -> bool:
-    """Tell whether `CachedRows` computes texts of at most `longest` tokens rightly.
+    """Tell whether `CachedRows` computes texts of at most `longest` tokens correctly.
 
     Raises:
         ModelError: as `pads` does.
@@ -207,7 +207,7 @@ def caches(network: PreTrainedModel, longest: int) -> bool:
 
 @torch.no_grad()
 def _tried(network, results: WeakKeyDictionary, way: Callable) -> bool:
-    """Return whether a way to compute the texts `TRIED` gives the logits of each alone."""
+    """Tell whether `way` computes the logits of the texts `TRIED` as each text alone has them."""
     if network not in results:
         size = network.config.get_text_config().vocab_size
         texts = [[size // part for part in parts] for parts in TRIED]
@@ -218,7 +218,7 @@ def _tried(network, results: WeakKeyDictionary, way: Callable) -> bool:
                 f"{type(network).__name__} cannot be computed here: {one_line(error)}"
             ) from error
         if not all(logits.isfinite().all() for logits in alone):
-            return True  # damaged weights, of which whoever computes with them tells
+            return True  # damaged weights: the computation itself will report them
         try:
             joint_logits = way(network, texts).float()
         except UNSUPPORTED:
@@ -236,7 +236,7 @@ def _padded(network, texts: list[list[int]]) -> torch.Tensor:
 
 
 def _cached(network, texts: list[list[int]]) -> torch.Tensor:
-    """Return the logits after all texts, whose last tokens are steps; rows change their places."""
+    """Return the logits after all texts, whose last tokens are steps; rows are moved."""
     rows = CachedRows(network, 2, in_place=False)
     order = rows.start([ids[:-1] for ids in texts], 2)
     rows.prefill()

@@ -13,7 +13,7 @@ from repro.errors import ModelError
 if TYPE_CHECKING:  # transformers is loaded with the model
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-TRIED = 64, 16  # sequences of random tokens, and tokens of each, that show how texts are joined
+TRIED = 64, 16  # number of random sequences, and of tokens of each, that `token_texts` tries
 
 
 def prefix_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
@@ -60,10 +60,10 @@ def encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[lis
 
 
 def token_texts(tokenizer: PreTrainedTokenizerBase) -> list[str] | None:
-    """Return what each token adds to a text, a part of a character as U+FFFD.
+    """Return the text that each token adds to a text; a part of a character is U+FFFD.
 
-    None where a text is not its tokens' texts one after the other, as some sequences of random
-    tokens show.
+    It returns None if the text of a sequence is not the joined texts of its tokens. Some random
+    sequences are tried to find this out.
     """
     before = tokenizer("a", add_special_tokens=False).input_ids
     options = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
@@ -76,9 +76,9 @@ def token_texts(tokenizer: PreTrainedTokenizerBase) -> list[str] | None:
     complete = np.array([token for token in tokens if "\ufffd" not in texts[token]])
     if not len(complete):
         return None
-    tried = np.random.default_rng(0).choice(complete, TRIED).tolist()
-    joined = [start + "".join(texts[token] for token in tokens) for tokens in tried]
-    decoded = tokenizer.batch_decode([before + tokens for tokens in tried], **options)
+    sequences = np.random.default_rng(0).choice(complete, TRIED).tolist()
+    joined = [start + "".join(texts[token] for token in tokens) for tokens in sequences]
+    decoded = tokenizer.batch_decode([before + tokens for tokens in sequences], **options)
     return texts if decoded == joined else None
 
 

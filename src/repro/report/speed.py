@@ -83,16 +83,17 @@ def sampling(folder: Path | None = None) -> pd.DataFrame:
 
 
 def avoided(folder: Path | None = None) -> pd.DataFrame:
-    """Return where the tokens that the protocol asks for go, in shares, and the limit that is left.
+    """Return the shares of the protocol's tokens that are not computed, and the limit that is left.
 
-    Of the tokens asked for some are never drawn: the sample had *ended or answered*, or *no name*
-    could be reached any more. Of those drawn some need no forward pass of their own: they are the
-    *same as another sample's* so far, or the last of a sample. The rest is *computed*. *Limit*: the
-    seconds per fact that the matrix products alone of the computed tokens take.
+    Some tokens are never drawn, because their sample had *ended or answered* before, or because *no
+    name* could be reached any more. Some are drawn without a forward pass of their own: their
+    sample was so far the *same as another*, or they are the last token of it. All others are
+    *computed*. The *limit* is the time per fact, in seconds, of the matrix products of the computed
+    tokens alone.
     """
     rows = []
     for run in benchmark_records("together", folder):
-        work, asked = run["work"], run["tokens_asked"] / 100
+        work, percent = run["work"], run["tokens_asked"] / 100
         to_the_end = run["work_to_the_end"]["tokens"]
         share = run["tokens_per_second"] / run["products_tokens_per_second"]
         seconds = run["seconds"] / run["facts"]
@@ -101,10 +102,10 @@ def avoided(folder: Path | None = None) -> pd.DataFrame:
                 "Model": registry.entry(run["model"]).title,
                 "Processor": run["processor"],
                 "Numbers": run["dtype"],
-                "ended or answered, %": 100 - to_the_end / asked,
-                "no name in reach, %": (to_the_end - work["tokens"]) / asked,
-                "same as another's, or last, %": (work["tokens"] - work["computed"]) / asked,
-                "computed, %": work["computed"] / asked,
+                "ended or answered, %": 100 - to_the_end / percent,
+                "no name in reach, %": (to_the_end - work["tokens"]) / percent,
+                "same as another's, or last, %": (work["tokens"] - work["computed"]) / percent,
+                "computed, %": work["computed"] / percent,
                 "s per fact": seconds,
                 "limit, s per fact": seconds * share,
                 "of the products, %": 100 * share,

@@ -219,6 +219,6 @@ def _start(study: TaskStudy) -> TaskComputation:
 def why_not(model: registry.ModelEntry) -> str:
     """Return why a model of an invented world has no part in Table 5."""
     return (
-        f"{model.title} has read nothing but statements about an invented world: it knows neither"
-        " numbers to reckon with nor the words of news"
+        f"{model.title} was trained only on statements about an invented world: it knows neither"
+        " arithmetic nor the words of news"
     )
