@@ -46,13 +46,19 @@ class Measured:
     def control_runs(self):
         return []
 
-    def mixed(self):
+    def mixed_runs(self):
+        return ["mixed"]
+
+    def lora_runs(self):
+        return []
+
+    def strategy(self, runs):
+        if not runs:
+            return pd.DataFrame()
         return self.frame.query("train_level == 0 and restored_percent == 0").assign(train_level=-2)
 
-    def lora(self):
+    def instruct(self):
         return pd.DataFrame()
-
-    instruct = lora
 
     def locations(self):
         return made_up.where()

@@ -23,17 +23,27 @@ class Measured:
     def results(self):
         return self
 
+    @property
+    def grid(self):
+        return self
+
     def accuracy(self):
         return ACCURACY
 
-    def mixed(self):
+    def mixed_runs(self):
+        return ["mixed"]
+
+    def lora_runs(self):
+        return []
+
+    def strategy(self, runs):
+        if not runs:
+            return pd.DataFrame()
         rows = made_up.accuracy(levels=(0,), sizes=((60, "60"), (960, "960")), seed=5)
         return summary.tuned(rows).assign(train_level=-2)
 
-    def lora(self):
+    def instruct(self):
         return pd.DataFrame()
-
-    instruct = lora
 
 
 MEANS = strategies.gather(Measured())
