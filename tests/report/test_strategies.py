@@ -125,7 +125,7 @@ def test_a_row_that_is_absent_has_its_reason():
 
 def test_without_any_runs_there_is_the_papers_column_alone():
     nothing = Measured()
-    nothing.accuracy, nothing.mixed = (lambda: ACCURACY.iloc[:0]), pd.DataFrame
+    nothing.accuracy, nothing.mixed_runs = (lambda: ACCURACY.iloc[:0]), list
     best = strategies.best(strategies.gather(nothing))
     assert best.empty and "62.21" in strategies.table(best, "x").html
     assert strategies.leads(best).empty and strategies.luck(best).empty
