@@ -207,6 +207,9 @@ def test_the_command_runs_exports_and_refuses_in_one_line(place, folder, tiny_mo
     for data, message in wrong.items():
         assert cli.main([*words[:-1], data]) == 1
         assert capsys.readouterr().err.startswith(f"repro: {message}")
-    for model, message in (("nonsense", "unknown model"), ("micro-m", "micro-m has read nothing")):
+    for model, message in (
+        ("nonsense", "unknown model"),
+        ("micro-m", "micro-m was trained only on"),
+    ):
         assert cli.main([words[0], model, *words[2:]]) == 1
         assert capsys.readouterr().err.startswith(f"repro: ConfigError: {message}")
