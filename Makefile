@@ -42,9 +42,13 @@ book: install
 pdf: book
 	$(BIN)/python -m repro.book.pdf
 
-# JupyterLab is in no lock: the book and the tests do without it.
+# JupyterLab is in no lock: the book and the tests do without it. An editable installation leaves out
+# the settings that pyproject.toml names as data files.
 $(VENV)/installed-lab: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet -c requirements.lock --no-build-isolation -e '.[jupyter]'
+	mkdir -p $(VENV)/etc/jupyter/labconfig $(VENV)/etc/ipython
+	cp src/repro/book/jupyter/default_setting_overrides.json $(VENV)/etc/jupyter/labconfig/
+	cp src/repro/book/jupyter/ipython_kernel_config.json $(VENV)/etc/ipython/
 	@touch $@
 
 lab: $(VENV)/installed-lab
