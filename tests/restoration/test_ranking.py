@@ -2,6 +2,7 @@
 
 import hashlib
 from fractions import Fraction
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -342,3 +343,50 @@ def test_layer_and_module_of_a_name():
     assert (layer(SAMPLE[2]), module(SAMPLE[2])) == (0, "self_attn.q_proj")
     assert (layer(SAMPLE[8]), module(SAMPLE[8])) == (10, "self_attn.q_proj")
     assert (layer("lm_head.weight"), module("lm_head.weight")) == (None, "lm_head")
+
+
+# --- as it is computed on a GPU -------------------------------------------------------------------
+
+
+def ranked(weights, percents, **options) -> tuple:
+    """Return all that a ranking says of a pair: counts, sums, cuts, and the chosen parameters."""
+    ranking = rank(*weights, threads=2, **options)
+    counts, cuts = ranking.counts, thresholds(ranking, percents)
+    numbers = counts.keys.total(), counts.zero.total(), counts.change, counts.unchanged
+    histograms = [h.tolist() for x in (counts.keys, counts.zero) for h in (x.counts, x.lower_sums)]
+    return numbers, histograms, cuts, [selected(ranking, x).tolist() for x in percents]
+
+
+@settings(deadline=None, max_examples=100)
+@given(
+    pairs(),
+    st.sampled_from(list(STRATEGIES)),
+    st.sampled_from([torch.float32, torch.bfloat16]),
+    st.lists(st.floats(0, 100), min_size=1, max_size=4),
+    st.integers(1, 7),
+)
+def test_a_gpu_counts_what_the_host_counts(weights, strategy, dtype, percents, block):
+    """The way of a GPU is taken here on a CPU: the operations round alike on both."""
+    options = {"strategy": strategy, "score_dtype": dtype, "block_size": block, "seed": 3}
+    on_host = ranked(weights, percents, **options)
+    with mock.patch.object(Block, "on_host", False):
+        assert ranked(weights, percents, **options) == on_host
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_gpu_counts_many_parameters_as_the_host_does(large, strategy, dtype):
+    options = {"strategy": strategy, "score_dtype": dtype, "block_size": 5000}
+    on_host = ranked(large, [1, 20, 60], **options)
+    with mock.patch.object(Block, "on_host", False):
+        assert ranked(large, [1, 20, 60], **options) == on_host
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_is_not_finite_is_named_on_a_gpu_too(large, dtype, value):
+    base, tuned = ({n: w.clone() for n, w in weights.items()} for weights in large)
+    name = next(iter(base))
+    tuned[name].view(-1)[7] = value
+    with mock.patch.object(Block, "on_host", False), pytest.raises(ModelError, match=name):
+        rank(base, tuned, score_dtype=dtype)

@@ -28,6 +28,12 @@ class Histogram:
         unpack(packed, self.counts, self.lower_sums, mantissas)
         return _exact_sum(mantissas)
 
+    def add_counts(self, counts: np.ndarray, lower_sums: np.ndarray) -> int:
+        """Add counts that were made elsewhere; return the sum of the floats counted in them."""
+        self.counts += counts
+        self.lower_sums += lower_sums
+        return _sum_of_bins(counts, lower_sums)
+
     def merge(self, other: "Histogram") -> None:
         """Add another histogram."""
         self.counts += other.counts

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 from repro.errors import ConfigError, ModelError
-from repro.restoration import score_kernels, shared_counts, tensor_pairs
+from repro.restoration import device_scores, score_kernels, shared_counts, tensor_pairs
 from repro.restoration.histograms import Histogram
 from repro.restoration.score_kernels import BINS, LOWER_HALVES, MAX_PACKED, TABLES
 from repro.restoration.tensor_pairs import Block, Pair, Weights
@@ -59,6 +59,8 @@ class Criterion:
         Raises:
             ModelError: a weight is NaN or infinite.
         """
+        if not block.on_host:
+            return self.on_device(block).keys.cpu().numpy().view(np.uint32)
         out = np.empty(block.base.numel(), np.uint32)
         if not score_kernels.write_keys(*self.arguments(block), out):  # type: ignore[call-arg]
             raise _not_finite(block)
@@ -66,9 +68,24 @@ class Criterion:
 
     def arguments(self, block: Block) -> tuple:
         """Return the first arguments of the functions of `score_kernels`."""
+        return *block.raw(), block.start, self._settings(block)
+
+    def _settings(self, block: Block) -> tuple:
         kind, lowest_first = STRATEGIES[self.strategy]
         seed = _seed(f"{self.seed}:{block.name}")
-        return *block.raw(), block.start, (kind, self.dtype is torch.bfloat16, lowest_first, seed)
+        return kind, self.dtype is torch.bfloat16, lowest_first, seed
+
+    def on_device(self, block: Block) -> device_scores.Keys:
+        """Return the keys of a block that is on a GPU, where they stay.
+
+        Raises:
+            ModelError: a weight is NaN or infinite.
+        """
+        settings = self._settings(block)
+        scored = device_scores.keys_of(block.tuned, block.base, block.start, settings)
+        if not scored.finite:
+            raise _not_finite(block)
+        return scored
 
 
 @cache
@@ -105,6 +122,12 @@ class LowerHalfCounts:
         """The counts, to be added up over processes."""
         return [self.table, self.table_zero]
 
+    def add_on_device(self, scored: device_scores.Keys) -> None:
+        """Count the keys of a block that is on a GPU."""
+        if self.bins:
+            device_scores.add_lower_halves(scored.keys, self.rows, self.table)
+            device_scores.add_lower_halves(scored.keys[scored.zero], self.rows, self.table_zero)
+
     def merge(self, other: "LowerHalfCounts") -> None:
         """Add another thread's counts."""
         self.table += other.table
@@ -125,6 +148,9 @@ class ScoreCounts:
 
     def __call__(self, block: Block) -> None:
         """Count a block of at most `MAX_PACKED` parameters."""
+        if not block.on_host:
+            self._count_on_device(block)
+            return
         if self._zeros_in_tables + len(block.base) > MAX_PACKED:
             self._count_zero_base()
         arguments = self.criterion.arguments(block)
@@ -136,6 +162,13 @@ class ScoreCounts:
         self.unchanged += unchanged
         self._zeros_in_tables += zeros
         self._add(block.name, self.keys.add_tables(self._packed[0]))
+
+    def _count_on_device(self, block: Block) -> None:
+        scored = self.criterion.on_device(block)
+        self._add(block.name, self.keys.add_counts(*device_scores.upper_halves(scored.keys)))
+        self._zero.add_counts(*device_scores.upper_halves(scored.keys[scored.zero]))
+        self.lower_counts.add_on_device(scored)
+        self.unchanged += scored.unchanged
 
     @property
     def zero(self) -> Histogram:

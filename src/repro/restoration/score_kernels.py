@@ -19,7 +19,7 @@ from repro.inference.compiled import keeps
 
 EPSILON = 1e-8
 # 1e-8 in bfloat16: PyTorch rounds the constant too before adding it.
-_ROUNDED_EPSILON = np.uint32(0x322C0000).view(np.float32)
+ROUNDED_EPSILON = np.uint32(0x322C0000).view(np.float32)
 BINS = 1 << 15  # values of the upper half of a key, 15 bits: the sign is never set
 LOWER_HALVES = 1 << 16  # values of the lower half of a key
 CHUNK = 4096  # parameters at a time, so that intermediate results stay in the L1 cache
@@ -114,7 +114,7 @@ def _bfloat16_changes(tuned, base, relative, scratch, out):
     if relative:
         scores, denominators = out.view(np.float32), scratch[1].view(np.float32)
         for i in range(denominators.size):
-            denominators[i] = abs(denominators[i]) + _ROUNDED_EPSILON
+            denominators[i] = abs(denominators[i]) + ROUNDED_EPSILON
         _round_to_bfloat16(scratch[1], scratch[1])
         for i in range(denominators.size):
             scores[i] = scores[i] / denominators[i]

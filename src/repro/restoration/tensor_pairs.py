@@ -30,6 +30,11 @@ class Block(NamedTuple):
     tuned: torch.Tensor
     base: torch.Tensor
 
+    @property
+    def on_host(self) -> bool:
+        """Whether the weights are in the memory of the host, mapped files included."""
+        return self.base.device.type == self.tuned.device.type == "cpu"
+
     def raw(self) -> tuple[np.ndarray, np.ndarray]:
         """Return (tuned, base) as bits for `score_kernels`: uint16 of bfloat16, else uint32."""
         return _raw(self.tuned), _raw(self.base)

@@ -93,6 +93,9 @@ class SecondPass:
 
     def __call__(self, block: Block) -> None:
         """Count a block."""
+        if not block.on_host:
+            self.lower_counts.add_on_device(self.criterion.on_device(block))
+            return
         score_kernels.count_lower_halves(
             *self.criterion.arguments(block), *self.lower_counts.arguments
         )
