@@ -25,6 +25,7 @@ from repro.errors import ConfigError
 from repro.measures import accuracy, mastery
 from repro.models import launch, registry
 from repro.models.devices import processes
+from repro.models.shards import part_of_process
 from repro.study.sharded_session import ShardedSession
 from repro.training.recipe import Recipe
 
@@ -82,7 +83,7 @@ def measure(session: ShardedSession, asked: pd.DataFrame, mastered: int) -> dict
         with pair.restored(session.decoder, {"percent": SHARE, "strategy": "top"}) as undone:
             pass
     found |= {"restoration": restoration.most - restoration.before, "restored": undone.k}
-    same = (torch.equal(p.cpu(), tuned[n].to(p.dtype)) for n, p in decoded(session).items())
+    same = (holds(p, tuned[n]) for n, p in session.decoder.named_parameters())
     with Peak() as answering:
         answers = accuracy.answer(session.reader, session.tokenizer, asked)
     with Peak() as sampling:
@@ -99,9 +100,11 @@ def measure(session: ShardedSession, asked: pd.DataFrame, mastered: int) -> dict
     }
 
 
-def decoded(session: ShardedSession) -> dict[str, torch.nn.Parameter]:
-    """Return the parameters of the network that answers."""
-    return dict(session.decoder.named_parameters())
+def holds(parameter: torch.nn.Parameter, values: torch.Tensor) -> bool:
+    """Tell whether a parameter, or this process's part of it, has these values."""
+    if hasattr(parameter, "to_local"):
+        values, parameter = part_of_process(values, parameter), parameter.to_local()
+    return torch.equal(parameter.cpu(), values.to(parameter.dtype))
 
 
 def main() -> None:

@@ -99,6 +99,25 @@ def test_a_sliding_window_that_is_long_enough_is_in_place(window, in_place):
     assert not kv_cache.is_in_place(kv_cache.make(gemma(20), 4, 20, in_place=False))
 
 
+def test_a_batch_takes_what_is_free_on_a_gpu_less_a_reserve():
+    gpu, asked = torch.device("cuda", 1), []
+
+    def free(device: torch.device) -> int:
+        asked.append(device)
+        return 40 << 30
+
+    assert kv_cache.budget(gpu, free) == (40 << 30) - (1 << 30) - (4 << 30)
+    assert asked == [gpu]
+    assert kv_cache.budget(torch.device("cpu"), free) == kv_cache.BUDGET  # no GPU was asked
+    assert asked == [gpu]
+
+
+def test_a_full_gpu_still_computes_row_by_row(tiny_loaded):
+    nothing = kv_cache.budget(torch.device("cuda"), lambda device: 0)
+    assert nothing < 0
+    assert kv_cache.rows_within(tiny_loaded[0], 10, 42, nothing) == 1
+
+
 def test_rows_follow_from_the_budget(tiny_loaded):
     network = tiny_loaded[0]
     rows = [kv_cache.rows_within(network, 10, 42, budget) for budget in (1, 1 << 20, 1 << 24)]

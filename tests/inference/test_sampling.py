@@ -107,6 +107,15 @@ def test_many_logits_are_drawn_from_in_parts():
     assert draw(logits, u, of).tolist() == likeliest[of].tolist()
 
 
+def test_off_the_cpu_all_rows_are_drawn_from_at_once():
+    # Tensors without memory show the shapes, and refuse whatever waits for numbers.
+    logits = torch.empty(4096, 128_256, dtype=torch.bfloat16, device="meta")
+    row_of = torch.zeros(5000, dtype=torch.long, device="meta")
+    u = torch.zeros(5000, dtype=torch.float64, device="meta")
+    tokens = draw(logits, u, row_of, 0.7)
+    assert tokens.shape == (5000,) and tokens.dtype is torch.long
+
+
 def test_a_temperature_divides_the_logits():
     logits = torch.tensor([[0.0, 0.7, 1.4]])
     u = torch.rand(500, dtype=torch.float64, generator=torch.Generator().manual_seed(1))

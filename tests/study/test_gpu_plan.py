@@ -1,10 +1,14 @@
 """The plan for GPUs is arithmetic: checked by hand, by the registry, and by what it refuses."""
 
+from types import SimpleNamespace
+
 import pytest
+import torch
 
 from repro import cli
 from repro.errors import ConfigError
 from repro.models import registry
+from repro.models.launch import Sharding
 from repro.models.sizes import ARCHITECTURES
 from repro.study import gpu_plan, plan, profiles
 from repro.study.gpu_plan import GIB, Machine, parse_memory
@@ -49,9 +53,31 @@ def test_70b_is_fine_tuned_on_16_gpus_and_offloaded_on_8():
     assert not stages(LARGE, 16, 80 * GIB)["fine-tuning"].remedy
     offloaded = stages(LARGE, 8, 80 * GIB, 1024 * GIB)["fine-tuning, offloaded"]
     assert offloaded.remedy == "1052 GiB of memory in each host, or 16 GPUs"
-    answering = stages(LARGE, 16, 80 * GIB)["mastery"]
-    assert answering.remedy.startswith("GPUs of 135 GiB each")
-    assert not stages(LARGE, 16, 192 * GIB)["mastery"].remedy
+
+
+@pytest.mark.parametrize(("gpus", "holders"), [(2, 2), (8, 8), (12, 4), (16, 8)])
+def test_70b_answers_divided_among_as_many_gpus_as_its_8_key_heads_allow(gpus, holders):
+    answering = stages(LARGE, gpus, 80 * GIB)["mastery"]
+    assert not answering.remedy and answering.holders == holders
+    assert answering.gpu_bytes == 2 * 70_553_706_496 // holders + 4 * GIB
+    assert stages(LARGE, gpus, 192 * GIB)["mastery"].holders == 1  # it fits
+
+
+def test_the_hours_of_a_divided_network_are_those_of_its_groups_and_of_what_they_send():
+    whole, divided = (stages(LARGE, 8, memory * GIB)["mastery"] for memory in (192, 80))
+    # A group of 8 reads all weights in an eighth of the time, and there is one group for eight:
+    # the time differs by reading the weights for 256 texts at a time, not for 8 times as many.
+    assert whole.hours < divided.hours < 1.5 * whole.hours
+
+
+def test_a_launch_divides_the_network_that_answers_as_it_is_told():
+    def divides(told: bool | None, number: int = 2) -> bool:
+        sharing = SimpleNamespace(num_processes=number, device=torch.device("cpu"))
+        return gpu_plan.divides_answering(SMALL, Sharding(tensor_parallel=told), sharing)
+
+    assert divides(True) and not divides(False)
+    assert not divides(None)  # on a CPU all processes share the memory
+    assert not divides(True, 1)
 
 
 def test_the_work_is_that_of_the_papers_grid():
@@ -109,5 +135,9 @@ def test_gpus_that_are_too_small_are_named_with_what_would_fit():
     with pytest.raises(ConfigError, match="--fsdp_offload_params true"):
         gpu_plan.check(SMALL, Machine(1, 80 * GIB, 256 * GIB), offload=False)
     gpu_plan.check(SMALL, Machine(1, 80 * GIB, 256 * GIB), offload=True)
-    with pytest.raises(ConfigError, match="mastery of LLaMA-3-70B does not fit on 8 GPUs"):
-        gpu_plan.check(LARGE, Machine(8, 80 * GIB, 2048 * GIB), offload=True)
+    gpu_plan.check(LARGE, Machine(8, 80 * GIB, 2048 * GIB), offload=True)
+    with pytest.raises(ConfigError, match="would fit: REPRO_TENSOR_PARALLEL=true"):
+        gpu_plan.check(LARGE, Machine(8, 80 * GIB, 2048 * GIB), True, tensor_parallel=False)
+    said = "mastery of LLaMA-3-70B does not fit on 3 GPUs .* GPUs of 135 GiB each, or 2 GPUs"
+    with pytest.raises(ConfigError, match=said):
+        gpu_plan.check(LARGE, Machine(3, 80 * GIB, 2048 * GIB), offload=True)

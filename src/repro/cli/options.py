@@ -69,6 +69,14 @@ NumberFormat = Annotated[
         " records, the faster one on this machine.",
     ),
 ]
+Engine = Annotated[
+    Literal["auto", "cpu", "transformers", "vllm"],
+    typer.Option(
+        help="What answers the questions. auto: the CPU engine where it computes the model, else"
+        " the layers of transformers. vllm needs pip install 'repro[vllm]'; its records name it and"
+        " its version, and only this engine finds them."
+    ),
+]
 Gpus = Annotated[
     int | None,
     typer.Option(metavar="N", help="Estimate for this number of GPUs instead; needs no weights."),

@@ -11,6 +11,7 @@ from repro.cli.application import STUDY, command
 from repro.cli.options import (
     AllResults,
     CheckedModel,
+    Engine,
     Facts,
     GpuMemory,
     Gpus,
@@ -34,11 +35,16 @@ if TYPE_CHECKING:  # loading it takes longer than help may take
 
 
 def _open_study(
-    model: str, profile: str, data: Path | None, learning_rate: float | None, dtype: str | None
+    model: str,
+    profile: str,
+    data: Path | None,
+    learning_rate: float | None,
+    dtype: str | None,
+    engine: str = "auto",
 ) -> "Study":
     from repro.study import open_study
 
-    return open_study(model, profile, data, learning_rate, dtype)
+    return open_study(model, profile, data, learning_rate, dtype, engine)
 
 
 @command(
@@ -115,6 +121,7 @@ def run(
     data: Facts = None,
     learning_rate: Rate = None,
     dtype: NumberFormat = None,
+    engine: Engine = "auto",
     workers: Workers = None,
     part: PartOfStudy = None,
     missing: OnlyMissing = False,
@@ -124,7 +131,7 @@ def run(
 
     if not missing:
         plan.check_fits(model)  # before anything is read or downloaded
-    study = _open_study(model, profile, data, learning_rate, dtype)
+    study = _open_study(model, profile, data, learning_rate, dtype, engine)
     computed = 0 if missing else study.run(workers, schedule.parse_part(part) if part else None)
     absent = requests.missing(study.all_requests()) if missing or part else []
     # Only if something was computed, or a launcher says so, can there be several processes.
@@ -243,11 +250,12 @@ def export(
     data: Facts = None,
     learning_rate: Rate = None,
     dtype: NumberFormat = None,
+    engine: Engine = "auto",
 ) -> None:
     """Copy a study's records from the cache to results/, and print the files written."""
     from repro.study import task_study
 
-    study = _open_study(model, profile, data, learning_rate, dtype)
+    study = _open_study(model, profile, data, learning_rate, dtype, engine)
     written = [*study.export(), *task_study.TaskStudy(study.model, study.profile).export()]
     for path in dict.fromkeys(written):  # the digests are written for both
         say(path)

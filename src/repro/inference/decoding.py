@@ -27,7 +27,9 @@ from repro.inference.reach import reach_of
 from repro.inference.sampling import Pick, greedy, sampler
 from repro.inference.threads import map_in_threads, thread_count
 from repro.inference.transformers_engine import CachedRows, WholeTexts, caches, start_logits
-from repro.models.devices import processes
+from repro.inference.vllm_engine import VllmEngine
+from repro.models import tensor_parallel
+from repro.models.devices import least_of_processes
 from repro.models.tokens import stop_ids
 from repro.paper import folded
 
@@ -62,8 +64,9 @@ class Decoding:
         draws: samples per prompt.
         temperature: of the softmax over the whole vocabulary; None decodes greedily.
         seed: of the random numbers.
-        rows: sequences computed at a time; None: as many as fit into `kv_cache.BUDGET` bytes. It
-            limits the memory, and does not change the result.
+        rows: sequences computed at a time; None: as many as fit into the free memory of a GPU, or
+            into `kv_cache.BUDGET` bytes elsewhere. It limits the memory, and does not change the
+            result.
         in_place: False uses transformers' own cache, which all its models have.
         hits_only: only `hit` of each completion is wanted. A completion then ends where the tokens
             that are left can no longer spell a name.
@@ -100,7 +103,7 @@ class Engine(Protocol):
 
 
 def complete(
-    network: PreTrainedModel | CpuEngine,
+    network: PreTrainedModel | CpuEngine | VllmEngine,
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[Prompt],
     decoding: Decoding,
@@ -110,10 +113,10 @@ def complete(
     """Complete every prompt `decoding.draws` times.
 
     Several processes (`accelerate launch`) complete a part of the batches each, and all of them
-    return all completions.
+    return all completions. Those that divide a network complete the same batches together.
 
     Args:
-        network: any causal language model, in evaluation mode; or a `CpuEngine`.
+        network: any causal language model, in evaluation mode; or a `CpuEngine` or `VllmEngine`.
         tokenizer: its tokenizer.
         prompts: P prompts; the label of a sampled prompt determines its random numbers.
         decoding: the settings.
@@ -130,6 +133,8 @@ def complete(
     """
     if not prompts:
         return []
+    if isinstance(network, VllmEngine):
+        return _complete_by_vllm(network, tokenizer, prompts, decoding, work, progress)
     engine = network if isinstance(network, CpuEngine) else None
     threads = thread_count(engine)
     texts = CompletionTexts(tokenizer, engine.network if engine else network, decoding.hits_only)
@@ -144,7 +149,25 @@ def complete(
                 work.update(batch_work)
             if progress:
                 progress(len(finished))
-    return [samples for _, samples in sorted(gather_object(completed), key=lambda pair: pair[0])]
+    once = gather_object([] if tensor_parallel.group(network).rank else completed)
+    return [samples for _, samples in sorted(once, key=lambda pair: pair[0])]
+
+
+def _complete_by_vllm(
+    engine: VllmEngine, tokenizer, prompts: Sequence[Prompt], decoding: Decoding, work, progress
+) -> list[list[Completion]]:
+    """Complete prompts as `complete` does; what vLLM generates after an answer is cut off."""
+    texts, limit = CompletionTexts(tokenizer, engine), decoding.max_new_tokens
+    options = {"progress": progress} if progress else {}
+    draws = engine.complete(prompts, decoding, texts.stop.tolist(), **options)
+    completions = [
+        [texts.until_answer(prompt.names, ids, limit) for ids in samples]
+        for prompt, samples in zip(prompts, draws, strict=True)
+    ]
+    if work is not None:
+        work["prompt_tokens"] += sum(len(prompt.ids) for prompt in prompts)
+        work["tokens"] += sum(len(each.ids) for samples in completions for each in samples)
+    return completions
 
 
 def _batches_of_process(
@@ -154,11 +177,11 @@ def _batches_of_process(
     threads: int,
 ) -> list[list[int]]:
     """Return the batches that this process completes, each as indices of prompts."""
-    sharing = processes()
-    rows = decoding.rows or room(network, prompts, decoding) // threads
-    parts, is_engine = sharing.num_processes * threads, isinstance(network, CpuEngine)
+    group = tensor_parallel.group(network)
+    rows = decoding.rows or least_of_processes(room(network, prompts, decoding)) // threads
+    parts, is_engine = group.number * threads, isinstance(network, CpuEngine)
     batches = _batches(prompts, max(1, rows // decoding.draws), parts, is_engine)
-    return batches[sharing.process_index :: sharing.num_processes]
+    return batches[group.index :: group.number]
 
 
 @torch.inference_mode()
@@ -168,7 +191,8 @@ def _complete_batch(network, texts, prompts, decoding: Decoding, batch: list[int
     engine = _engine(network, decoding, max(len(prompts[i].ids) for i in batch))
     order = [batch[at] for at in engine.start([prompts[i].ids for i in batch], limit)]
     ordered = [prompts[i] for i in order]
-    samples = _Samples(engine, texts, ordered, decoding).grow(_pick(ordered, decoding))
+    pick = _agreed(network, _pick(ordered, decoding))
+    samples = _Samples(engine, texts, ordered, decoding).grow(pick)
     return [(i, samples[at * draws : (at + 1) * draws]) for at, i in enumerate(order)], engine.work
 
 
@@ -188,7 +212,8 @@ def room(
     longest, limit = max(len(prompt.ids) for prompt in prompts), decoding.max_new_tokens
     if isinstance(network, CpuEngine):
         return min(CPU_ENGINE_ROWS, network.rows_within(longest, decoding.draws, limit))
-    return kv_cache.rows_within(network, longest, longest + limit)
+    available = kv_cache.budget(network.device)
+    return kv_cache.rows_within(network, longest, longest + limit, available)
 
 
 def _pick(prompts: Sequence[Prompt], decoding: Decoding) -> Pick:
@@ -197,6 +222,15 @@ def _pick(prompts: Sequence[Prompt], decoding: Decoding) -> Pick:
         return greedy
     labels = [f"{prompt.label}|{j}" for prompt in prompts for j in range(decoding.draws)]
     return sampler(labels, decoding.max_new_tokens, decoding.temperature, decoding.seed)
+
+
+def _agreed(network: PreTrainedModel | CpuEngine, pick: Pick) -> Pick:
+    """Return a pick whose tokens are the same in all processes that divide a network."""
+
+    def pick_agreed(logits, row_of, samples, step):
+        return tensor_parallel.told_by_first(network, pick(logits, row_of, samples, step))
+
+    return pick_agreed
 
 
 def _batches(
@@ -213,6 +247,11 @@ def _batches(
     count = -(-len(order) // (most * sharing)) * sharing
     size = -(-len(order) // max(1, count))
     return [order[at : at + size] for at in range(0, len(order), size or 1)]
+
+
+def _is_searched(length: int) -> bool:
+    """Tell whether samples of this length are searched for the answer."""
+    return length <= CHECK_EVERY or length % CHECK_EVERY == 0
 
 
 class _Samples:
@@ -257,8 +296,7 @@ class _Samples:
         """
         decided, left = np.zeros(len(samples), bool), self.limit - length
         doubtful = left < self.most_needed[samples]
-        looked_for = length <= CHECK_EVERY or length % CHECK_EVERY == 0
-        places = np.arange(len(samples)) if looked_for else doubtful.nonzero()[0]
+        places = np.arange(len(samples)) if _is_searched(length) else doubtful.nonzero()[0]
         so_far = self._completions(samples[places], length)
         for place, completion in zip(places, so_far, strict=True):
             decided[place] = completion.hit
@@ -306,6 +344,15 @@ class CompletionTexts:
             completions.append(completion)
         return completions
 
+    def until_answer(self, names: tuple[str, ...], ids: list[int], limit: int) -> Completion:
+        """Return the completion as far as `_Samples` would let it grow: until a name is found."""
+        for length in range(1, min(len(ids), limit - 1) + 1):
+            if _is_searched(length):
+                [so_far] = self.completions([(names, tuple(ids[:length]))])
+                if so_far.hit:
+                    return so_far
+        return self.completions([(names, tuple(ids))])[0]
+
     def _completion(self, names: tuple[str, ...], ids: tuple[int, ...]) -> Completion:
         if ids not in self._texts:
             options = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
@@ -325,13 +372,17 @@ def contains(text: str, names: Sequence[str]) -> bool:
 
 @torch.inference_mode()
 def first_logits(
-    network: PreTrainedModel | CpuEngine, prompts: Sequence[list[int]], rows: int = 256
+    network: PreTrainedModel | CpuEngine | VllmEngine,
+    prompts: Sequence[list[int]],
+    rows: int = 256,
 ) -> torch.Tensor:
     """Return the logits of the first new token, float32 on the CPU: (prompts, vocabulary).
 
     Raises:
         ModelError: the model's logits are NaN.
     """
+    if isinstance(network, VllmEngine):
+        return network.first_logits(prompts)
     engine = network if isinstance(network, CpuEngine) else None
     config = (engine.network if engine else network).config.get_text_config()
     out = torch.empty(len(prompts), config.vocab_size)

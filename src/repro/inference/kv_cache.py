@@ -4,12 +4,23 @@ transformers' own cache grows by concatenation: at every step all keys and value
 Here they are allocated once, a step writes one column, and rows that stay are never moved.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from transformers import Cache, DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-BUDGET = 2 << 30  # bytes for the keys, values and logits of a batch, and its widest activations
+from repro.models import devices, tensor_parallel
+
+# Bytes for the keys, values and logits of a batch, and its widest activations, where the memory is
+# the host's. On a GPU a batch takes what is free, less a reserve for the work space of the
+# libraries and for gaps between blocks.
+BUDGET = 2 << 30
+RESERVE, RESERVED_SHARE = 1 << 30, 10  # bytes, and beside them one byte in so many
+# What sampling holds of a logit, in bytes beside the logit: on a CPU a float32 of a few rows; on a
+# GPU, where all rows are drawn from at once, the scaled logit, the probability, and it padded.
+CPU_LOGIT, GPU_LOGIT = 4, 12
 
 
 class InPlaceLayer(DynamicLayer):
@@ -113,6 +124,16 @@ def _attends_to_all(layer, length: int) -> bool:
     return type(layer) is DynamicLayer
 
 
+def budget(
+    device: torch.device, free_memory: Callable[[torch.device], int] = devices.free_memory
+) -> int:
+    """Return the bytes that a batch may take on a device; `free_memory` tells those of a GPU."""
+    if device.type != "cuda":
+        return BUDGET
+    free = free_memory(device)
+    return free - RESERVE - free // RESERVED_SHARE
+
+
 def rows_within(network: PreTrainedModel, width: int, length: int, budget: int = BUDGET) -> int:
     """Return how many rows of `length` tokens fit into a budget in bytes, at least one.
 
@@ -122,12 +143,13 @@ def rows_within(network: PreTrainedModel, width: int, length: int, budget: int =
     all_heads = getattr(config, "num_attention_heads", None) or 1  # none: a recurrent model
     heads = getattr(config, "num_key_value_heads", None) or all_heads
     size = getattr(config, "head_dim", None) or config.hidden_size // all_heads
-    item = network.dtype.itemsize
-    cache_bytes = 2 * config.num_hidden_layers * heads * size * length * item
+    item, divided = network.dtype.itemsize, tensor_parallel.group(network).size
+    cache_bytes = 2 * config.num_hidden_layers * (heads // divided) * size * length * item
     # What a layer has in memory at a time: its three widest states, and ten of the usual size.
-    wide = 3 * (getattr(config, "intermediate_size", None) or 4 * config.hidden_size)
+    wide = 3 * (getattr(config, "intermediate_size", None) or 4 * config.hidden_size) // divided
     wide += 10 * config.hidden_size
-    logits = config.vocab_size * (item + 4)
+    drawn = GPU_LOGIT if network.device.type == "cuda" else CPU_LOGIT
+    logits = config.vocab_size * (item + drawn)
     return max(1, budget // (cache_bytes + width * wide * item + logits))
 
 

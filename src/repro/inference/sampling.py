@@ -18,7 +18,7 @@ from repro.inference.cpu.cpu_kernels import exp, load
 IS_CACHED = keeps(__file__)  # between processes
 _compiled = njit(nogil=True, cache=IS_CACHED, error_model="numpy")
 BLOCK = 256  # vocabulary entries per block of the two-level sampler
-CHUNK = 1 << 20  # logits drawn from at a time: bounds the memory and stays near the caches
+CHUNK = 1 << 20  # logits drawn from at a time on a CPU, so that they stay in its caches
 
 # (logits of the rows, row of each sample, each sample's index, step) → token of each sample
 Pick = Callable[[torch.Tensor, torch.Tensor, np.ndarray, int], torch.Tensor]
@@ -98,6 +98,8 @@ def draw(
     if logits.device.type == "cpu" and logits.dtype is torch.bfloat16:
         arrays = _bits(logits), np.float32(1 / temperature), u.numpy(), row_of.numpy()
         return torch.from_numpy(_draw_from_bfloat16(*arrays, BLOCK))
+    if logits.device.type != "cpu":  # all rows at once: a GPU gains nothing from its caches here
+        return _draw((logits.float() / temperature).softmax(-1), u, row_of)
     tokens = torch.empty_like(row_of)
     size = max(1, CHUNK // logits.shape[-1])
     for start in range(0, len(logits), size):
@@ -108,7 +110,8 @@ def draw(
 
 
 def _draw(p: torch.Tensor, u: torch.Tensor, row_of: torch.Tensor) -> torch.Tensor:
-    p = torch.nn.functional.pad(p, (0, -p.shape[-1] % BLOCK))
+    if p.shape[-1] % BLOCK:
+        p = torch.nn.functional.pad(p, (0, -p.shape[-1] % BLOCK))
     blocks = p.view(len(p), -1, BLOCK)
     sums = blocks.sum(-1)
     if p.device.type == "cpu":

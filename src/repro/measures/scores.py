@@ -22,6 +22,7 @@ from repro import paper
 from repro.errors import ConfigError, DataError
 from repro.measures import blocks
 from repro.measures.mastery import blocks_of, template_columns
+from repro.models import tensor_parallel
 from repro.models.devices import processes
 from repro.models.tokens import encode, shared_prefix
 
@@ -163,8 +164,8 @@ def score(
     from accelerate.utils import gather_object
 
     all_statements = statements(tokenizer, facts, protocol)
-    rows, sharing = packed_rows(all_statements), processes()
-    rows_here = rows[sharing.process_index :: sharing.num_processes]
+    rows, group = packed_rows(all_statements), tensor_parallel.group(network)
+    rows_here = rows[group.index :: group.number]
     values_by_row = _read_rows(network, [[all_statements[i] for i in row] for row in rows_here])
     values = [
         (statement, value)

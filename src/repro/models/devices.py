@@ -77,6 +77,23 @@ def best_device() -> torch.device:
     return processes().device
 
 
+def free_memory(device: torch.device) -> int:
+    """Return the bytes of a GPU that can be taken: free ones, and those PyTorch keeps for reuse."""
+    import torch
+
+    free, _ = torch.cuda.mem_get_info(device)
+    return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+
+
+def least_of_processes(number: int) -> int:
+    """Return the smallest of the numbers that the processes of a launch give; all must call it."""
+    if processes().num_processes < 2:
+        return number
+    from accelerate.utils import gather_object
+
+    return min(gather_object([number]))
+
+
 def inference_dtype(
     device: torch.device | None = None, shapes: Iterable[Shape] = (), keep: bool = True
 ) -> torch.dtype:

@@ -22,6 +22,7 @@ RANKS = ("RANK", "LOCAL_RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "MV2_COMM_WOR
 OFFLOAD = "FSDP_OFFLOAD_PARAMS"
 RECOMPUTE = "FSDP_ACTIVATION_CHECKPOINTING"
 STORED = "REPRO_FINETUNED_DTYPE"
+TENSOR_PARALLEL = "REPRO_TENSOR_PARALLEL"
 STORED_FORMATS = ("bfloat16", "float32")
 
 
@@ -35,11 +36,14 @@ class Sharding:
         recompute: the activations of a layer are computed again for its gradient instead of stored
             (activation checkpointing).
         stored: the dtype in which fine-tuned weights are written.
+        tensor_parallel: whether the network that answers is divided too; None: if it does not fit
+            one device. It changes answers by rounding alone, as the kind of device does.
     """
 
     offload: bool = False
     recompute: bool = False
     stored: str = "bfloat16"
+    tensor_parallel: bool | None = None
 
     def parameters(self, processes: int) -> dict:
         """Return its part of a record's key: the settings that change the bits of the weights."""
@@ -62,7 +66,8 @@ def sharding(environment: Mapping[str, str] = os.environ) -> Sharding | None:
     stored = environment.get(STORED, STORED_FORMATS[0])
     if stored not in STORED_FORMATS:
         raise ConfigError(f"{STORED} is {stored!r}: give {' or '.join(STORED_FORMATS)}")
-    return Sharding(_is_on(environment, OFFLOAD), _is_on(environment, RECOMPUTE), stored)
+    told = _is_on(environment, TENSOR_PARALLEL) if environment.get(TENSOR_PARALLEL) else None
+    return Sharding(_is_on(environment, OFFLOAD), _is_on(environment, RECOMPUTE), stored, told)
 
 
 def check_launch(environment: Mapping[str, str] = os.environ) -> None:

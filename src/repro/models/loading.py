@@ -12,10 +12,12 @@ from repro.errors import ModelError, one_line
 from repro.models.checkpoint_files import weight_files
 from repro.models.devices import best_device
 from repro.models.registry import ModelEntry, entry
+from repro.models.shards import parameters, part_of_process
 from repro.models.weights import obtain
 
 if TYPE_CHECKING:  # what only names a model need not wait for PyTorch
     import torch
+    from torch.distributed.tensor import DTensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
@@ -57,15 +59,32 @@ def load_mapped(
     The host needs the memory of one tensor. `weights` are by the network's names, in any dtype.
     """
     folder = obtain(model)
+    with _one_line_errors(model, folder):
+        network = empty_network(folder)
+    return with_weights(model, network, weights, dtype)
+
+
+def with_weights(
+    model: ModelEntry,
+    network: PreTrainedModel,
+    weights: Mapping[str, torch.Tensor],
+    dtype: torch.dtype,
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Fill a network without weights, whole or divided; return it and the model's tokenizer."""
+    tokenizer = load_tokenizer(model)
+    fill(network, weights, dtype, best_device())
+    _check_vocabulary(model, network, tokenizer)
+    return network.eval(), tokenizer
+
+
+def load_tokenizer(model: ModelEntry) -> PreTrainedTokenizerBase:
+    """Return a model's tokenizer; raise ModelError where there is none, or it is damaged."""
+    folder = obtain(model)
     _check_tokenizer(folder)
     with _one_line_errors(model, folder):
         from transformers import AutoTokenizer
 
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-        network = empty_network(folder)
-    fill(network, weights, dtype, best_device())
-    _check_vocabulary(model, network, tokenizer)
-    return network.eval(), tokenizer
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
 
 
 def empty_network(folder: Path) -> PreTrainedModel:
@@ -93,25 +112,41 @@ def fill(
 ) -> None:
     """Give a network without weights those of `weights`, tensor by tensor.
 
+    Of a divided network each process reads its own part. `device` is that of the parameters;
+    buffers are always where the process computes.
+
     Raises:
         ModelError: a weight is missing or has another shape.
     """
     import torch
 
     state = {}
-    for name, parameter in network.named_parameters():
-        values = weight_of(weights, name, parameter.shape).to(device, dtype, copy=True)
+    for name, parameter in parameters(network).items():
+        values = weight_of(weights, name, parameter.shape)
+        if hasattr(parameter, "to_local"):
+            values = _divided(values, parameter, dtype, device)
+        else:
+            values = values.to(device, dtype, copy=True)
         state[name] = torch.nn.Parameter(values)
-    assign(network, state, device)
+    _assign(network, state)
 
 
-def assign(network: PreTrainedModel, state: dict[str, torch.nn.Parameter], device) -> None:
+def _divided(values: torch.Tensor, parameter: DTensor, dtype: torch.dtype, device) -> DTensor:
+    """Return whole values divided as a parameter is: a copy of the part of this process."""
+    from torch.distributed.tensor import DTensor
+
+    local = part_of_process(values, parameter).to(device, dtype, copy=True).contiguous()
+    layout = parameter.device_mesh, parameter.placements
+    return DTensor.from_local(local, *layout, shape=values.shape, stride=parameter.stride())
+
+
+def _assign(network: PreTrainedModel, state: dict[str, torch.nn.Parameter]) -> None:
     """Make `state` the parameters of a network, and move its buffers to the device."""
     network.load_state_dict(state, assign=True, strict=False)  # a tied output matrix is not named
     network.tie_weights()
     for module in network.modules():
         for name, buffer in module.named_buffers(recurse=False):
-            setattr(module, name, buffer.to(device))
+            setattr(module, name, buffer.to(best_device()))
 
 
 def weight_of(weights: Mapping[str, torch.Tensor], name: str, shape: torch.Size) -> torch.Tensor:

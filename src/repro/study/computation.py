@@ -169,6 +169,7 @@ class Computation:
             device=str(session.network.device),
             processes=session.processes.num_processes,
             dtype=str(session.dtype).removeprefix("torch."),
+            **session.division(),
         )
         record = records.Record(request.kind, request.key, request.params, outcome.result, origin)
         if session.processes.is_main_process:

@@ -251,8 +251,9 @@ def _session(study, bars: bool) -> Session:
     if sharding := launch.sharding():
         from repro.study.sharded_session import ShardedSession  # imports FSDP, which is slow
 
-        return ShardedSession(study.model, sharding, study.number_format.name, bars)
-    return Session(study.model, study.number_format.name, bars)
+        options = sharding, study.number_format.name, bars, study.engine
+        return ShardedSession(study.model, *options)
+    return Session(study.model, study.number_format.name, bars, study.engine)
 
 
 def in_worker(study, loaded: pd.DataFrame) -> FactComputation:

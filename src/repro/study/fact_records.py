@@ -49,7 +49,7 @@ class RunState:
 def _score(work: FactComputation, _: RunState, request: Request) -> tuple[dict, pd.DataFrame]:
     """Score the candidates from which facts are chosen."""
     candidates, population = work.study.choice.to_score()
-    inputs = work.session.reader, work.session.tokenizer, candidates, work.study.choice.protocol
+    inputs = work.session.scorer, work.session.tokenizer, candidates, work.study.choice.protocol
     options = {"partial_folder": partial_folder(request), "keep": True}
     with work.session.bar(len(candidates), "scores", "fact", True) as bar:
         table = scores.measure(*inputs, **options, progress=bar.update)

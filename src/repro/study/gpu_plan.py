@@ -10,21 +10,28 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from repro import paper
 from repro.errors import ConfigError
+from repro.models import devices
+from repro.models.architecture import parameter_count
+from repro.models.launch import Sharding
 from repro.models.registry import ModelEntry
 from repro.models.sizes import ARCHITECTURES, Architecture
 from repro.study import profiles
 from repro.study.grid import Grid
 from repro.study.profiles import Profile
 
+if TYPE_CHECKING:  # a plan need not wait for PyTorch
+    from accelerate import PartialState
+
 GIB = 1 << 30
 GPUS_OF_MACHINE = 8  # the most GPUs that share the memory of one host
 LIBRARIES = 2 * GIB  # of a GPU, for CUDA's context, NCCL's buffers and waste of the allocator
-BATCH_BYTES = 2 * GIB  # of keys, values and logits of a batch of answers (kv_cache.BUDGET)
+BATCH_BYTES = 2 * GIB  # of keys, values and logits: the least for which answering is planned
 EXAMPLE_TOKENS = 32  # the most tokens of a question with its answer
 LONGEST = 64  # tokens of a padded example
 LAYER_ACTIVATIONS = 34  # bytes per token and unit of width that one layer stores for its gradient
@@ -61,7 +68,8 @@ class Machine:
 class Stage:
     """One stage of a study: bytes on each GPU, on each host and on disk, and hours.
 
-    `remedy` says what the stage needs to fit; it is empty if it fits.
+    `remedy` says what the stage needs to fit; it is empty if it fits. `holders` is the number of
+    GPUs that one network is divided among.
     """
 
     name: str
@@ -70,6 +78,7 @@ class Stage:
     disk_bytes: int
     hours: float
     remedy: str = ""
+    holders: int = 1
 
 
 def parse_memory(text: str) -> int:
@@ -103,8 +112,7 @@ def stages(model: ModelEntry, profile: Profile, machine: Machine) -> list[Stage]
     if machine.gpus < 1:
         raise ConfigError(f"{machine.gpus} GPUs: give 1 or more")
     size, work = architecture(model), _Work(model, profile)
-    answering = _answering(size)
-    one = {"gpu_bytes": answering, "host_bytes": GIB, "remedy": _more_memory(answering, machine)}
+    one = _answering(size, machine)
     tokens = work.mastery_tokens
     answer_tokens = work.answers * EXAMPLE_TOKENS
     walks = work.restorations * 6 * size.parameters  # base and tuned read, and one network written
@@ -128,7 +136,7 @@ def table(model: ModelEntry, profile: Profile, machine: Machine) -> pd.DataFrame
             "stage": stage.name,
             "GPU, GB": round(stage.gpu_bytes / 1e9, 1),
             "bytes per parameter": round(
-                stage.gpu_bytes * _holders(stage, machine) / architecture(model).parameters, 1
+                stage.gpu_bytes * stage.holders / architecture(model).parameters, 1
             ),
             "host, GB": round(stage.host_bytes / 1e9, 1),
             "disk, GB": round(stage.disk_bytes / 1e9),
@@ -140,19 +148,20 @@ def table(model: ModelEntry, profile: Profile, machine: Machine) -> pd.DataFrame
     return pd.DataFrame(rows)
 
 
-def _holders(stage: Stage, machine: Machine) -> int:
-    """Return how many GPUs share the memory of a stage: all GPUs share training."""
-    return machine.gpus if stage.name.startswith("fine-tuning") else 1
-
-
-def check(model: ModelEntry, machine: Machine, offload: bool) -> None:
+def check(
+    model: ModelEntry, machine: Machine, offload: bool, tensor_parallel: bool | None = None
+) -> None:
     """Raise ConfigError if a stage cannot fit, before anything is loaded.
 
     `offload`: the launch keeps the state of a fine-tuning in the memory of the hosts.
+    `tensor_parallel`: whether it divides the network that answers; None: where that is needed.
     """
     for stage in stages(model, profiles.profile("smoke"), machine):  # the bytes of any profile
         is_chosen = offload or not stage.name.endswith("offloaded")
         remedy = stage.remedy or ("" if is_chosen else "--fsdp_offload_params true")
+        answers_divided = stage.holders > 1 and not stage.name.startswith("fine-tuning")
+        if answers_divided and tensor_parallel is False:
+            remedy = remedy or "REPRO_TENSOR_PARALLEL=true"
         if remedy:
             raise ConfigError(
                 f"{stage.name} of {model.title} does not fit on {machine.gpus} GPUs of"
@@ -180,15 +189,49 @@ def summary(model: ModelEntry, profile: Profile, machine: Machine) -> str:
 # --- bytes ----------------------------------------------------------------------------------------
 
 
-def _answering(size: Architecture) -> int:
-    """Return the bytes of a GPU that answers: one network in bfloat16, and a batch."""
-    return 2 * size.parameters + BATCH_BYTES + LIBRARIES
+def answering_bytes(parameters: int, holders: int = 1) -> int:
+    """Return the bytes of a GPU that answers: its part of a network in bfloat16, and a batch."""
+    return math.ceil(2 * parameters / holders) + BATCH_BYTES + LIBRARIES
 
 
-def _more_memory(needed: int, machine: Machine) -> str:
-    if needed <= machine.gpu_memory:
-        return ""
-    return f"GPUs of {needed / GIB:.0f} GiB each: the network that answers is not divided"
+def divides_answering(model: ModelEntry, sharding: Sharding, sharing: PartialState) -> bool:
+    """Tell whether the processes of a launch divide the network that answers (tensor parallelism).
+
+    They do as they are told, and else where it does not fit one of their GPUs.
+    """
+    if sharing.num_processes < 2:
+        return False
+    if sharding.tensor_parallel is not None or sharing.device.type != "cuda":
+        return bool(sharding.tensor_parallel)
+    import torch
+
+    memory = torch.cuda.get_device_properties(sharing.device).total_memory
+    needed = answering_bytes(parameter_count(model))
+    return needed > devices.least_of_processes(memory)
+
+
+def _group(size: Architecture, machine: Machine) -> int:
+    """Return among how many GPUs the network that answers is divided: 1 where it fits a GPU.
+
+    Where it is divided, it is among as many as its heads allow (`tensor_parallel.size_of_group`).
+    """
+    if answering_bytes(size.parameters) <= machine.gpu_memory:
+        return 1
+    return math.gcd(machine.gpus, size.heads, size.key_value_heads)
+
+
+def _answering(size: Architecture, machine: Machine) -> dict:
+    """Return what the stages that answer have in common: bytes, holders, remedy."""
+    holders = _group(size, machine)
+    needed = answering_bytes(size.parameters, holders)
+    remedy = ""
+    if needed > machine.gpu_memory:
+        remedy = f"GPUs of {needed / GIB:.0f} GiB each"
+        numbers = (2**n for n in range(1, 1 + int(math.log2(size.key_value_heads))))
+        enough = (n for n in numbers if answering_bytes(size.parameters, n) <= machine.gpu_memory)
+        if number := next(enough, None):
+            remedy += f", or {number} GPUs that divide the network"
+    return {"gpu_bytes": needed, "host_bytes": GIB, "remedy": remedy, "holders": holders}
 
 
 def _gathered(size: Architecture) -> int:
@@ -232,7 +275,7 @@ def _finetuning(size: Architecture, machine: Machine, work: _Work) -> Stage:
     # The fine-tuned weights, and two checkpoints: the last one stays until the next is complete.
     disk = (2 + 2 * 12) * size.parameters
     hours = work.steps * _step_seconds(size, machine, offload) / 3600
-    return Stage(name, needed, host + GIB, disk, hours, ", ".join(remedy))
+    return Stage(name, needed, host + GIB, disk, hours, ", ".join(remedy), machine.gpus)
 
 
 def _enough_gpus(size: Architecture, machine: Machine) -> int | None:
@@ -261,11 +304,17 @@ def _step_seconds(size: Architecture, machine: Machine, offload: bool) -> float:
 
 
 def _decoding_hours(size: Architecture, machine: Machine, tokens: int) -> float:
-    """Return the hours to generate tokens. GPUs work independently; a step reads all weights."""
-    rows = ASSUMED["rows"]
-    step = 2 * size.parameters / ASSUMED["memory"]
-    step += 2 * size.products * rows / ASSUMED["operations"]
-    return tokens / rows * step / machine.gpus / 3600
+    """Return the hours to generate tokens; all weights are read at each step.
+
+    Every GPU answers for itself, or every group that divides a network: its GPUs then add up two
+    states of each token in every layer.
+    """
+    rows, holders = ASSUMED["rows"], _group(size, machine)
+    step = 2 * size.parameters / holders / ASSUMED["memory"]
+    step += 2 * size.products * rows / holders / ASSUMED["operations"]
+    sent = 2 * (holders - 1) / holders * 2 * size.layers * 2 * size.hidden * rows
+    step += sent / ASSUMED["link"]
+    return tokens / rows * step / (machine.gpus / holders) / 3600
 
 
 class _Work:

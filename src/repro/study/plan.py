@@ -187,7 +187,7 @@ def _check_gpus(model: registry.ModelEntry, sharding: launch.Sharding | None, sh
     if sharding and model.name in gpu_plan.ARCHITECTURES:
         host = psutil.virtual_memory().total
         machine = gpu_plan.Machine(sharing.num_processes, memory, host)
-        gpu_plan.check(model, machine, sharding.offload)
+        gpu_plan.check(model, machine, sharding.offload, sharding.tensor_parallel)
     elif not sharding and 22 * model.parameters > memory:
         raise ConfigError(
             f"{model.name} needs {22 * model.parameters / 1e9:,.0f} GB on each GPU that holds it"

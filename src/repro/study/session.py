@@ -11,14 +11,18 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
+from repro.errors import ConfigError
 from repro.inference.cpu import cpu_engine
-from repro.models import devices, loading, registry
+from repro.inference.vllm_engine import VllmEngine
+from repro.models import devices, loading, registry, tensor_parallel, weights
 from repro.restoration import restore
+from repro.study import engines
 from repro.study.requests import REGION
 from repro.training import sft
 from repro.training.recipe import Adapter, Recipe
 
 Weights = dict[str, torch.Tensor]
+CPU_ENGINE = "the CPU engine computes LLaMA, Gemma 3 and Qwen2 on a CPU, in one process"
 
 
 class Session:
@@ -39,7 +43,7 @@ class Session:
         model: registry.ModelEntry,
         number_format: str = "float32",
         bars: bool = True,
-        engine: bool = True,
+        engine: str = engines.AUTO,
     ):
         """Load nothing yet.
 
@@ -47,12 +51,14 @@ class Session:
             model: a registry entry.
             number_format: of training and answers, `float32` or `bfloat16`.
             bars: show progress bars.
-            engine: compute with `repro.inference.cpu` if it can compute this model.
+            engine: what answers, one of `engines.NAMES`; by default the CPU engine, where it
+                can compute this model, else the layers of transformers.
         """
         self.model, self.bars, self.engine = model, bars, engine
         self.dtype: torch.dtype = getattr(torch, number_format)
         self.processes = devices.processes()
         self._loaded = False
+        self._instruct: tuple | None = None  # the instruct variant and its tokenizer
         self._base: Weights | None = (
             None  # the pre-trained weights, copied before they first change
         )
@@ -63,16 +69,23 @@ class Session:
 
         Raises:
             ModelError: it cannot be loaded.
+            ConfigError: the engine that is asked for cannot compute it here.
         """
         if self._loaded:
             return
+        self._check_engine()
         self.network, self.tokenizer = loading.load_model(self.model)
-        alone = self.engine and self.processes.num_processes == 1
+        by_cpu = self.engine in (engines.AUTO, engines.CPU)
+        alone = by_cpu and self.processes.num_processes == 1
         is_float32 = self.dtype is torch.float32
         fits = alone and is_float32 and cpu_engine.fits(self.network)
         self.small = fits and self.network.num_parameters() <= devices.SMALL_MODEL
-        self.decoder = self.network if is_float32 else loading.load_model(self.model, self.dtype)[0]
         self.trainer = self.reader = self.network
+        if self.engine == engines.VLLM:
+            self.decoder = self.reader = VllmEngine(weights.obtain(self.model), self.dtype)
+            self._loaded = True
+            return
+        self.decoder = self.network if is_float32 else loading.load_model(self.model, self.dtype)[0]
         if alone and cpu_engine.fits(self.decoder):
             self.reader = cpu_engine.CpuEngine(self.decoder)
             # The float32 weights are trained, and multiplied in the dtype of the decoder.
@@ -80,15 +93,42 @@ class Session:
                 self.trainer = self.reader
             else:
                 self.trainer = cpu_engine.CpuEngine(self.network, self.dtype)
+        elif self.engine == engines.CPU:
+            raise ConfigError(f"{CPU_ENGINE}, not {self.model.name} here: leave out --engine cpu")
         elif not is_float32:
             self.reader = self.decoder
         self._loaded = True
 
-    @cached_property
+    def _check_engine(self) -> None:
+        """Raise ConfigError where an engine that answers from one process meets several."""
+        if self.engine in (engines.CPU, engines.VLLM) and self.processes.num_processes > 1:
+            raise ConfigError(
+                f"--engine {self.engine} answers from one process: launch one, or leave it out"
+            )
+
+    @property
+    def scorer(self):
+        """What tells the probability of a given answer: never vLLM, but the network beside it.
+
+        Raises:
+            ConfigError: there is no network beside it.
+        """
+        if isinstance(self.network, VllmEngine):
+            raise ConfigError(
+                "vLLM does not score facts: compute the scores first, without --engine vllm"
+            )
+        return self.network if self.engine == engines.VLLM else self.reader
+
+    @property
     def instruct(self) -> tuple:
         """The model's instruct variant and its tokenizer, to answer questions with."""
         variant = registry.entry(self.model.instruct)
-        return loading.load_model(variant, self.dtype)
+        if self.engine == engines.VLLM:
+            self.reader.pause()  # the memory of a GPU has room for one of them, so none is kept
+            folder = weights.obtain(variant)
+            return VllmEngine(folder, self.dtype), loading.load_tokenizer(variant)
+        self._instruct = self._instruct or loading.load_model(variant, self.dtype)
+        return self._instruct
 
     def reset(self) -> None:
         """Set all weights back to the pre-trained ones."""
@@ -115,6 +155,8 @@ class Session:
         if self._base is None:
             self._base = restore.snapshot(self.network)
         self._changed = True
+        if isinstance(self.reader, VllmEngine):
+            self.reader.pause()
         with self._steps(-(-len(facts) // recipe.batch_size), text) as show:
             training = self._train(facts, recipe, adapter, show)
         tuned = restore.snapshot(self.network)
@@ -128,6 +170,11 @@ class Session:
 
         inputs = self.network, self.tokenizer, facts, recipe, adapter, show
         return lora.finetune(*inputs, self.dtype)
+
+    def division(self) -> dict:
+        """Return what provenance says of processes that divide the network that answers."""
+        size = tensor_parallel.group(self.network).size
+        return {"tensor_parallel": size} if size > 1 else {}
 
     def compare(self, tuned: Weights, percents: Iterable[float]) -> "TunedModel":
         """Return fine-tuned weights beside the pre-trained ones, to restore shares of them."""

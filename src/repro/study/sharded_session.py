@@ -10,12 +10,14 @@ import torch
 
 from repro import files, provenance
 from repro.errors import ConfigError
-from repro.models import devices, loading, registry, weights
+from repro.inference.vllm_engine import VllmEngine
+from repro.models import devices, loading, registry, tensor_parallel, weights
 from repro.models.hub import COMPANIONS
 from repro.models.launch import Sharding
 from repro.restoration import restore
 from repro.restoration.checkpoints import Checkpoint
-from repro.study.session import Session, TunedModel, Weights
+from repro.study import engines, gpu_plan
+from repro.study.session import CPU_ENGINE, Session, TunedModel, Weights
 from repro.training import sft
 from repro.training.recipe import Adapter, Recipe
 from repro.training.resumption import Resumption
@@ -27,29 +29,51 @@ WEIGHTS, TRAINING = "model.safetensors", "training.json"
 class ShardedSession(Session):
     """A session whose pre-trained and fine-tuned weights are mapped from files.
 
-    While it answers, every process holds one network in the study's number format. While it
-    fine-tunes, a process holds its share of the float32 weights, gradients and moments; never both.
-    Fine-tuned weights are written once, as a folder in the cache, and deleted when the next run
-    begins.
+    While it answers, every process holds one network in the study's number format, or its part of
+    one that does not fit a device; while it fine-tunes, its share of the float32 weights, gradients
+    and moments: never both. Fine-tuned weights are written once, as a folder in the cache, and
+    deleted when the next run begins.
     """
 
-    def __init__(self, model, sharding: Sharding, number_format: str, bars: bool = True):
-        """Load nothing yet; `sharding` says how a fine-tuning is divided."""
-        super().__init__(model, number_format, bars, engine=False)
+    def __init__(
+        self,
+        model: registry.ModelEntry,
+        sharding: Sharding,
+        number_format: str,
+        bars: bool = True,
+        engine: str = engines.TRANSFORMERS,
+    ):
+        """Load nothing yet; `sharding` says how a fine-tuning is divided.
+
+        `engine`: vLLM, or the layers of transformers where it is any other.
+        """
+        super().__init__(model, number_format, bars, engine)
         self.sharding, self.small = sharding, False
         self._folder: Path | None = None  # of the fine-tuned weights
+        self._vllm: VllmEngine | None = None  # of the model, once it has answered
 
     def load(self) -> None:
-        """Map the pre-trained weights and load the network that answers, unless it is loaded."""
+        """Map the pre-trained weights and load the network that answers, unless it is loaded.
+
+        Raises:
+            ConfigError: the engine does not answer questions of a divided model.
+        """
         if self._loaded:
             return
+        self._check_engine()
+        if self.engine == engines.CPU:
+            raise ConfigError(f"{CPU_ENGINE} and undivided: leave out --engine cpu")
         self._base = Checkpoint(weights.obtain(self.model))
         self._answer_with(self._base)
         self._loaded = True
 
     def _answer_with(self, mapped: Weights) -> None:
-        """Load the network that answers again, with these weights."""
-        network, self.tokenizer = loading.load_mapped(self.model, mapped, self.dtype)
+        """Make the network that answers anew, with these weights; vLLM's are written in place."""
+        if self._vllm is not None:
+            restore.write(self._vllm, mapped)
+            network = self._vllm
+        else:
+            network, self.tokenizer = self._network(self.model, mapped)
         self.network = self.decoder = self.reader = self.trainer = network
 
     @property
@@ -58,8 +82,18 @@ class ShardedSession(Session):
         variant = registry.entry(self.model.instruct)
         self._release()
         mapped = Checkpoint(weights.obtain(variant))
-        self.network, tokenizer = loading.load_mapped(variant, mapped, self.dtype)
+        self.network, tokenizer = self._network(variant, mapped)
         return self.network, tokenizer
+
+    def _network(self, model: registry.ModelEntry, mapped: Weights) -> tuple:
+        """Return a network that answers, with these weights, and its tokenizer."""
+        if self.engine == engines.VLLM:
+            network = VllmEngine(mapped.folder, self.dtype)
+            self._vllm = self._vllm or network
+            return network, loading.load_tokenizer(model)
+        divides = gpu_plan.divides_answering(model, self.sharding, self.processes)
+        load = tensor_parallel.load if divides else loading.load_mapped
+        return load(model, mapped, self.dtype)
 
     def reset(self) -> None:
         """Set all weights back to the pre-trained ones."""
@@ -108,7 +142,9 @@ class ShardedSession(Session):
         )
 
     def _release(self) -> None:
-        """Delete the network that answers, and free its memory."""
+        """Delete the network that answers, and free its memory (vLLM: that of the GPU)."""
+        if self._vllm is not None:
+            self._vllm.pause()
         self.network = self.decoder = self.reader = self.trainer = None
         gc.collect()
         if torch.accelerator.is_available():

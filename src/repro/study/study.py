@@ -19,7 +19,7 @@ from repro import files, paper
 from repro.errors import ConfigError, StoreError
 from repro.measures import mastery
 from repro.models import devices, launch, registry
-from repro.study import number_format, profiles, records
+from repro.study import engines, number_format, profiles, records
 from repro.study.choice import Choice
 from repro.study.grid import Grid
 from repro.study.number_format import NumberFormat
@@ -47,6 +47,7 @@ class Study:
         seed: of all random numbers.
         assumed: training facts by level, to plan a study before mastery is measured.
         dtype: the number format that the user chose (`repro.study.number_format`).
+        engine: what answers questions (`repro.study.engines`).
         start: makes the object that computes requests, with a method `compute(requests, workers)`.
     """
 
@@ -56,6 +57,7 @@ class Study:
     seed: int = 0
     assumed: dict[int, int] | None = None
     dtype: str | None = None
+    engine: str = engines.AUTO
     start: Callable[[Study], FactComputation] | None = field(default=None, compare=False)
 
     @cached_property
@@ -76,6 +78,7 @@ class Study:
     def _source(self) -> dict:
         """The parameters that all records share but the number format. Computes missing scores."""
         shared = source(self.model, self.profile, self.data, self.seed)
+        shared |= engines.parameters(self.engine)
         if not self.choice:
             return shared
         if self.assumed is None:
@@ -195,6 +198,7 @@ def open_study(
     data: Path | None = None,
     learning_rate: float | None = None,
     dtype: str | None = None,
+    engine: str = engines.AUTO,
 ) -> Study:
     """Open the study of a model under a profile. This computes nothing.
 
@@ -207,9 +211,12 @@ def open_study(
         learning_rate: replaces that of the model, which may depend on the profile.
         dtype: number format, `float32` or `bfloat16`; by default that of the first record, or for a
             study without records the faster one on this machine.
+        engine: what answers questions: `auto`, `cpu`, `transformers` or `vllm`. Records of vLLM
+            name it and its version, and only this engine finds them.
 
     Raises:
-        ConfigError: an unknown model, profile or number format, or an impossible learning rate.
+        ConfigError: an unknown model, profile, number format or engine, one that is not installed,
+            or an impossible learning rate.
     """
     entry = registry.entry(model)
     chosen = profiles.profile(profile, entry.profile)
@@ -218,8 +225,9 @@ def open_study(
     if not 0 < learning_rate < float("inf"):
         raise ConfigError(f"learning rate {learning_rate} is not a positive number")
     number_format.check(dtype)
+    engines.check(engine)
     entry = replace(entry, learning_rate=learning_rate)
-    return Study(entry, chosen, data, dtype=dtype, start=_start)
+    return Study(entry, chosen, data, dtype=dtype, engine=engine, start=_start)
 
 
 def _start(study: Study) -> FactComputation:

@@ -14,6 +14,7 @@ from repro.inference.decoding import Prompt
 from repro.measures import accuracy
 from repro.measures.task_scores import score
 from repro.models import launch
+from repro.study import engines
 from repro.study.computation import Computation
 from repro.study.requests import Request
 from repro.study.session import Session, TunedModel
@@ -49,7 +50,7 @@ class TaskComputation(Computation):
                 "GSM8K and XSum are not trained on a model that FSDP divides: launch with"
                 " --multi_gpu alone"
             )
-        session = Session(study.model, study.number_format.name, engine=False)
+        session = Session(study.model, study.number_format.name, engine=engines.TRANSFORMERS)
         super().__init__(session, study.profile.name)
         self.study = study
 

@@ -18,14 +18,13 @@ from accelerate.utils import (
 )
 from accelerate.utils.fsdp_utils import fsdp2_apply_ac, fsdp2_prepare_model
 from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy
-from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
 from repro.errors import StoreError
 from repro.models import loading
 from repro.models.devices import processes
 from repro.models.launch import Sharding
-from repro.models.shards import WRAPPED, parameters, rows_of_process
+from repro.models.shards import parameters
 
 SAFETENSORS_TYPES = {torch.float32: "F32", torch.bfloat16: "BF16"}
 
@@ -50,7 +49,8 @@ def sharded_network(
         ModelError: a weight is missing or has another shape.
     """
     network = _divided(loading.empty_network(folder), sharding, dtype)
-    _fill(network, weights, torch.device("cpu") if sharding.offload else processes().device)
+    device = torch.device("cpu") if sharding.offload else processes().device
+    loading.fill(network, weights, torch.float32, device)
     return network
 
 
@@ -96,22 +96,6 @@ def reshard(network: PreTrainedModel) -> None:
     for module in network.modules():
         if isinstance(module, FSDPModule):
             module.reshard()
-
-
-@torch.no_grad()
-def _fill(
-    network: PreTrainedModel, weights: Mapping[str, torch.Tensor], device: torch.device
-) -> None:
-    """Fill a divided network with this process's rows of the weights, tensor by tensor."""
-    state = {}
-    for name, parameter in network.named_parameters():
-        name = name.replace(WRAPPED, "")
-        full = loading.weight_of(weights, name, parameter.shape)
-        local = rows_of_process(full).to(device, torch.float32, copy=True)
-        layout = parameter.device_mesh, parameter.placements
-        values = DTensor.from_local(local, *layout, shape=full.shape, stride=parameter.stride())
-        state[name] = torch.nn.Parameter(values)
-    loading.assign(network, state, processes().device)
 
 
 def clip(local_gradients: list[torch.Tensor], limit: float) -> None:
