@@ -9,7 +9,9 @@ otherwise than the others, so its name and version are in the keys of records.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from math import gcd
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,6 +26,9 @@ from repro.models import loading
 if TYPE_CHECKING:  # it imports this module
     from repro.inference.decoding import Decoding, Prompt
 
+# On a CPU vLLM 0.32 looks through all loaded modules as it starts. This one of numba's seems to have
+# every attribute, which it does not expect.
+LLVM = "llvmlite.binding.ffi"
 DRAWS = "repro.inference.vllm_draws:Draws"
 REQUESTS = 8192  # given to vLLM at a time, so that progress shows
 MEMORY = 0.45  # of a GPU, for weights and cache: a network that is fine-tuned needs the rest
@@ -70,21 +75,22 @@ class VllmEngine:
         on_gpu = torch.cuda.is_available()
         options = {"gpu_memory_utilization": MEMORY} if on_gpu else {}
         try:
-            return vllm.LLM(
-                model=str(self.folder),
-                dtype=str(self.dtype).removeprefix("torch."),
-                max_model_len=min(self.longest, text.max_position_embeddings),
-                tensor_parallel_size=gcd(torch.cuda.device_count(), *heads) if on_gpu else 1,
-                enable_prefix_caching=True,
-                enable_sleep_mode=on_gpu,
-                enforce_eager=not on_gpu,  # compiling takes longer than a CPU gains
-                logits_processors=[DRAWS],
-                logprobs_mode="raw_logits",
-                max_logprobs=-1,
-                skip_tokenizer_init=True,
-                trust_remote_code=False,
-                **options,
-            )
+            with nullcontext() if on_gpu else _without(LLVM):
+                return vllm.LLM(
+                    model=str(self.folder),
+                    dtype=str(self.dtype).removeprefix("torch."),
+                    max_model_len=min(self.longest, text.max_position_embeddings),
+                    tensor_parallel_size=gcd(torch.cuda.device_count(), *heads) if on_gpu else 1,
+                    enable_prefix_caching=True,
+                    enable_sleep_mode=on_gpu,
+                    enforce_eager=not on_gpu,  # compiling takes longer than a CPU gains
+                    logits_processors=[DRAWS],
+                    logprobs_mode="raw_logits",
+                    max_logprobs=-1,
+                    skip_tokenizer_init=True,
+                    trust_remote_code=False,
+                    **options,
+                )
         except Exception as error:  # vLLM raises whatever the model's code does
             raise ModelError(f"vLLM cannot load {self.folder}: {one_line(error)}") from error
 
@@ -116,6 +122,8 @@ class VllmEngine:
                 raise ModelError(f"vLLM needs {name} too: write a module's matrices together")
         pending = list(self._pending.items())
         self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": pending})
+        if self.device.type == "cpu":
+            self._llm.apply_model(_pack_output)
         self._pending = {}
         self._stale = True
 
@@ -213,10 +221,28 @@ class Slot:
         self.engine.load(self.name, values)
 
 
+@contextmanager
+def _without(name: str) -> Iterator[None]:
+    """Let a module that is loaded not be found within the block."""
+    module = sys.modules.pop(name, None)
+    try:
+        yield
+    finally:
+        if module is not None:
+            sys.modules[name] = module
+
+
 def _generation_config(folder: Path, config) -> GenerationConfig:
     if (folder / "generation_config.json").exists():
         return GenerationConfig.from_pretrained(folder)
     return GenerationConfig.from_model_config(config)
+
+
+def _pack_output(model: torch.nn.Module) -> None:
+    """Pack the output matrix again: on a CPU vLLM forgets one that is the look-up table too."""
+    head = getattr(model, "lm_head", None)
+    if head is not None and head.weight.numel():
+        head.quant_method.process_weights_after_loading(head)
 
 
 def _module(name: str) -> str:
