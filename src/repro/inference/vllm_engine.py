@@ -26,7 +26,7 @@ from repro.models import loading
 if TYPE_CHECKING:  # it imports this module
     from repro.inference.decoding import Decoding, Prompt
 
-# On a CPU vLLM 0.32 looks through all loaded modules as it starts. This one of numba's seems to have
+# On a CPU vLLM 0.32 looks through all loaded modules as it starts. This one of numba seems to have
 # every attribute, which it does not expect.
 LLVM = "llvmlite.binding.ffi"
 DRAWS = "repro.inference.vllm_draws:Draws"
