@@ -228,7 +228,7 @@ def _agreed(network: PreTrainedModel | CpuEngine, pick: Pick) -> Pick:
     """Return a pick whose tokens are the same in all processes that divide a network."""
 
     def pick_agreed(logits, row_of, samples, step):
-        return tensor_parallel.told_by_first(network, pick(logits, row_of, samples, step))
+        return tensor_parallel.same_in_group(network, pick(logits, row_of, samples, step))
 
     return pick_agreed
 

@@ -50,7 +50,7 @@ def group(network: object) -> Group:
     return Group(sharing.process_index // size, sharing.num_processes // size, size, rank)
 
 
-def told_by_first(network: object, values: torch.Tensor) -> torch.Tensor:
+def same_in_group(network: object, values: torch.Tensor) -> torch.Tensor:
     """Return in all processes of a group the values of its first one.
 
     They choose the same tokens but for rounding, and must never choose different ones: each would
