@@ -133,7 +133,7 @@ def test_sigterm_ends_a_restoration_as_ctrl_c_does(pair, tmp_path):
         time.sleep(0.002)
     process.send_signal(signal.SIGTERM)
     said, err = process.communicate(timeout=120)
-    assert (process.returncode, said) == (143, "")
+    assert (process.returncode, said) == (143, ""), err
     assert err == "repro: interrupted; nothing was written\n"
     assert not any(out.parent.iterdir())
 

@@ -44,11 +44,11 @@ def main(arguments: list[str] | None = None) -> int:
         return app(prog_name="repro")
     escape_unknown_characters()
     words = sys.argv[1:] if arguments is None else arguments
-    try:
-        with signals_raise():
+    with signals_raise() as signals:
+        try:
             return _invoke(words)
-    except (typer.TyperException, ReproError, KeyboardInterrupt, OSError) as error:
-        return _report(error, words)
+        except BaseException as error:
+            return _report(signals.received or error, words)
 
 
 def _invoke(words: list[str]) -> int:

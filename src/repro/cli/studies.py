@@ -42,6 +42,7 @@ def _open_study(
     dtype: str | None,
     engine: str = "auto",
 ) -> "Study":
+    """Open the study that the options of a command name."""
     from repro.study import open_study
 
     return open_study(model, profile, data, learning_rate, dtype, engine)

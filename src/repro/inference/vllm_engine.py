@@ -68,6 +68,7 @@ class VllmEngine:
         self._stale = False  # whether the cache holds what earlier weights computed
 
     def _start(self):
+        """Return vLLM's model of the folder, set so that it answers with our draws."""
         import vllm  # takes ten seconds, which only those who use it wait for
 
         text = self.config.get_text_config()
@@ -177,6 +178,7 @@ class VllmEngine:
         return logits
 
     def _settings(self, decoding: Decoding, stop: Sequence[int], drawn: dict | None):
+        """Return vLLM's settings of one request; `drawn` holds its random numbers, if it draws."""
         from vllm import SamplingParams
 
         return SamplingParams(
