@@ -18,9 +18,8 @@ def keep_pages(keep: bool = True) -> None:
         return
     libc = ctypes.CDLL(None)
     libc.mallopt(M_MMAP_MAX, 0 if keep else 1 << 16)
-    libc.mallopt(
-        M_MMAP_THRESHOLD, 32 << 20
-    )  # the largest value of glibc's own adjustment, as is 64 MB
+    # The largest values of glibc's own adjustment: 32 and 64 MB.
+    libc.mallopt(M_MMAP_THRESHOLD, 32 << 20)
     libc.mallopt(M_TRIM_THRESHOLD, -1 if keep else 64 << 20)
     if not keep:
         libc.malloc_trim(0)

@@ -24,7 +24,7 @@ from repro.inference.allocator import keep_pages
 from repro.inference.cpu.cpu_engine import CpuEngine
 from repro.inference.cpu.tree_decoding import TreeNodes
 from repro.inference.reach import reach_of
-from repro.inference.sampling import Pick, greedy, sampler
+from repro.inference.sampling import Pick, greedy, labels_of_draws, sampler
 from repro.inference.threads import map_in_threads, thread_count
 from repro.inference.transformers_engine import CachedRows, WholeTexts, caches, start_logits
 from repro.inference.vllm_engine import VllmEngine
@@ -220,7 +220,7 @@ def _pick(prompts: Sequence[Prompt], decoding: Decoding) -> Pick:
     """Return the function that picks the next tokens; a sample's label gives its random numbers."""
     if decoding.temperature is None:
         return greedy
-    labels = [f"{prompt.label}|{j}" for prompt in prompts for j in range(decoding.draws)]
+    labels = [label for p in prompts for label in labels_of_draws(p.label, decoding.draws)]
     return sampler(labels, decoding.max_new_tokens, decoding.temperature, decoding.seed)
 
 

@@ -61,6 +61,11 @@ def _first_equal(logits, value):
     return tokens
 
 
+def labels_of_draws(label: str, draws: int) -> list[str]:
+    """Return the label of each draw of a prompt; it names the random numbers of the draw."""
+    return [f"{label}|{number}" for number in range(draws)]
+
+
 def sampler(labels: Sequence[str], steps: int, temperature: float, seed: int) -> Pick:
     """Return a `Pick` that draws from the full softmax at `temperature` (§3.3).
 

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from transformers import AutoConfig, GenerationConfig
 
 from repro import random_streams
 from repro.errors import ModelError, one_line
+from repro.inference.sampling import labels_of_draws
 from repro.models import loading
 
 if TYPE_CHECKING:  # it imports this module
@@ -59,9 +59,9 @@ class VllmEngine:
         """
         os.environ.update(ENVIRONMENT)
         self.folder, self.dtype, self.longest = folder, dtype, longest
-        self.config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-        self.generation_config = _generation_config(folder, self.config)
-        self._names = list(dict(loading.empty_network(folder).named_parameters()))
+        network = loading.empty_network(folder)
+        self.config, self.generation_config = network.config, network.generation_config
+        self._names = [name for name, _ in network.named_parameters()]
         self._llm = self._start()
         self._paused = False
         self._pending: dict[str, torch.Tensor] = {}
@@ -234,12 +234,6 @@ def _without(name: str) -> Iterator[None]:
             sys.modules[name] = module
 
 
-def _generation_config(folder: Path, config) -> GenerationConfig:
-    if (folder / "generation_config.json").exists():
-        return GenerationConfig.from_pretrained(folder)
-    return GenerationConfig.from_model_config(config)
-
-
 def _pack_output(model: torch.nn.Module) -> None:
     """Pack the output matrix again: on a CPU vLLM forgets one that is the look-up table too."""
     head = getattr(model, "lm_head", None)
@@ -258,7 +252,7 @@ def _drawn(prompts: Sequence[Prompt], decoding: Decoding) -> Iterator[dict | Non
         yield from [None] * len(prompts) * decoding.draws
         return
     for prompt in prompts:
-        labels = [f"{prompt.label}|{draw}" for draw in range(decoding.draws)]
+        labels = labels_of_draws(prompt.label, decoding.draws)
         for numbers in random_streams.rows(decoding.seed, labels, decoding.max_new_tokens):
             yield {"numbers": numbers.tolist(), "temperature": decoding.temperature}
 

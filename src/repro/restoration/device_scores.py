@@ -13,14 +13,13 @@ from repro.restoration.score_kernels import (
     ABSOLUTE,
     BINS,
     EPSILON,
+    FINITE,
+    LARGEST,
     LOWER_HALVES,
     RANDOM,
     ROUNDED_EPSILON,
+    SPLITMIX64,
 )
-
-LARGEST = torch.finfo(torch.float32).max
-FINITE = 0x7F7FFFFF  # the bits of the largest float32
-STEP, FIRST, SECOND = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB  # SplitMix64
 
 
 class Keys(NamedTuple):
@@ -42,13 +41,13 @@ def keys_of(tuned: torch.Tensor, base: torch.Tensor, start: int, criterion: tupl
     scores = (s - p).abs()
     if kind != ABSOLUTE:
         scores = scores / (p.abs() + EPSILON)
-    finite = bool((scores <= LARGEST).all())  # False of NaN too
+    finite = bool((scores <= float(LARGEST)).all())  # False of NaN too
     if in_bfloat16:
         scores = _in_bfloat16(s, p, kind != ABSOLUTE)
-        finite = bool((scores <= LARGEST).all())
+        finite = bool((scores <= float(LARGEST)).all())
     keys = _random(seed, start, s) if kind == RANDOM else scores.view(torch.int32)
     if lowest_first:
-        keys = FINITE - keys
+        keys = int(FINITE) - keys
     return Keys(keys, p == 0, int((s == p).sum()), finite)
 
 
@@ -67,10 +66,11 @@ def _rounded(numbers: torch.Tensor) -> torch.Tensor:
 
 def _random(seed: np.uint64, start: int, like: torch.Tensor) -> torch.Tensor:
     """Return SplitMix64 of the seed and each position: the upper 31 bits."""
+    step, first, second = map(_signed, SPLITMIX64)
     positions = torch.arange(start + 1, start + 1 + len(like), device=like.device)
-    z = positions * _signed(STEP) + _signed(int(seed))
-    z = (z ^ _shifted(z, 30)) * _signed(FIRST)
-    z = (z ^ _shifted(z, 27)) * _signed(SECOND)
+    z = positions * step + _signed(int(seed))
+    z = (z ^ _shifted(z, 30)) * first
+    z = (z ^ _shifted(z, 27)) * second
     return _shifted(z ^ _shifted(z, 31), 33).int()
 
 

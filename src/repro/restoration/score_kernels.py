@@ -33,8 +33,11 @@ TABLES = 4  # packed tables; neighbouring keys are counted in different ones
 # The mantissa of the first float of each bin, as an integer.
 MANTISSAS = np.arange(BINS) % 128 + 128 << 16
 MANTISSAS[:128] -= 128 << 16  # subnormal floats have no implicit leading bit
-_SIGN_OFF, _HALF, _FINITE = np.uint32(0x7FFFFFFF), np.uint32(16), np.uint32(0x7F7FFFFF)
-_LARGEST = np.float32(np.finfo(np.float32).max)
+# SplitMix64: what is added for each position, and the two factors that mix.
+SPLITMIX64 = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
+FINITE = np.uint32(0x7F7FFFFF)  # the bits of the largest float32
+_SIGN_OFF, _HALF = np.uint32(0x7FFFFFFF), np.uint32(16)
+LARGEST = np.float32(np.finfo(np.float32).max)
 _LOW, _HIGH = np.uint32(0xFFFF), np.uint32(0xFFFF0000)
 
 # NumPy's error model, because a check for division by zero prevents vectorised loops.
@@ -77,7 +80,7 @@ def _all_finite(bits):
     """Tell whether no number is NaN or infinite, by its bits."""
     not_finite = np.int32(0)
     for i in range(bits.size):
-        not_finite = np.int32(not_finite + ((bits[i] & _SIGN_OFF) > _FINITE))
+        not_finite = np.int32(not_finite + ((bits[i] & _SIGN_OFF) > FINITE))
     return not_finite == 0
 
 
@@ -95,7 +98,7 @@ def _changes(tuned, base, relative, out):
         s, p = _float32_of_bits(_float32_bits(tuned[i])), _float32_of_bits(_float32_bits(base[i]))
         change = abs(s - p)
         scores[i] = change / (abs(p) + np.float32(EPSILON)) if relative else change
-        not_finite = np.int32(not_finite + (not scores[i] <= _LARGEST))  # true of NaN too
+        not_finite = np.int32(not_finite + (not scores[i] <= LARGEST))  # true of NaN too
         equal = np.int32(equal + (s == p))
         zeros = np.int32(zeros + (p == np.float32(0)))
     return not_finite == 0, equal, zeros
@@ -127,9 +130,9 @@ def _bfloat16_changes(tuned, base, relative, scratch, out):
 def _random_keys(seed, start, out):
     """Write random keys by SplitMix64: each depends on the seed and on its position alone."""
     for i in range(out.size):
-        z = seed + np.uint64(start + i + 1) * np.uint64(0x9E3779B97F4A7C15)
-        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        z = seed + np.uint64(start + i + 1) * np.uint64(SPLITMIX64[0])
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(SPLITMIX64[1])
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(SPLITMIX64[2])
         out[i] = np.uint32((z ^ (z >> np.uint64(31))) >> np.uint64(33))
 
 
@@ -147,7 +150,7 @@ def _chunk_keys(tuned, base, start, criterion, scratch, out):
         _random_keys(seed, start, out)
     if finite and lowest_first:
         for i in range(out.size):
-            out[i] = _FINITE - out[i]
+            out[i] = FINITE - out[i]
     return finite, equal, zeros
 
 

@@ -25,9 +25,8 @@ from repro.study.record_files import record_name
 from repro.training.recipe import Adapter, Recipe
 
 VERSION = 2  # part of every key: raised when a change to the code changes results
-MATCH = (
-    2  # version of the rule by which a completion contains an object: spellings count as the same
-)
+# The version of the rule by which a completion contains an object: spellings count as the same.
+MATCH = 2
 # Models whose records by the first version of this rule are valid for the second. None of their
 # completions that were judged again has another result (`benchmarks/spellings.py`, on 2,520 and 210
 # of them), and the micro models cannot write the characters in question. So the version is not in

@@ -59,9 +59,8 @@ class Session:
         self.processes = devices.processes()
         self._loaded = False
         self._instruct: tuple | None = None  # the instruct variant and its tokenizer
-        self._base: Weights | None = (
-            None  # the pre-trained weights, copied before they first change
-        )
+        # The pre-trained weights, copied before they first change.
+        self._base: Weights | None = None
         self._changed = False  # whether the weights in memory may differ from the pre-trained ones
 
     def load(self) -> None:

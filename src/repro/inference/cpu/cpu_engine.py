@@ -40,9 +40,8 @@ STATES = 10  # states of the hidden size that a layer has in memory at a time
 # norm. Both have rounding errors of this size: 2e-5 for Qwen2.5-Coder-0.5B in float32, whose states
 # are large.
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.1}
-MLP_ROWS = (
-    512  # nodes in the MLP at a time, so that its states, the widest, fit a processor's cache
-)
+# Nodes in the MLP at a time, so that its states, the widest, fit a processor's cache.
+MLP_ROWS = 512
 
 
 class CpuEngine:
