@@ -178,3 +178,27 @@ def logits_example():
         "q": q.tolist(),
         "kl": float((p * np.log(p / q)).sum()),
     }
+
+
+class Strategies:
+    """A study's grid and results of the strategies: runs of mixed levels, none with adapters."""
+
+    @property
+    def grid(self):
+        return self
+
+    @property
+    def results(self):
+        return self
+
+    def mixed_runs(self):
+        return ["mixed"]
+
+    def lora_runs(self):
+        return []
+
+    def strategy(self, runs):
+        return self.mixed() if runs else pd.DataFrame()
+
+    def instruct(self):
+        return pd.DataFrame()

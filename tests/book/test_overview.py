@@ -7,14 +7,14 @@ import pytest
 from repro.book import overview
 
 
-class Measured:
+class Measured(made_up.Strategies):
     """The frames of a study that was never run, and no example."""
 
     def __init__(self, name, **options):
         named = {"name": name, "folder": None, "control_percents": (5, 20), "facts": "atlas"}
         self.model = self.profile = type("Named", (), named)
         self.frame = made_up.accuracy(percents=(0, 20), **options)
-        self.results = self.grid = self.requests = self.pools = self
+        self.requests = self.pools = self
 
     def accuracy(self):
         return self.frame
@@ -46,19 +46,8 @@ class Measured:
     def control_runs(self):
         return []
 
-    def mixed_runs(self):
-        return ["mixed"]
-
-    def lora_runs(self):
-        return []
-
-    def strategy(self, runs):
-        if not runs:
-            return pd.DataFrame()
+    def mixed(self):
         return self.frame.query("train_level == 0 and restored_percent == 0").assign(train_level=-2)
-
-    def instruct(self):
-        return pd.DataFrame()
 
     def locations(self):
         return made_up.where()

@@ -1,7 +1,6 @@
 """Strategies: which settings compete, how they are chosen, and what is said of those without."""
 
 import made_up
-import pandas as pd
 import pytest
 
 from repro.errors import ConfigError, ModelError
@@ -13,37 +12,18 @@ from repro.study import open_study
 ACCURACY = made_up.accuracy(percents=(0, 5, 20))
 
 
-class Measured:
+class Measured(made_up.Strategies):
     """A study with every strategy but LoRA and an instruct model."""
 
     model = registry.entries()["llama-2-7b"]
     profile = type("Named", (), {"name": "x"})
 
-    @property
-    def results(self):
-        return self
-
-    @property
-    def grid(self):
-        return self
-
     def accuracy(self):
         return ACCURACY
 
-    def mixed_runs(self):
-        return ["mixed"]
-
-    def lora_runs(self):
-        return []
-
-    def strategy(self, runs):
-        if not runs:
-            return pd.DataFrame()
+    def mixed(self):
         rows = made_up.accuracy(levels=(0,), sizes=((60, "60"), (960, "960")), seed=5)
         return summary.tuned(rows).assign(train_level=-2)
-
-    def instruct(self):
-        return pd.DataFrame()
 
 
 MEANS = strategies.gather(Measured())

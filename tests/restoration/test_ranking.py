@@ -60,15 +60,19 @@ def splitmix(seed: int, name: str, size: int) -> list[int]:
     return numbers
 
 
+def rankings() -> tuple:
+    """Return what a ranking is tried on: a pair, strategy, dtype, percents, size of a block."""
+    return (
+        pairs(),
+        st.sampled_from(list(STRATEGIES)),
+        st.sampled_from([torch.float32, torch.bfloat16]),
+        st.lists(st.floats(0, 100), min_size=1, max_size=4),
+        st.integers(1, 7),
+    )
+
+
 @settings(deadline=None, max_examples=200)
-@given(
-    pairs(),
-    st.sampled_from(list(STRATEGIES)),
-    st.sampled_from([torch.float32, torch.bfloat16]),
-    st.lists(st.floats(0, 100), min_size=1, max_size=4),
-    st.integers(1, 7),
-    st.integers(1, 3),
-)
+@given(*rankings(), st.integers(1, 3))
 def test_selection_is_that_of_a_plain_sort(pair, strategy, dtype, percents, block, threads):
     base, tuned = pair
     ranking = rank(base, tuned, "all", dtype, strategy=strategy, block_size=block, threads=threads)
@@ -358,13 +362,7 @@ def ranked(weights, percents, **options) -> tuple:
 
 
 @settings(deadline=None, max_examples=100)
-@given(
-    pairs(),
-    st.sampled_from(list(STRATEGIES)),
-    st.sampled_from([torch.float32, torch.bfloat16]),
-    st.lists(st.floats(0, 100), min_size=1, max_size=4),
-    st.integers(1, 7),
-)
+@given(*rankings())
 def test_a_gpu_counts_what_the_host_counts(weights, strategy, dtype, percents, block):
     """The way of a GPU is taken here on a CPU: the operations round alike on both."""
     options = {"strategy": strategy, "score_dtype": dtype, "block_size": block, "seed": 3}
