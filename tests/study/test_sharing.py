@@ -137,6 +137,21 @@ def test_a_cache_that_cannot_be_locked_is_one_line(here):
         locks.acquire("work")
 
 
+def test_a_record_that_another_process_has_stored_is_not_counted(
+    tiny_model, tiny_facts_folder, here
+):
+    """Two studies miss the same record, and one of them computes it."""
+    first, second = (
+        open_study(tiny_model, "smoke", tiny_facts_folder, learning_rate=RATE) for _ in range(2)
+    )
+    absent = [second.requests.mastery()]
+    assert first.compute(absent) == 1
+    assert second.computation.compute(absent) == 0
+    rest = first.run()
+    assert 1 < rest == len(records_in(here)) - 1
+    assert second.run() == 0
+
+
 def test_an_interrupted_study_gives_its_claims_back(
     tiny_model, tiny_facts_folder, here, monkeypatch
 ):

@@ -58,7 +58,7 @@ class Computation:
         """Return the name of the lock under which a run's requests are computed."""
         raise NotImplementedError
 
-    def compute(self, requests: list[Request], workers: int | None = None) -> None:
+    def compute(self, requests: list[Request], workers: int | None = None) -> int:
         """Compute and store requests, with a progress bar.
 
         Under `accelerate launch` all processes share the work, and the first one writes.
@@ -68,12 +68,16 @@ class Computation:
             workers: the number of processes, of one thread each, that share the runs of a small
                 model; None: one for each core, if there are enough runs. It changes no result.
 
+        Returns:
+            How many records were computed here. Those that another process has stored in the
+            meantime do not count.
+
         Raises:
             ReproError: the model, the facts or the cache folder cannot be used.
         """
         self.load_everywhere()  # load now, so that errors come before the progress bar
         text = f"{self.session.model.name} {self.profile}"
-        groups = by_run(requests)
+        groups, computed = by_run(requests), 0
         with (
             self.sharing(groups, workers),
             self.session.bar(len(requests), text, "rec", True) as bar,
@@ -82,8 +86,10 @@ class Computation:
             for request, outcome in outcomes:
                 if outcome:  # else another process has stored the record in the meantime
                     self.save(request, outcome)
+                    computed += 1
                 self.clean_up(request)
                 bar.update()
+        return computed
 
     def load_everywhere(self) -> None:
         """Load in all processes. The first one downloads and converts, and the others wait."""

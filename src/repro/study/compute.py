@@ -20,7 +20,7 @@ from repro.models import devices, launch
 from repro.study import fact_records
 from repro.study.choice import selected_facts
 from repro.study.computation import POLL, WAITING, Claim, Computation, Outcome
-from repro.study.requests import MIXED, Request, Run, missing
+from repro.study.requests import MIXED, Request, Run
 from repro.study.schedule import Part, longest_first
 from repro.study.session import Session
 from repro.study.workers import Workers, how_many, started
@@ -140,11 +140,11 @@ class FactComputation(Computation):
         """Count the hits of a block of facts; a worker calls it."""
         yield mastery.count(self.session.reader, self.session.tokenizer, chunk, protocol)
 
-    def count_part(self, request: Request, part: Part, workers: int | None) -> bool:
+    def count_part(self, request: Request, part: Part, workers: int | None) -> int:
         """Count a part's blocks of mastery, and store the record if the other parts are done.
 
         Returns:
-            Whether the record is stored.
+            How many records were computed here: 1 if this part stored that of mastery, else 0.
         """
         self.load_everywhere()
         if blocks := part.share(mastery.blocks_of(self.facts)):
@@ -156,9 +156,8 @@ class FactComputation(Computation):
                 self.facts, protocol, fact_records.partial_folder(request)
             )
         ):
-            return not missing([request])
-        self.compute([request], workers)
-        return True
+            return 0
+        return self.compute([request], workers)
 
     def clean_up(self, request: Request) -> None:
         """Delete the finished blocks of scores or mastery, after their record was stored."""
@@ -196,10 +195,11 @@ class FactComputation(Computation):
             state.tuned = self.session.compare(tuned, self.study.profile.percents)
         return state
 
-    def compute(self, requests: list[Request], workers: int | None = None) -> None:
+    def compute(self, requests: list[Request], workers: int | None = None) -> int:
         """Compute and store requests as `Computation.compute`, then delete fine-tuned weights."""
-        super().compute(requests, workers)
+        computed = super().compute(requests, workers)
         self.session.finish()
+        return computed
 
     def facts_of(self, run: Run | None, split: str) -> pd.DataFrame:
         """Return the facts of a split, or those a run is trained on, with mastery and texts."""

@@ -141,17 +141,17 @@ class Study:
         rest = self.grid.requests(self.requests) if is_known else []
         return [*scores, first, *rest]
 
-    def compute(self, requests: Iterable[Request], workers: int | None = None) -> None:
-        """Compute and store the missing records of some requests.
+    def compute(self, requests: Iterable[Request], workers: int | None = None) -> int:
+        """Compute and store the missing records of some requests, and return their number.
 
         If none is missing, no model is loaded. `workers` is the number of processes that share the
         runs of a small model, by default one for each core.
         """
-        if absent := missing(requests):
-            self.computation.compute(absent, workers)
+        absent = missing(requests)
+        return self.computation.compute(absent, workers) if absent else 0
 
     def run(self, workers: int | None = None, part: Part | None = None) -> int:
-        """Compute all missing records of the profile and return their number.
+        """Compute all missing records of the profile and return how many were computed here.
 
         Args:
             workers: processes that share the runs of a small model; by default one for each core.
@@ -159,18 +159,15 @@ class Study:
                 runs depend on mastery, so they are computed once all parts have counted their
                 blocks.
         """
-        scores = missing([self.choice.request()] if self.choice else [])
-        self.compute(scores, workers)
-        first = missing([self.requests.mastery()])
-        if first and part:
-            if not self.computation.count_part(first[0], part, workers):
-                return len(scores)
-        else:
-            self.compute(first, workers)
+        computed = self.compute([self.choice.request()] if self.choice else [], workers)
+        mastery_request = self.requests.mastery()
+        if part and missing([mastery_request]):
+            computed += self.computation.count_part(mastery_request, part, workers)
+            if missing([mastery_request]):
+                return computed
+        computed += self.compute([mastery_request], workers)
         rest = [request for request in self.all_requests() if request.kind not in BEFORE_RUNS]
-        absent = missing(of_part(rest, part) if part else rest)
-        self.compute(absent, workers)
-        return len(scores) + len(first) + len(absent)
+        return computed + self.compute(of_part(rest, part) if part else rest, workers)
 
     def records(self) -> pd.DataFrame:
         """Return the origin of each record: kind, key, seconds, date, commit, versions …"""

@@ -166,9 +166,7 @@ class TaskStudy:
     def run(self) -> int:
         """Compute missing records and return their number; without `data`, none is computed."""
         absent = missing(self.requests()) if self.data else []
-        if absent:
-            self.computation.compute(absent)
-        return len(absent)
+        return self.computation.compute(absent) if absent else 0
 
     def export(self, folder: Path | None = None) -> list[Path]:
         """Copy the existing records to `results/<model>/<profile>/` and return the files."""
