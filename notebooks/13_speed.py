@@ -86,6 +86,14 @@ html.table(speed.sampling(), "Mastery of the same facts, full protocol")
 html.table(speed.avoided(), "Where the tokens go that the protocol asks for")
 
 # %% [markdown]
+# What lies between the limit and the time it takes: the same on one core, by Python's profiler. The products
+# of a step have as many rows as samples are still open. So as samples are decided, the products themselves
+# fall short of the speed that they have with all rows.
+
+# %%
+html.table(speed.time_shares(), "What the time goes to")
+
+# %% [markdown]
 # ## Scores
 #
 # Before a study of the profile `real` chooses its facts, the model scores all candidates: it reads each name

@@ -120,6 +120,14 @@ def test_where_the_tokens_go_adds_up_to_all_that_are_asked_for(tmp_path):
     assert (row["s per fact"], row["limit, s per fact"]) == (4, 3.2)
 
 
+def test_the_time_of_mastery_is_divided_without_a_rest():
+    table = speed.time_shares()
+    assert len(table) and (table["products, %"] > 50).all()
+    stages = [name for name in table if name.endswith("%")]
+    assert (table[stages] >= 0).all(axis=None)
+    assert table[stages].sum(axis=1).to_numpy() == pytest.approx(100)
+
+
 def test_records_of_two_processors_stand_side_by_side(tmp_path):
     folder = tmp_path / "smollm2-135m" / "benchmarks"
     folder.mkdir(parents=True)

@@ -114,6 +114,23 @@ def avoided(folder: Path | None = None) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def time_shares(folder: Path | None = None) -> pd.DataFrame:
+    """Return what the time of mastery goes to, in percent of the time of one core.
+
+    *Products* are those of the linear layers, with as many rows as there are open samples. *Other*
+    is what PyTorch and Python do between these steps: residuals, copies, calls.
+    """
+    return pd.DataFrame(
+        {
+            "Model": registry.entry(run["model"]).title,
+            "Processor": run["processor"],
+            "Numbers": run["dtype"],
+            **{f"{stage}, %": 100 * share for stage, share in run["shares_of_time"].items()},
+        }
+        for run in benchmark_records("together", folder)
+    )
+
+
 def against_the_fastest(folder: Path | None = None) -> pd.DataFrame:
     """Return how many times faster ours is, each program in the number format that suits it.
 
