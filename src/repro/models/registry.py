@@ -30,7 +30,8 @@ class ModelEntry:
         name, title, family: how it is called: in commands, in tables, and its kind of model.
         parameters, layers: their numbers, if known.
         learning_rate: of fine-tuning.
-        learning_rates: of the profiles whose dev facts chose another rate, by profile.
+        learning_rates: of the profiles whose dev facts chose another rate, by profile, and under
+            `tasks` that of GSM8K and XSum.
         license: of the weights.
         hub, gguf, folder, bundled: the source of the weights; one of them is set.
         facts: the world it is studied on.

@@ -33,12 +33,6 @@ if TYPE_CHECKING:  # it loads PyTorch
     from repro.study.task_compute import TaskComputation
 
 VERSION = 1  # part of every key: raised when a change to the code changes results
-# Models whose committed scores follow the first rules of `task_scores`. These rules read a few
-# numbers of rare forms (`1/2`, `+3`) wrongly or not at all, and did not count a summary in another
-# script as blank. The answers were not stored, so they cannot be scored again. The effect is small:
-# nearly all blank answers of GSM8K were cut at the longest length, before any number, and of 240
-# summaries one has no word of its reference.
-FIRST_SCORING = ("smollm2-135m",)
 
 
 @dataclass(frozen=True)
@@ -94,7 +88,8 @@ class TaskStudy:
     def _training(self, task: str) -> dict:
         """Return the parameters of a fine-tuning without its format (and data, if not known)."""
         sizes = self.profile.tasks[task]
-        recipe = Recipe(learning_rate=self.model.learning_rate, seed=self.seed)
+        rate = self.model.learning_rates.get("tasks", self.model.learning_rate)
+        recipe = Recipe(learning_rate=rate, seed=self.seed)
         params = {
             "version": VERSION,
             "weights": weights.weights_id(self.model),
@@ -116,7 +111,7 @@ class TaskStudy:
             "task_finetune": trained.key,
             "test": sizes["test"],
             "new_tokens": sizes["new_tokens"],
-            **self._scoring,
+            "scoring": task_scores.VERSION,
             "restore": None,
         }
         first = self._known("task_score", params, "test")
@@ -125,12 +120,6 @@ class TaskStudy:
         shares = [float(x) for x in self.profile.tasks["percents"] if x]
         settings = [{"percent": x, "region": REGION, "strategy": "top"} for x in shares]
         return [first, *(replace(first, params={**first.params, "restore": s}) for s in settings)]
-
-    @cached_property
-    def _scoring(self) -> dict:
-        """The version of the rules of scoring, unless records by the first rules are valid."""
-        first = weights.is_among(weights.weights_id(self.model), FIRST_SCORING)
-        return {} if first else {"scoring": task_scores.VERSION}
 
     def _digest(self, task: str, split: str) -> dict:
         return {"data": self.examples(task).digests[split]} if self.data else {}
