@@ -58,8 +58,8 @@ layout.figure(
 # digits hides, and where a table prints a spread also Student's *t*. A phenomenon *holds* on a model when
 # every comparison is supported, which is more than a mean above zero.
 #
-# Of a model with several studies the last one counts, that of the most extensive profile, which in a study
-# of facts chosen by score (`real`) is of the facts drawn. The effect over models, once three of ours have
+# Of a model with several studies the last one counts and is drawn, that of the most extensive profile, which
+# in a study of facts chosen by score (`real`) is of the facts drawn. The effect over models, once three of ours have
 # one, is that of a random-effects model: true effects may differ from model to model, and
 # the interval says where the mean of many such models may lie. With few models it is wide.
 

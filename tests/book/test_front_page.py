@@ -9,6 +9,7 @@ import pytest
 from repro import paper
 from repro.book import front_page
 from repro.paper.quotes import quoted
+from repro.study import open_study
 
 COLUMNS = ["claim", "estimate", "low", "high", "verdict"]
 
@@ -57,3 +58,12 @@ def test_a_card_shows_the_paper_first_and_escapes_names():
 def test_the_papers_numbers_are_its_own_words():
     names = set(quoted()["name"])
     assert {"level_0", "gap"} <= names
+
+
+def test_of_a_model_with_two_studies_the_last_is_shown():
+    shown = front_page._studies(open_study("micro-m", "full"))
+    names = [study.model.name for study in shown]
+    assert names[0] == "micro-m" and len(set(names)) == len(names)
+    assert {s.profile.name for s in shown if s.model.name == "smollm2-135m"} == {"real"}
+    quick = front_page._studies(open_study("smollm2-135m", "quick"))
+    assert [s.profile.name for s in quick if s.model.name == "smollm2-135m"] == ["quick"]

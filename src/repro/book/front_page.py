@@ -39,14 +39,19 @@ class Card:
 
 
 def cards(first: Study) -> str:
-    """Return the three cards as HTML, for the study of the book and all complete studies."""
-    studies = [first, *claims.others(first)]
-    return f'<div class="cards">{"".join(_html(card) for card in _cards(studies))}</div>'
+    """Return the three cards as HTML, for the book's study and the last of each other model."""
+    return f'<div class="cards">{"".join(_html(card) for card in _cards(_studies(first)))}</div>'
 
 
 def models(first: Study) -> str:
     """Return the titles of the measured models in a row, the book's own first."""
-    return ", ".join(by_model.names([first, *claims.others(first)]))
+    return ", ".join(by_model.names(_studies(first)))
+
+
+def _studies(first: Study) -> list[Study]:
+    """Return the study of the book, and the last complete study of each other model."""
+    others = [s for s in claims.others(first) if s.model.name != first.model.name]
+    return [first, *by_model.last(others)]
 
 
 def _cards(studies: list[Study]) -> Iterator[Card]:

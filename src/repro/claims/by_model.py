@@ -78,15 +78,24 @@ def of_models(studies: Iterable[Study]) -> dict[str, Rows]:
     return of_papers_models() | {_label(study): of_study(study) for study in studies}
 
 
+def last(studies: Iterable[Study]) -> list[Study]:
+    """Return the last study of each model, that of the later profile in `profiles.yaml`.
+
+    The order of the studies is kept.
+    """
+    studies = list(studies)
+    ordered = sorted(studies, key=lambda study: profiles.PROFILES.index(study.profile.name))
+    last_of_model = {study.model.name: study for study in ordered}
+    return [study for study in studies if last_of_model[study.model.name] is study]
+
+
 def repeated(studies: Iterable[Study]) -> set[str]:
     """Return the studies of models that have a later study, by title and profile.
 
-    The later study is that of the later profile in `profiles.yaml`. So that a model counts once,
-    only its last study is counted.
+    So that a model counts once, only its last study is counted.
     """
-    ordered = sorted(studies, key=lambda study: profiles.PROFILES.index(study.profile.name))
-    last = {study.model.name: study for study in ordered}
-    return {_label(study) for study in ordered if last[study.model.name] is not study}
+    studies = list(studies)
+    return {_label(study) for study in studies} - {_label(study) for study in last(studies)}
 
 
 def _label(study: Study) -> str:

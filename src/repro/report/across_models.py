@@ -75,8 +75,9 @@ def figure(effects: pd.DataFrame, titles: Mapping[str, str], unit: str) -> Figur
     """Draw a forest plot: a panel for each phenomenon of `titles`, a row for each model, one axis.
 
     Points are mean effects, bars 95 % intervals; the paper's models are squares. The diamond below
-    is the effect over our models.
+    is the effect over our models. Second studies of a model are not drawn.
     """
+    effects = effects[effects["counts"].astype(bool) | ~effects["ours"].astype(bool)]
     pooled = over_models(effects)
     models = list(dict.fromkeys(effects["model"]))
     heights = [1 + (effects["phenomenon"] == name).sum() + 1 for name in titles]
