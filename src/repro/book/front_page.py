@@ -7,7 +7,7 @@ from html import escape
 import pandas as pd
 
 from repro import paper
-from repro.claims import by_model, claims
+from repro.claims import by_model
 from repro.claims.sources import SHARE
 from repro.paper.quotes import quoted
 from repro.statistics import verdicts
@@ -50,8 +50,7 @@ def models(first: Study) -> str:
 
 def _studies(first: Study) -> list[Study]:
     """Return the study of the book, and the last complete study of each other model."""
-    others = [s for s in claims.others(first) if s.model.name != first.model.name]
-    return [first, *by_model.last(others)]
+    return [first, *by_model.last_of_others(first)]
 
 
 def _cards(studies: list[Study]) -> Iterator[Card]:

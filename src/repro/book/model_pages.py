@@ -1,10 +1,10 @@
 """The other models of the book, and the pages that have results of them."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
-from repro.claims import claims
+from repro.claims import by_model
 from repro.models import registry
-from repro.study import Study, profiles, task_study
+from repro.study import Study, task_study
 
 # Pages on the paper, on all models together, or on none: they have no model to switch.
 OF_NO_MODEL = ("10_claims", "13_speed", "15_across_models")
@@ -27,27 +27,17 @@ NEEDS: dict[str, Callable[[Study], bool]] = {
 def others(first: Study, stems: list[str]) -> dict[str, dict]:
     """Return the other models whose committed records are complete, and the pages that show them.
 
-    A model whose records are complete under several profiles is shown under the largest one.
+    A model whose records are complete under several profiles is shown under the last one.
 
     Returns:
         {model: {profile, stems}}, where `stems` are the given notebooks that have results of it.
     """
-    studies = dict(sorted(_complete(first), key=_size))
+    studies = {study.model.name: study for study in by_model.last_of_others(first)}
     return {
         name: {"profile": studies[name].profile.name, "stems": _pages(studies[name], stems)}
         for name in registry.entries()
         if name in studies
     }
-
-
-def _complete(first: Study) -> Iterator[tuple[str, Study]]:
-    for study in claims.others(first):
-        if study.model.name != first.model.name:
-            yield study.model.name, study
-
-
-def _size(pair: tuple[str, Study]) -> int:
-    return profiles.PROFILES.index(pair[1].profile.name)
 
 
 def _pages(study: Study, stems: list[str]) -> list[str]:

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 import pandas as pd
 
-from repro.claims import phenomena
+from repro.claims import claims, phenomena
 from repro.claims.sources import LLM, SHARE, of_paper
 from repro.report import divergence
 from repro.statistics import summary
@@ -87,6 +87,11 @@ def last(studies: Iterable[Study]) -> list[Study]:
     ordered = sorted(studies, key=lambda study: profiles.PROFILES.index(study.profile.name))
     last_of_model = {study.model.name: study for study in ordered}
     return [study for study in studies if last_of_model[study.model.name] is study]
+
+
+def last_of_others(first: Study) -> list[Study]:
+    """Return the last complete study in `results/` of every model but that of `first`."""
+    return last(study for study in claims.others(first) if study.model.name != first.model.name)
 
 
 def repeated(studies: Iterable[Study]) -> set[str]:
